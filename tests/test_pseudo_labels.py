@@ -1,0 +1,115 @@
+"""Names for photos without captions: the table of names, and both ways to a captions file."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train.pseudo_labels import Name, as_captions, confident_names, imagenet_names, main
+from vlm.captions import read_captions
+from vlm.errors import DataError, ImageError
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def write_photo(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_the_table_has_a_name_and_an_everyday_word_for_each_class() -> None:
+    names = imagenet_names()
+    assert len(names) == 1000
+    assert list(names) == sorted(names)
+    assert all(re.fullmatch(r"n\d{8}", wordnet) for wordnet in names)
+    phrases = {phrase for name in names.values() for phrase in (name.name, name.plain)}
+    assert [phrase for phrase in phrases if re.match(r"a [aeioAEIO](?!uro|ne)", phrase)] == []
+    assert names["n02110185"] == Name("a Siberian husky", "a dog")
+    assert names["n04487081"] == Name("a trolley bus", "a bus")
+    assert names["n04344873"] == Name("a couch", "a couch")
+
+
+def test_captions_are_sentences_each_once() -> None:
+    assert as_captions(["a tabby cat", "a cat"]) == ["A tabby cat.", "A cat."]
+    assert as_captions(["broccoli", "broccoli"]) == ["Broccoli."]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.7, 0.1, 0.2], ["a tabby cat", "a cat"]),
+        ([0.4, 0.4, 0.2], ["a cat"]),
+        ([0.3, 0.25, 0.45], []),
+        ([0.1, 0.1, 0.8], ["a sofa", "a sofa"]),
+    ],
+)
+def test_classes_of_one_word_are_sure_together(
+    probabilities: list[float], expected: list[str]
+) -> None:
+    names = [
+        Name("a tabby cat", "a cat"),
+        Name("a Persian cat", "a cat"),
+        Name("a sofa", "a sofa"),
+    ]
+    assert confident_names(torch.tensor(probabilities), names, 0.6) == expected
+
+
+def test_labelled_photos_get_their_names(tmp_path: Path) -> None:
+    write_photo(tmp_path / "images" / "dog.png")
+    record = {"image": "dog.png", "wordnet": "n02110185", "label": "Siberian husky"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(record))
+    main(tmp_path)
+    (item,) = read_captions(tmp_path / "names.jsonl", "train")
+    assert item.image == tmp_path / "images" / "dog.png"
+    assert item.captions == ["A Siberian husky.", "A dog."]
+    assert item.question == "What is this?"
+
+
+def test_other_photos_get_the_names_that_the_classifier_is_sure_of(tmp_path: Path) -> None:
+    write_photo(tmp_path / "images" / "noise.png")
+    (tmp_path / "images" / "coffee.png").write_bytes((EXAMPLES / "coffee.png").read_bytes())
+    main(tmp_path, threshold=0.6)
+    first = (tmp_path / "names.jsonl").read_bytes()
+    (item,) = read_captions(tmp_path / "names.jsonl")
+    assert item.image.name == "coffee.png"
+    assert item.captions[-1] in ("A cup.", "Coffee.")
+    main(tmp_path, threshold=0.6)
+    assert (tmp_path / "names.jsonl").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"image": "a.png", "wordnet": "n1"},
+            "line 1: 'n1' is not the wordnet id of one of the 1000",
+        ),
+        ({"image": "a.png", "wordnet": ["n"]}, r"line 1: \['n'\] is not the wordnet id"),
+        ({"image": "a.png"}, "line 1: wordnet missing; found image, expected image, wordnet"),
+        ({"image": "../a.png", "wordnet": "n02110185"}, "must be a path inside the folder"),
+        ({"image": "a.png", "wordnet": "n02110185"}, "1 of 1 images missing: a.png"),
+    ],
+)
+def test_a_bad_label_is_named(tmp_path: Path, record: dict[str, str], message: str) -> None:
+    (tmp_path / "labels.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=message):
+        main(tmp_path)
+
+
+def test_photos_that_cannot_be_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="threshold must be from 0 to 1, not 60"):
+        main(tmp_path, threshold=60)
+    with pytest.raises(DataError, match=r"no photos in .*images"):
+        main(tmp_path)
+    write_photo(tmp_path / "images" / "noise.png")
+    with pytest.raises(DataError, match=r"no photo of 1 .* or more: lower the threshold"):
+        main(tmp_path, threshold=1)
+    (tmp_path / "images" / "text.png").write_text("not a photo")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        main(tmp_path)
+    assert not (tmp_path / "names.jsonl").exists()

@@ -1,0 +1,5 @@
+"""`python -m vlm`, the same as `vlm`."""
+
+from vlm.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,54 @@
+"""Answer: generated token ids -> text, piece by piece, cut at stop strings."""
+
+from transformers import PreTrainedTokenizerBase
+
+
+class AnswerText:
+    """The text of one answer as its tokens come in.
+
+    What may still change is held back: half of a multi-byte character, or the beginning of what
+    may become a stop string.
+
+    Attributes:
+        stopped: a stop string was seen; nothing more will come.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = [text for text in stop if text]
+        self._ids: list[int] = []
+        self._sent = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Takes one token id, gives the text that is now certain (often "")."""
+        self._ids.append(token)
+        text = self._text()
+        found = [text.index(stop) for stop in self._stop if stop in text]
+        if found:
+            self.stopped = True
+            return self._send(text[: min(found)])
+        if text.endswith("\ufffd"):
+            return ""
+        held = max(
+            (
+                length
+                for stop in self._stop
+                for length in range(1, len(stop))
+                if text.endswith(stop[:length])
+            ),
+            default=0,
+        )
+        return self._send(text[: len(text) - held])
+
+    def finish(self) -> str:
+        """What was held back, once no more tokens come."""
+        return "" if self.stopped else self._send(self._text())
+
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
+
+    def _send(self, text: str) -> str:
+        piece = text[len(self._sent) :]
+        self._sent += piece
+        return piece

@@ -1,0 +1,108 @@
+"""Batch: prompts of different lengths -> the tensors of one forward pass."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from vlm.errors import PromptError
+from vlm.prompt import IMAGE_SLOT, Prompt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees. Text is padded on the right.
+
+    Attributes:
+        input_ids: (B, T), `IMAGE_SLOT` where an image token goes, 0 for padding.
+        attention_mask: (B, T), 1 for a token and 0 for padding; or (B, 1, T, T), True where row t
+            may look at column s.
+        position_ids: (B, T).
+        target_rows: row of each supervised token (n,).
+        target_positions: position whose logits predict it (n,).
+        target_ids: the token itself (n,).
+        patch_tokens: patch tokens of all images, row by row in prompt order (I, N, D).
+        images_per_row: how many images each row has.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    target_rows: Tensor
+    target_positions: Tensor
+    target_ids: Tensor
+    patch_tokens: Tensor
+    images_per_row: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device) for k, v in tensors.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> padded ids (B, T) and attention mask (B, T), both int64.
+
+    Args:
+        rows: token ids of each row.
+        value: what padding is filled with.
+        side: `left` for generation, so that every row ends where its answer begins; `right` for
+            training.
+    """
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(length - len(row), None) if side == "left" else slice(len(row))
+        ids[number, place] = torch.tensor(row, dtype=torch.long)
+        mask[number, place] = 1
+    return ids, mask
+
+
+def collate(prompts: list[Prompt], patch_tokens: Tensor) -> Batch:
+    """Whole conversations -> a training batch; every supervised token is predicted from the one in
+    front of it.
+
+    Args:
+        prompts: with `answer_next=False`.
+        patch_tokens: of all their images in order (I, N, D).
+    """
+    input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="right")
+    supervised, _ = pad([list(map(int, prompt.loss_mask)) for prompt in prompts], 0, side="right")
+    rows, positions = supervised.nonzero(as_tuple=True)
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        target_rows=rows,
+        target_positions=positions - 1,
+        target_ids=input_ids[rows, positions],
+        patch_tokens=patch_tokens,
+        images_per_row=tuple(len(prompt.images) for prompt in prompts),
+    )
+
+
+def splice(embeddings: Tensor, input_ids: Tensor, image_tokens: list[Tensor]) -> Tensor:
+    """Puts image tokens into their slots, in prompt order.
+
+    Args:
+        embeddings: of the text (B, T, H); what stands in a slot is not read.
+        input_ids: (B, T), `IMAGE_SLOT` at the slots.
+        image_tokens: for each row, the tokens of its images one after the other (M, H); M may be 0.
+
+    Returns:
+        (B, T, H), differentiable with respect to both.
+
+    Raises:
+        PromptError: a row whose slots and image tokens differ in number.
+    """
+    slots = input_ids == IMAGE_SLOT
+    for row, (count, tokens) in enumerate(
+        zip(slots.sum(dim=1).tolist(), image_tokens, strict=True)
+    ):
+        if count != len(tokens):
+            raise PromptError(
+                f"row {row} of the batch has {count} image slots but {len(tokens)} image tokens"
+            )
+    return embeddings.masked_scatter(slots[..., None], torch.cat(image_tokens).to(embeddings.dtype))

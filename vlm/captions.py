@@ -1,0 +1,167 @@
+"""Captioned photos as JSON-lines: one object for each photo, beside the photos or their `images/`
+folder."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import DataError
+
+NAMED_IN_ERRORS = 5
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """A photo and what people say of it.
+
+    Args:
+        image: path of the photo.
+        captions: one or more descriptions.
+        split: the part of the data set it belongs to; None if the file does not say.
+        question: the question that the captions answer; None if the file does not say.
+    """
+
+    image: Path
+    captions: list[str]
+    split: str | None = None
+    question: str | None = None
+
+
+def read_captions(file: Path, split: str | None = None) -> list[CaptionedImage]:
+    """Read the photos of a JSON-lines file, in its order.
+
+    A line holds `image` (a path relative to the file's folder, or to its `images/` folder when
+    there is one), `captions` (a non-empty list of non-empty strings) and optionally `split` and
+    `question`.
+
+    Args:
+        file: the JSON-lines file.
+        split: keep only this split; None keeps all.
+
+    Raises:
+        DataError: no such file, a line that is not such an object, a path that leaves the folder,
+            a photo that is not there, or no photo in that split.
+    """
+    items = []
+    for number, record in read_records(file, required=("image", "captions")):
+        where = f"{file}, line {number}"
+        captions = record["captions"]
+        if not isinstance(captions, list) or not captions:
+            raise DataError(f"{where}: 'captions' must be a non-empty list of strings")
+        if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+            raise DataError(f"{where}: every caption must be a non-empty string")
+        for key in ("split", "question"):
+            value = record.get(key)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise DataError(f"{where}: '{key}' must be a non-empty string or left out")
+        items.append(
+            CaptionedImage(
+                image_path(file, number, record["image"]),
+                captions,
+                record.get("split"),
+                record.get("question"),
+            )
+        )
+    if split is not None:
+        there = sorted({item.split for item in items if item.split})
+        items = [item for item in items if item.split == split]
+        if not items:
+            raise DataError(
+                f"{file}: no photo in split '{split}'; there are: {', '.join(there) or 'no splits'}"
+            )
+    require_images(file, [item.image for item in items])
+    return items
+
+
+def read_records(file: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+    """Read the objects of a JSON-lines file with their line numbers, counted from 1.
+
+    Blank lines are passed over.
+
+    Args:
+        file: the JSON-lines file.
+        required: keys that every object must have.
+
+    Raises:
+        DataError: no such file, no object in it, a line that is not a JSON object, or a missing
+            key.
+    """
+    records = []
+    try:
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    records.append((number, _parse(file, number, line, required)))
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    if not records:
+        raise DataError(f"{file} is empty: it needs one JSON object a line")
+    return records
+
+
+def _parse(file: Path, number: int, line: bytes, required: tuple[str, ...]) -> dict[str, Any]:
+    where = f"{file}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a JSON object is needed, not {type(record).__name__}")
+    missing = [key for key in required if key not in record]
+    if missing:
+        raise DataError(
+            f"{where}: {', '.join(missing)} missing; "
+            f"found {', '.join(sorted(record)) or 'no keys'}, expected {', '.join(required)}"
+        )
+    return record
+
+
+def image_path(file: Path, number: int, image: Any) -> Path:
+    """The path of the photo that line `number` of `file` names, whether or not it is there.
+
+    Raises:
+        DataError: not a string, or a path that is absolute or has `..` in it.
+    """
+    where = f"{file}, line {number}"
+    if not isinstance(image, str) or not image:
+        raise DataError(f"{where}: 'image' must be a non-empty string")
+    relative = Path(image)
+    if relative.anchor or ".." in relative.parts:
+        raise DataError(f"{where}: image '{image}' must be a path inside the folder of the file")
+    inside = file.parent / "images" / relative
+    # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
+    return inside if os.path.isfile(inside) else file.parent / relative
+
+
+def require_images(file: Path, images: list[Path]) -> None:
+    """Check that every photo that `file` names is there.
+
+    Raises:
+        DataError: names the first few that are not and counts them.
+    """
+    missing = [image for image in images if not os.path.isfile(image)]
+    if missing:
+        named = ", ".join(repr(image.name)[1:-1] for image in missing[:NAMED_IN_ERRORS])
+        more = ", ..." if len(missing) > NAMED_IN_ERRORS else ""
+        raise DataError(f"{file}: {len(missing)} of {len(images)} images missing: {named}{more}")
+
+
+def write_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write objects as JSON-lines: the whole file or, after a crash, the one that was there.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
+            unfinished = Path(folder) / file.name
+            with open(unfinished, "w", encoding="utf-8") as lines:
+                lines.writelines(json.dumps(record) + "\n" for record in records)
+            os.replace(unfinished, file)
+    except OSError as error:
+        raise DataError(f"cannot write {file}: {error.strerror}") from error

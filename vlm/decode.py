@@ -1,0 +1,119 @@
+"""Decode: logits -> the next token, one at a time, for one prompt or a batch of them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlm.config import GenerationConfig
+from vlm.language import LanguageModel
+
+
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """CTRL's penalty (Keskar et al. 2019): the logits of tokens already there are divided by the
+    penalty where positive and multiplied where negative.
+
+    Args:
+        logits: (V,).
+        seen: ids of the tokens already there (S,).
+        penalty: 1 changes nothing.
+    """
+    chosen = logits[seen]
+    return logits.scatter(0, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
+
+
+def filter_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """All but the `top_k` largest of the logits (V,) become -inf (Fan et al. 2018)."""
+    smallest = logits.topk(min(top_k, logits.numel())).values[-1]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Keeps the smallest set of tokens whose probabilities sum to `top_p` at least (nucleus
+    sampling, Holtzman et al. 2020); the logits (V,) of the others become -inf."""
+    ordered, order = logits.sort(descending=True)
+    probabilities = ordered.softmax(dim=0)
+    before = probabilities.cumsum(dim=0) - probabilities
+    return logits.scatter(0, order, ordered.masked_fill(before >= top_p, -torch.inf))
+
+
+def next_token(
+    logits: Tensor, seen: Tensor, config: GenerationConfig, generator: torch.Generator
+) -> int:
+    """Chooses one row's next token.
+
+    Args:
+        logits: (V,), float32.
+        seen: ids of the prompt's text and of what was generated (S,).
+        config: how to choose.
+        generator: this row's own source of randomness, on the CPU.
+    """
+    if config.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    if config.temperature == 0:
+        return int(logits.argmax())
+    logits = logits / config.temperature
+    if config.top_k is not None:
+        logits = filter_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = filter_top_p(logits, config.top_p)
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return int(torch.multinomial(logits.softmax(dim=0).cpu(), 1, generator=generator))
+
+
+@torch.inference_mode()
+def decode(
+    language: LanguageModel,
+    embeddings: Tensor,
+    attention_mask: Tensor,
+    prompt_ids: list[list[int]],
+    end_ids: set[int],
+    config: GenerationConfig,
+) -> Iterator[list[int | None]]:
+    """Generates token by token.
+
+    Args:
+        language: the language model.
+        embeddings: spliced prompts (B, T, H), padded on the left.
+        attention_mask: (B, T), 0 for padding.
+        prompt_ids: the text tokens of each prompt, for the repetition penalty.
+        end_ids: tokens that end an answer.
+        config: how to choose, and for how long.
+
+    Yields:
+        At each step the new token of each row, None for a row that has ended. The generator can be
+        sent a set of rows to end early (a stop string was seen).
+    """
+    device = embeddings.device
+    batch = len(embeddings)
+    cache = DynamicCache(config=language.model.config)
+    generators = [torch.Generator().manual_seed(config.seed) for _ in range(batch)]
+    seen = [torch.tensor(ids, dtype=torch.long, device=device) for ids in prompt_ids]
+    ended: set[int] = set()
+    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+    last = torch.tensor([embeddings.shape[1] - 1], device=device)
+    logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)
+    for _ in range(config.max_tokens):
+        step: list[int | None] = []
+        for row in range(batch):
+            if row in ended:
+                step.append(None)
+                continue
+            token = next_token(logits[row, -1].float(), seen[row], config, generators[row])
+            if token in end_ids:
+                ended.add(row)
+                step.append(None)
+                continue
+            step.append(token)
+            seen[row] = torch.cat([seen[row], seen[row].new_tensor([token])])
+        if len(ended) == batch:
+            return
+        ended |= (yield step) or set()
+        if len(ended) == batch:
+            return
+        # A row that has ended rides along on any token; what comes of it is not read.
+        ids = torch.tensor([[0 if t is None else t] for t in step], device=device)
+        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1)
+        position_ids = position_ids[:, -1:] + 1
+        logits = language(language.embed(ids), attention_mask, position_ids, cache)

@@ -1,0 +1,243 @@
+"""Images from wherever they are, as 8-bit RGB: paths, bytes, PIL images, `data:` and web addresses.
+
+Images come from strangers: bytes, pixels, seconds and redirects are bounded, and only formats that
+Pillow decodes in the process are tried (its EPS reader, for one, would run Ghostscript).
+"""
+
+import asyncio
+import base64
+import hashlib
+import ipaddress
+import os
+import re
+import socket
+import stat
+import urllib.parse
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any, TypeAlias
+
+import httpx
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vlm.errors import ImageError
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+
+MAX_BYTES = 64 * 2**20
+"""Largest encoded image, in bytes."""
+MAX_PIXELS = 64 * 2**20
+"""Largest image, in pixels; read from the header, before anything is decoded."""
+MAX_SECONDS = 30.0
+"""Longest time to fetch a URL, redirects included."""
+MAX_REDIRECTS = 5
+"""Most redirects followed."""
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
+"""The formats tried, by Pillow's names."""
+
+
+def load_image(source: ImageSource, *, public_only: bool = False) -> Image.Image:
+    """The image as 8-bit RGB, upright by its EXIF orientation, transparency on white.
+
+    Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so are integers (white
+    is 65535, or the maximum if that is higher) and floats (white is 1, or 255 or the maximum if
+    the values go beyond); NaN and infinities are black.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://` or
+            `https://` URL.
+        public_only: refuse a URL if it or a redirect leads to an address that is not on the public
+            internet. A server that fetches for strangers needs this.
+
+    Raises:
+        ImageError: the image cannot be read; names the source and the reason.
+    """
+    try:
+        image = source if isinstance(source, Image.Image) else _open(_read(source, public_only))
+        return _to_rgb(image)
+    except ImageError as error:
+        raise ImageError(f"cannot read {_name(source)}: {error}") from error
+
+
+def image_fingerprint(image: Image.Image) -> str:
+    """SHA-256 hex digest over mode, size and pixels of the image as RGB: equal for equal pictures.
+
+    Raises:
+        ImageError: as in `load_image`.
+    """
+    rgb = load_image(image)
+    digest = hashlib.sha256(f"{rgb.mode} {rgb.width} {rgb.height} ".encode())
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, bytes):
+        return "image bytes"
+    if isinstance(source, Image.Image):
+        return "PIL image"
+    if not isinstance(source, str | os.PathLike):
+        return f"an object of type {type(source).__name__}"
+    text = os.fsdecode(source)
+    longest = 40 if text[:5].lower() == "data:" else 300
+    # The quotes of repr escape line breaks, so that the message stays one line.
+    return repr(text if len(text) <= longest else text[:longest] + "...")
+
+
+def _read(source: Any, public_only: bool) -> bytes:
+    if isinstance(source, bytes):
+        data = source
+    elif isinstance(source, os.PathLike):
+        data = _read_file(os.fspath(source))
+    elif not isinstance(source, str):
+        raise ImageError("give a path, bytes, a PIL image or a URL")
+    elif source[:5].lower() == "data:":
+        data = _read_data_url(source)
+    elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
+        data = _read_web_url(source, public_only)
+    else:
+        data = _read_file(source)
+    if not data:
+        raise ImageError("it is empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"it is larger than {MAX_BYTES} bytes; make it smaller")
+    return data
+
+
+def _read_file(path: str | bytes) -> bytes:
+    try:
+        # Opening a named pipe would wait for a writer, perhaps for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ImageError("it is a directory or a device, not a file")
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ImageError(error.strerror) from error
+    except ValueError as error:
+        raise ImageError(f"not a valid path ({error})") from error
+
+
+def _read_data_url(url: str) -> bytes:
+    """Decodes a `data:` URL (RFC 2397); line breaks in its base64 are allowed."""
+    header, comma, payload = url.partition(",")
+    if not comma:
+        raise ImageError("malformed data URL: no comma in front of the data")
+    try:
+        data = urllib.parse.unquote_to_bytes(payload)
+        if header.lower().endswith(";base64"):
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+    except ValueError as error:
+        raise ImageError(f"malformed data URL: {error}") from error
+    return data
+
+
+def _read_web_url(url: str, public_only: bool) -> bytes:
+    try:
+        # A thread of its own, because the caller may be inside an event loop (a notebook is).
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            return executor.submit(asyncio.run, _fetch(url, public_only)).result()
+    except ImageError:
+        raise
+    except TimeoutError as error:
+        raise ImageError(f"no complete answer within {MAX_SECONDS:g} seconds") from error
+    except Exception as error:  # httpx lets errors of its backends through, such as groups of them.
+        raise ImageError(f"cannot fetch it: {_reason(error)}") from error
+
+
+async def _fetch(source: str, public_only: bool) -> bytes:
+    # A client with a transport of its own uses no proxy: a proxy would choose the address.
+    transport = httpx.AsyncHTTPTransport() if public_only else None
+    # httpx's own timeouts start anew with each byte that arrives; asyncio's does not.
+    async with (
+        asyncio.timeout(MAX_SECONDS),
+        httpx.AsyncClient(timeout=None, transport=transport) as client,
+    ):
+        url = httpx.URL(source)
+        for _ in range(MAX_REDIRECTS + 1):
+            if url.scheme not in ("http", "https"):
+                raise ImageError(f"URL scheme {url.scheme!r} is not one of http, https, data")
+            # Not compressed, so that few bytes cannot become many.
+            headers = {"Accept-Encoding": "identity", "Host": url.netloc.decode()}
+            target = url.copy_with(host=await _public_address(url)) if public_only else url
+            extensions = {"sni_hostname": url.raw_host.decode()}
+            async with client.stream(
+                "GET", target, headers=headers, extensions=extensions
+            ) as response:
+                if response.has_redirect_location:
+                    url = url.join(response.headers["location"])
+                    continue
+                if not response.is_success:
+                    raise ImageError(f"HTTP status {response.status_code} {response.reason_phrase}")
+                data = bytearray()
+                async for chunk in response.aiter_raw():
+                    data += chunk
+                    if len(data) > MAX_BYTES:
+                        break
+                return bytes(data)
+    raise ImageError(f"more than {MAX_REDIRECTS} redirects")
+
+
+async def _public_address(url: httpx.URL) -> str:
+    """An address of the URL's host, to connect to as it is: a second look-up could differ."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        url.raw_host, url.port, type=socket.SOCK_STREAM
+    )
+    addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
+    for address in addresses:
+        # IPv6 forms that embed an IPv4 address are reserved, but for 6to4.
+        embeds = getattr(address, "sixtofour", None) is not None
+        if not address.is_global or address.is_reserved or address.is_multicast or embeds:
+            raise ImageError(f"{url.host} is not on the public internet")
+    return str(addresses[0])
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # The size is checked in _to_rgb, with an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise ImageError(f"not an image, or damaged, or not one of {known}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"it has more than {MAX_PIXELS} pixels; make it smaller") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file.
+        raise ImageError(f"it cannot be decoded: {_reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if min(image.size) == 0:
+        raise ImageError(f"it has no pixels: {image.width} x {image.height}")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"it has more than {MAX_PIXELS} pixels; make it smaller")
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = _grey_to_8_bit(image)
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        if image.mode == "La":  # Pillow has no direct conversion.
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    except Exception as error:  # As in _open: this is where the pixels are decoded.
+        raise ImageError(f"it cannot be decoded: {_reason(error)}") from error
+
+
+def _grey_to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0, posinf=0, neginf=0)
+    peak = values.max()
+    scales = (1, 255) if image.mode == "F" else (65535,)
+    white = next((scale for scale in scales if peak <= scale), peak)
+    grey = Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
+    if "transparency" in image.info:  # The one transparent value of a 16-bit PNG.
+        grey.putalpha(Image.fromarray(values != image.info["transparency"]))
+    return grey
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

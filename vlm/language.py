@@ -1,0 +1,178 @@
+"""Language model: any transformers causal LM with its tokenizer, fed with embeddings.
+
+It is never resized for an image token: image slots have no id of their own (see prompt.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Cache,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from vlm import weights
+from vlm.config import LanguageConfig, LoraConfig
+from vlm.errors import ConfigError
+from vlm.vision import quiet_loading
+
+
+class LanguageModel(nn.Module):
+    """A causal language model and its tokenizer.
+
+    Attributes:
+        model: the transformers model.
+        tokenizer: its tokenizer.
+        width: H, the features of one embedding.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.width: int = model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the embeddings."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the embeddings."""
+        return self.model.get_input_embeddings().weight.device
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids (..., T) -> embeddings (..., T, H)."""
+        return self.model.get_input_embeddings()(input_ids)
+
+    def embedding_rms(self) -> float:
+        """Root mean square of the embedding table: the scale image tokens should start at."""
+        return (
+            self.model.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
+        )
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        logits_at: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings (B, T, H) -> logits (B, T, V).
+
+        Args:
+            embeddings: (B, T, H).
+            attention_mask: (B, S) with 1 for a token and 0 for padding, S counting what is in the
+                cache too; or (B, 1, T, S), True where row t may look at column s.
+            position_ids: (B, T); None counts from what is in the cache.
+            cache: keys and values of what came before; extended in place.
+            logits_at: positions (P,) to compute logits for; None is all of them.
+
+        Returns:
+            Logits (B, T, V), or (B, P, V).
+        """
+        output = self.model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=0 if logits_at is None else logits_at,
+        )
+        return output.logits
+
+    def add_lora(self, config: LoraConfig) -> None:
+        """Puts trainable low-rank adapters on the linear layers; the model's class stays as it is.
+
+        Raises:
+            ConfigError: targets that are not in the model.
+        """
+        import peft
+
+        adapters = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=config.targets,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            peft.inject_adapter_in_model(adapters, self.model)
+        except ValueError as error:
+            raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
+        for module in self.model.modules():
+            # bitsandbytes repacks 4-bit weights for the CPU at the first eval forward, and a
+            # repacked layer has no autograd: the adapters' gradients would be silently wrong.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+
+    def end_ids(self) -> set[int]:
+        """Ids at which the model itself says that it has ended."""
+        ends = self.model.generation_config.eos_token_id if self.model.can_generate() else None
+        ids = set(ends) if isinstance(ends, list) else {ends}
+        return {i for i in ids | {self.tokenizer.eos_token_id} if i is not None}
+
+
+def load_language(
+    config: LanguageConfig, device: torch.device, dtype: torch.dtype
+) -> LanguageModel:
+    """Loads the language model that a config names, frozen, on its device.
+
+    Raises:
+        WeightsError: the source is not there.
+        ConfigError: quantisation without bitsandbytes, or adapters that do not fit.
+    """
+    source = weights.local_source(config.source, config.revision)
+    where: dict[str, Any] = {"revision": config.revision}
+    if source.endswith(".gguf"):
+        path = Path(source)
+        source = str(path.parent)
+        where["gguf_file"] = path.name
+    options: dict[str, Any] = {"dtype": dtype, **where}
+    if config.load_in:
+        options["quantization_config"] = quantization(config.load_in, dtype)
+        options["device_map"] = {"": device}
+    elif "gguf_file" in where:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    with weights.reading(config.source), quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    if not config.load_in:
+        model.to(device)
+    language = LanguageModel(model.requires_grad_(False).eval(), tokenizer)
+    if config.lora:
+        language.add_lora(config.lora)
+    return language
+
+
+def quantization(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """bitsandbytes settings: NF4 (Dettmers et al. 2023) for `4bit`, LLM.int8() (2022) for `8bit`.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"load_in={load_in} needs bitsandbytes: pip install 'vlm[quant]'"
+        ) from error
+    # The projector and a tower that ride along in a LLaVA checkpoint stay in their own precision.
+    whole = ["lm_head", "vision_tower", "multi_modal_projector"]
+    if load_in == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=whole,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)

@@ -1,0 +1,298 @@
+"""Model: vision tower, projector and language model as one, to train and to talk to."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlm.answer import AnswerText
+from vlm.batch import Batch, pad, splice
+from vlm.config import GenerationConfig, ModelConfig
+from vlm.decode import decode
+from vlm.images import ImageSource, image_fingerprint, load_image
+from vlm.language import LanguageModel, load_language
+from vlm.projector import Projector
+from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
+from vlm.vision import VisionTower, load_vision
+
+Messages = str | Sequence[dict[str, Any]]
+"""A question, or a conversation as `build_prompt` reads it."""
+
+IMAGES_KEPT = 64
+"""Encoded images kept for later turns and questions; one of 576 tokens takes 1 to 2 MB."""
+
+
+class VisionLanguageModel(nn.Module):
+    """Image -> patch tokens -> image tokens, spliced into the text -> logits.
+
+    Args:
+        config: what it is made of.
+        vision: the frozen vision tower.
+        projector: the trainable projection.
+        language: the language model.
+
+    Attributes:
+        trained: names of the tensors that a checkpoint must hold, because they are not those of
+            the frozen parts' sources.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vision: VisionTower,
+        projector: Projector,
+        language: LanguageModel,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = vision
+        self.projector = projector
+        self.language = language
+        self.trained = {
+            name for name in self.state_dict() if name.startswith("projector.") or ".lora_" in name
+        }
+        self._encoded: OrderedDict[str, Tensor] = OrderedDict()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.language.device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a training batch.
+
+        Args:
+            batch: B rows with n supervised tokens; its images come as patch tokens (I, N, D).
+
+        Returns:
+            Cross-entropy summed over the n supervised tokens, float32 scalar. It is a sum so that
+            whoever accumulates over batches or processes can weight every token alike.
+        """
+        image_tokens = self._split(self.project(batch.patch_tokens), batch.images_per_row)
+        embeddings = self.embed(batch.input_ids, image_tokens)
+        positions, index = batch.target_positions.unique(return_inverse=True)
+        logits = self.language(
+            embeddings, batch.attention_mask, batch.position_ids, logits_at=positions
+        )
+        at_targets = logits[batch.target_rows, index].float()
+        return F.cross_entropy(at_targets, batch.target_ids, reduction="sum")
+
+    def project(self, patch_tokens: Tensor) -> Tensor:
+        """Patch tokens (I, N, D) -> image tokens (I, M, H), in the projector's dtype."""
+        weight = next(self.projector.parameters())
+        return self.projector(patch_tokens.to(weight.device, weight.dtype))
+
+    def embed(self, input_ids: Tensor, image_tokens: list[Tensor]) -> Tensor:
+        """Token ids (B, T) and each row's image tokens (M, H) -> spliced embeddings (B, T, H)."""
+        text = self.language.embed(input_ids.masked_fill(input_ids == IMAGE_SLOT, 0))
+        return splice(text, input_ids, [tokens.to(text.device) for tokens in image_tokens])
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[ImageSource]) -> Tensor:
+        """Images -> patch tokens (I, N, D). The last `IMAGES_KEPT` different ones are remembered,
+        so an image costs one pass of the tower however many turns and questions it has.
+
+        Raises:
+            ImageError: an image that cannot be read.
+        """
+        loaded = [load_image(image) for image in images]
+        keys = [image_fingerprint(image) for image in loaded]
+        new = {
+            key: image for key, image in zip(keys, loaded, strict=True) if key not in self._encoded
+        }
+        if new:
+            pixel_values = self.vision.preprocessing.batch(list(new.values()))
+            encoded = self.vision(pixel_values.to(self.device))
+            self._encoded.update(zip(new, encoded, strict=True))
+        for key in keys:
+            self._encoded.move_to_end(key)
+        patch_tokens = [self._encoded[key] for key in keys]
+        while len(self._encoded) > IMAGES_KEPT:
+            self._encoded.popitem(last=False)
+        if not patch_tokens:
+            shape = (0, self.vision.num_tokens, self.vision.width)
+            return torch.zeros(shape, device=self.device)
+        return torch.stack(patch_tokens)
+
+    def prompt(self, messages: Messages, answer_next: bool = True) -> Prompt:
+        """A conversation as this model sees it, see `build_prompt`."""
+        return build_prompt(
+            messages,
+            self.language.tokenizer,
+            self.projector.num_tokens,
+            self.config.language.prompt,
+            answer_next,
+        )
+
+    @torch.inference_mode()
+    def logits(self, messages: Messages) -> Tensor:
+        """Logits (T, V), float32, at every position of the spliced conversation, ready for the
+        assistant's next word.
+
+        Raises:
+            PromptError: a malformed conversation.
+            ImageError: an image that cannot be read.
+        """
+        embeddings, _ = self._embed_prompts([self.prompt(messages)])
+        return self.language(embeddings)[0].float()
+
+    def stream(
+        self, messages: Messages, images: Sequence[ImageSource] = (), **generation: Any
+    ) -> Iterator[str]:
+        """The answer, piece by piece as it is generated.
+
+        Args:
+            messages: a question, or a whole conversation.
+            images: images that the (last) question is about; they stand in front of its text.
+            **generation: fields of `GenerationConfig`.
+
+        Raises:
+            PromptError: a malformed conversation.
+            ImageError: an image that cannot be read.
+            ConfigError: a generation setting out of range.
+        """
+        config = GenerationConfig(**generation)
+        prompt = self.prompt(with_images(messages, images))
+        for (piece,) in self._generate([prompt], config):
+            yield piece
+
+    def chat(
+        self, messages: Messages, images: Sequence[ImageSource] = (), **generation: Any
+    ) -> str:
+        """The whole answer; arguments and errors as `stream`."""
+        return "".join(self.stream(messages, images, **generation))
+
+    def batch(
+        self,
+        questions: Sequence[tuple[ImageSource | Sequence[ImageSource] | None, str]],
+        batch_size: int = 16,
+        **generation: Any,
+    ) -> list[str]:
+        """Answers to many questions, `batch_size` at a time. What comes first, what is beside a
+        question and how much padding it gets make no difference to its answer.
+
+        Args:
+            questions: (image, question) each; several images as a list, None for no image.
+            batch_size: questions in one forward pass.
+            **generation: fields of `GenerationConfig`.
+
+        Raises:
+            As `stream`.
+        """
+        config = GenerationConfig(**generation)
+        answers: list[str] = []
+        for start in range(0, len(questions), batch_size):
+            prompts = []
+            for images, question in questions[start : start + batch_size]:
+                several = images if isinstance(images, list | tuple) else [images]
+                given = [image for image in several if image is not None]
+                prompts.append(self.prompt(with_images(question, given)))
+            texts = [""] * len(prompts)
+            for pieces in self._generate(prompts, config):
+                texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+            answers += texts
+        return answers
+
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes a checkpoint of this project's own form, see `checkpoint.save`."""
+        from vlm.checkpoint import save
+
+        save(self, Path(folder), dtype)
+
+    def export_llava(self, folder: str | Path) -> None:
+        """Writes a folder for transformers' LlavaForConditionalGeneration, see `llava.export`."""
+        from vlm.llava import export
+
+        export(self, Path(folder))
+
+    def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
+        """At each step the new text of each prompt's answer, "" where there is none yet."""
+        embeddings, mask = self._embed_prompts(prompts)
+        tokenizer = self.language.tokenizer
+        answers = [AnswerText(tokenizer, config.stop) for _ in prompts]
+        text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
+        steps = decode(self.language, embeddings, mask, text_ids, self._end_ids(), config)
+        stopped: set[int] | None = None
+        while True:
+            try:
+                step = steps.send(stopped)
+            except StopIteration:
+                break
+            yield [
+                "" if token is None else answer.push(token)
+                for token, answer in zip(step, answers, strict=True)
+            ]
+            stopped = {row for row, answer in enumerate(answers) if answer.stopped}
+        yield [answer.finish() for answer in answers]
+
+    def _embed_prompts(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
+        """Prompts -> left-padded embeddings (B, T, H) and attention mask (B, T)."""
+        input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
+        images = [image for prompt in prompts for image in prompt.images]
+        with torch.inference_mode():
+            image_tokens = self.project(self.encode_images(images))
+            per_row = self._split(image_tokens, [len(prompt.images) for prompt in prompts])
+            embeddings = self.embed(input_ids.to(self.device), per_row)
+        return embeddings, mask.to(self.device)
+
+    def _split(self, image_tokens: Tensor, images_per_row: Sequence[int]) -> list[Tensor]:
+        """(I, M, H) -> for each row, the tokens of its images one after the other."""
+        return [tokens.flatten(0, 1) for tokens in image_tokens.split(list(images_per_row))]
+
+    def _end_ids(self) -> set[int]:
+        ids = self.language.end_ids()
+        end_of_turn = self.language.tokenizer.get_added_vocab().get("<|im_end|>")
+        return ids if end_of_turn is None else ids | {end_of_turn}
+
+
+def with_images(messages: Messages, images: Sequence[ImageSource]) -> Messages:
+    """Puts images in front of the text of the last message."""
+    if not images:
+        return messages
+    earlier: Sequence[dict[str, Any]] = ()
+    last: Any = messages
+    role = "user"
+    if not isinstance(messages, str):
+        *earlier, message = messages
+        role, last = message["role"], message["content"]
+    content = [{"type": "text", "text": last}] if isinstance(last, str) else list(last)
+    pictures = [{"type": "image", "image": image} for image in images]
+    return [*earlier, {"role": role, "content": pictures + content}]
+
+
+def build(
+    config: ModelConfig,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> VisionLanguageModel:
+    """A model with the frozen parts that the config names and a fresh projector.
+
+    Args:
+        config: what to build.
+        device: CUDA where there is one, else the CPU, if None.
+        dtype: bfloat16 on CUDA, float32 on the CPU (where it is faster), if None. The projector is
+            float32 in any case: it is what trains.
+
+    Raises:
+        WeightsError: a source that is not there.
+        ConfigError: parts that do not fit together.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if config.llava:
+        from vlm.llava import load_parts
+
+        return load_parts(config, device, dtype)
+    vision = load_vision(config.vision, dtype).to(device)
+    language = load_language(config.language, device, dtype)
+    projector = Projector(
+        config.projector, vision.width, language.width, vision.grid, vision.num_tokens
+    ).to(device)
+    size = vision.preprocessing.size
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    projector.match_scale(vision(noise.to(device)).float(), language.embedding_rms())
+    return VisionLanguageModel(config, vision, projector, language)

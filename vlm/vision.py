@@ -1,0 +1,261 @@
+"""Vision tower: pixel values -> patch tokens, from any transformers vision model, frozen.
+
+Layers are counted as transformers counts `hidden_states`: index 0 is what enters the first layer,
+-1 is what leaves the last one, not post-normed. LLaVA takes -2.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from vlm import weights
+from vlm.config import VisionConfig
+from vlm.errors import ConfigError
+from vlm.preprocess import Preprocessing, read_preprocessing
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between kinds of vision transformer.
+
+    Args:
+        layers: path of the list of layers inside the model.
+        special_tokens: tokens in front of the patches (CLS, distillation, registers).
+        interpolates: the forward pass takes `interpolate_pos_encoding`.
+    """
+
+    layers: str
+    special_tokens: int
+    interpolates: bool = True
+
+
+def family_of(config: Any) -> Family:
+    """The family of a transformers vision config, by its model type.
+
+    Raises:
+        ConfigError: a model type that is none of the known ones.
+    """
+    families = {
+        "clip_vision_model": Family("encoder.layers", special_tokens=1),
+        # SigLIP has no CLS: token 0 is a patch like any other.
+        "siglip_vision_model": Family("encoder.layers", special_tokens=0),
+        "siglip2_vision_model": Family("encoder.layers", special_tokens=0, interpolates=False),
+        "dinov2": Family("encoder.layer", special_tokens=1, interpolates=False),
+        "dinov2_with_registers": Family(
+            "encoder.layer", 1 + getattr(config, "num_register_tokens", 0), interpolates=False
+        ),
+        "vit": Family("layers", special_tokens=1),
+        "deit": Family("layers", special_tokens=2),
+        "swin": Family("encoder.layers", special_tokens=0),
+    }
+    if config.model_type not in families:
+        raise ConfigError(
+            f"no vision tower of type {config.model_type!r}; "
+            f"there are {', '.join(families)} and efficientnet-lite0"
+        )
+    return families[config.model_type]
+
+
+class VisionTower(nn.Module):
+    """A frozen vision model that gives patch tokens.
+
+    Attributes:
+        preprocessing: the `Preprocessing` its images need.
+        width: D, the features of one patch token.
+        grid: (rows, columns) of the patches.
+        num_tokens: N, the tokens of one image.
+    """
+
+    preprocessing: Preprocessing
+    width: int
+    grid: tuple[int, int]
+    num_tokens: int
+
+    def train(self, mode: bool = True) -> "VisionTower":
+        """Stays in eval mode whatever the parent's mode: dropout or batch statistics in a frozen
+        tower would be noise that no gradient can answer to."""
+        return super().train(False)
+
+
+class TransformerTower(VisionTower):
+    """Patch tokens of a transformers vision model.
+
+    Layers behind the last one asked for are removed from the model, so they cost neither time nor
+    memory; of the others only the states asked for are kept.
+
+    Args:
+        model: the vision model, taken over and changed in place.
+        preprocessing: how its images are prepared.
+        layers: indices into `hidden_states`, concatenated on the feature dimension.
+        select: `default` drops the special tokens, `full` keeps them.
+
+    Raises:
+        ConfigError: a layer the model does not have, or a size its patches do not divide.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        preprocessing: Preprocessing,
+        layers: list[int],
+        select: str = "default",
+    ) -> None:
+        super().__init__()
+        self.family = family_of(model.config)
+        self.preprocessing = preprocessing
+        self.select = select
+        self.model = model.requires_grad_(False).eval()
+        blocks = model.get_submodule(self.family.layers)
+        count = len(blocks)
+        for layer in layers:
+            if not -count - 1 <= layer <= count:
+                raise ConfigError(
+                    f"vision layer {layer} is not in -{count + 1}..{count}: "
+                    f"the tower has {count} layers"
+                )
+        self.layers = [layer % (count + 1) for layer in layers]
+        self._keep_first(max(1, *self.layers))
+        self.grid = self._patch_grid()
+        self.num_tokens = self.grid[0] * self.grid[1]
+        if select == "full":
+            self.num_tokens += self.family.special_tokens
+        self.width = sum(self._layer_width(layer) for layer in self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; pixel values are brought to it."""
+        return self.model.dtype
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Pixel values (B, 3, H, W) -> patch tokens (B, N, D) in the tower's dtype."""
+        states: dict[int, Tensor] = {}
+        blocks = self.model.get_submodule(self.family.layers)
+
+        def capture_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            states[0] = args[0] if args else kwargs["hidden_states"]
+
+        def capture_output(layer: int) -> Any:
+            def hook(_: nn.Module, __: tuple, output: Any) -> None:
+                states[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        hooks = []
+        if 0 in self.layers:
+            hooks.append(blocks[0].register_forward_pre_hook(capture_input, with_kwargs=True))
+        for layer in set(self.layers) - {0}:
+            hooks.append(blocks[layer - 1].register_forward_hook(capture_output(layer)))
+        try:
+            with torch.no_grad():
+                self.model(**self._inputs(pixel_values.to(self.dtype)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        skip = 0 if self.select == "full" else self.family.special_tokens
+        return torch.cat([states[layer][:, skip:] for layer in self.layers], dim=-1)
+
+    def _keep_first(self, depth: int) -> None:
+        config = self.model.config
+        blocks = self.model.get_submodule(self.family.layers)
+        if config.model_type == "swin":
+            # Stages differ in width, so the final norm would not fit a shorter tower.
+            self.model.layernorm = nn.Identity()
+        else:
+            config.num_hidden_layers = depth
+        del blocks[depth:]
+        if getattr(self.model, "pooler", None) is not None:
+            self.model.pooler = None
+        if getattr(self.model, "use_head", False):
+            self.model.use_head = config.vision_use_head = False
+            del self.model.head
+
+    def _patch_grid(self) -> tuple[int, int]:
+        config = self.model.config
+        side = self.preprocessing.size
+        patch = config.patch_size
+        stride = patch
+        if config.model_type == "swin":
+            deepest = max(self.layers)
+            if len({self._swin_merges(layer) for layer in self.layers}) > 1:
+                raise ConfigError("swin stages of different resolution cannot be concatenated")
+            stride = patch * 2 ** self._swin_merges(deepest)
+        if side % stride:
+            raise ConfigError(
+                f"image size {side} is not a multiple of the tower's patch size {stride}"
+            )
+        return side // stride, side // stride
+
+    def _swin_merges(self, layer: int) -> int:
+        # A stage's state is taken behind its patch merging, which the last stage does not have.
+        return min(layer, len(self.model.config.depths) - 1)
+
+    def _layer_width(self, layer: int) -> int:
+        config = self.model.config
+        if config.model_type == "swin":
+            return config.embed_dim * 2 ** self._swin_merges(layer)
+        return config.hidden_size
+
+    def _inputs(self, pixel_values: Tensor) -> dict[str, Any]:
+        config = self.model.config
+        if config.model_type == "siglip2_vision_model":
+            (rows, columns), patch = self.grid, config.patch_size
+            patches = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
+            batch = len(pixel_values)
+            return {
+                "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(
+                    batch, rows * columns, -1
+                ),
+                "pixel_attention_mask": pixel_values.new_ones(
+                    (batch, rows * columns), dtype=torch.long
+                ),
+                "spatial_shapes": torch.tensor([[rows, columns]] * batch),
+            }
+        inputs: dict[str, Any] = {"pixel_values": pixel_values}
+        trained_size = getattr(config, "image_size", self.preprocessing.size)
+        if self.family.interpolates and trained_size != self.preprocessing.size:
+            inputs["interpolate_pos_encoding"] = True
+        return inputs
+
+
+@contextmanager
+def quiet_loading() -> Any:
+    """Loading one half of a two-tower checkpoint leaves keys over by design: no report of them."""
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> VisionTower:
+    """Loads the tower that a config names.
+
+    Raises:
+        WeightsError: the source is not there.
+        ConfigError: no vision tower, or a layer or size that it cannot give.
+    """
+    if config.source == "efficientnet-lite0":
+        from vlm.efficientnet import EfficientNetTower
+
+        return EfficientNetTower(config).to(dtype)
+    source = weights.local_source(config.source, config.revision)
+    with weights.reading(config.source), quiet_loading():
+        whole = AutoConfig.from_pretrained(source, revision=config.revision)
+        vision = getattr(whole, "vision_config", whole)
+        family_of(vision)
+        processor = AutoImageProcessor.from_pretrained(source, revision=config.revision)
+        model = AutoModel.from_pretrained(
+            source, config=vision, revision=config.revision, dtype=dtype
+        )
+    preprocessing = read_preprocessing(processor, config.resize, config.image_size)
+    return TransformerTower(model, preprocessing, config.layers or [-2], config.select)
