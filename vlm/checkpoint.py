@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from vlm import weights
 from vlm.config import ModelConfig, from_json, to_json
-from vlm.errors import CheckpointError
+from vlm.errors import CheckpointError, ConfigError
 from vlm.model import VisionLanguageModel, build
 
 CONFIG_FILE = "vlm_config.json"
@@ -52,10 +52,9 @@ def load(
         ConfigError: parts that do not fit together.
     """
     config, tensors = read(source)
-    if load_in:
-        config.language.load_in = load_in
-    if prompt:
-        config.language.prompt = prompt
+    given = {"load_in": load_in, "prompt": prompt}
+    asked = {name: value for name, value in given.items() if value}
+    config.language = dataclasses.replace(config.language, **asked)
     model = build(config, device, dtype)
     if tensors:
         load_tensors(model, tensors)
@@ -70,15 +69,13 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
     Raises:
         WeightsError, CheckpointError: as `load`.
     """
-    name = str(EMBEDDED) if source == "embedded" else os.path.expanduser(os.fspath(source))
+    name = os.path.expanduser(os.fspath(source))
+    if name == "embedded":
+        name = str(EMBEDDED)
     folder = Path(name)
     if folder.is_dir():
         if (folder / CONFIG_FILE).is_file():
-            try:
-                config = from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise CheckpointError(f"cannot read {folder / CONFIG_FILE}: {error}") from error
-            return config, folder / TENSOR_FILE
+            return read_config(folder / CONFIG_FILE), folder / TENSOR_FILE
         if (folder / "config.json").is_file():
             return ModelConfig(llava=name), None
         raise CheckpointError(
@@ -90,7 +87,19 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
         if config_file is None:
             return ModelConfig(llava=hub_id), None
         tensors = cached_file(hub_id, TENSOR_FILE)
-    return from_json(Path(config_file).read_text(encoding="utf-8")), Path(tensors)
+    return read_config(Path(config_file)), Path(tensors)
+
+
+def read_config(file: Path) -> ModelConfig:
+    """The config in a checkpoint's file.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or holds something else.
+    """
+    try:
+        return from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
 
 
 def load_tensors(model: VisionLanguageModel, file: Path) -> None:
@@ -115,7 +124,7 @@ def load_tensors(model: VisionLanguageModel, file: Path) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{file} does not fit its config: {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(f"{file} does not fit the model: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(tensors, strict=False)
     model.trained |= tensors.keys()
 
@@ -138,30 +147,23 @@ def save(model: VisionLanguageModel, folder: Path, dtype: torch.dtype | None = N
     }
 
     def write(partial: Path) -> None:
-        text = to_json(with_revisions(model))
+        text = to_json(with_revisions(model.config))
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
         save_file(tensors, partial / TENSOR_FILE, metadata={"format": "pt"})
 
     replace_folder(folder, write, holds=CONFIG_FILE)
 
 
-def with_revisions(model: VisionLanguageModel) -> ModelConfig:
-    """The model's config with the commits its parts were loaded at, where the hub gave one."""
-    config = model.config
-    commits = {
-        "vision": getattr(getattr(model.vision.model, "config", None), "_commit_hash", None),
-        "language": getattr(model.language.model.config, "_commit_hash", None),
-    }
+def with_revisions(config: ModelConfig) -> ModelConfig:
+    """The config with the commits its parts were loaded at, where they came from the hub."""
     if config.llava:
-        revision = config.llava_revision or commits["vision"]
-        return dataclasses.replace(config, llava_revision=revision)
-    vision = dataclasses.replace(
-        config.vision, revision=config.vision.revision or commits["vision"]
-    )
-    language = dataclasses.replace(
-        config.language, revision=config.language.revision or commits["language"]
-    )
-    return dataclasses.replace(config, vision=vision, language=language)
+        commit = weights.commit_of(config.llava, config.llava_revision)
+        return dataclasses.replace(config, llava_revision=commit)
+    parts = {
+        name: dataclasses.replace(part, revision=weights.commit_of(part.source, part.revision))
+        for name, part in (("vision", config.vision), ("language", config.language))
+    }
+    return dataclasses.replace(config, **parts)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> None:
@@ -175,20 +177,22 @@ def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> N
     Raises:
         CheckpointError: another kind of folder is there, or the disk refuses.
     """
-    if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
-        raise CheckpointError(
-            f"{folder} is there already and has no {holds}: choose another folder"
-        )
+    folder = folder.expanduser().resolve()
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     try:
-        for left_over in (partial, old):
-            shutil.rmtree(left_over, ignore_errors=True)
+        if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
+            raise CheckpointError(
+                f"{folder} is there already and has no {holds}: choose another folder"
+            )
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
         for path in [*partial.rglob("*"), partial]:
             weights.sync(path)
         if folder.exists():
+            # Only now: after a crash between the two renames it is the one whole checkpoint.
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         partial.rename(folder)
         weights.sync(folder.parent)
@@ -196,3 +200,5 @@ def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> N
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"cannot write {folder}: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,11 +1,17 @@
 """The `vlm` command. Options come from typed functions and dataclasses through jsonargparse; the
 module behind a command, `train` and `eval` among them, is imported only when it is asked for."""
 
+import inspect
+import logging
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import is_dataclass
-from importlib import import_module
+from importlib import import_module, metadata
+from itertools import islice
 from typing import Any
 
+import docstring_parser
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from vlm.errors import VLMError
@@ -25,40 +31,64 @@ USAGE = "\n".join(
         "",
         *(f"  vlm {name:<15}{what}" for name, (_, what) in COMMANDS.items()),
         "",
-        "vlm COMMAND --help says what a command takes.",
+        "vlm COMMAND --help says what a command takes; vlm --version, which version this is.",
     ]
 )
+
+SHORT = {"interactive": ["-i"]}
+"""Flags that have a one-letter form."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        0; 1 for an error of the family `VLMError`, told in one line; 2 for a command that does not
-        exist; 130 after Ctrl-C. Wrong options end the program with status 2.
+        0; 1 for an error of the family `VLMError`, told in one line, or when nobody reads the
+        output any more; 2 for a command that does not exist; 130 after Ctrl-C. Wrong options end
+        the program with status 2.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    words = 2 if arguments[0] == "eval" else 1
-    command, options = " ".join(arguments[:words]), arguments[words:]
-    if command not in COMMANDS:
-        print(f"vlm: no command {command!r}\n\n{USAGE}", file=sys.stderr)
-        return 2
     try:
-        run(command, options)
+        try:
+            return dispatch(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
     except VLMError as error:
         print(f"vlm: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Else the interpreter, flushing at its end, would meet the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Tells what was asked for: the help, the version, or a command, which is run.
+
+    Raises:
+        VLMError: what the command raises.
+    """
+    words = 2 if arguments[:1] == ["eval"] else 1
+    command, options = " ".join(arguments[:words]), arguments[words:]
+    if command in ("", "-h", "--help", "eval", "eval -h", "eval --help"):
+        print(USAGE)
+        return 0
+    if command == "--version":
+        print(f"vlm {metadata.version('vlm')}")
+        return 0
+    if command not in COMMANDS:
+        print(f"vlm: no command {command!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    # It warns of an optional kernel that is not installed, and of every 8-bit layer that casts.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    run(command, options)
     return 0
 
 
-def run(command: str, options: list[str]) -> None:
+def run(command: str, arguments: list[str]) -> None:
     """Runs one command: its function's parameters are its options. A function of one dataclass is
-    configured by YAML files, named first, and by options that override them.
+    configured by YAML files and by options that override them.
 
     Raises:
         VLMError: what the command raises.
@@ -68,19 +98,62 @@ def run(command: str, options: list[str]) -> None:
     config_class = next(iter(function.__annotations__.values()))
     parser = ArgumentParser(prog=f"vlm {command}", description=function.__doc__.split("\n")[0])
     if not is_dataclass(config_class):
-        parser.add_function_arguments(function, as_positional=True)
-        values = parser.instantiate_classes(parser.parse_args(options))
-        function(**vars(values))
+        options, words = options_and_words(arguments, add_parameters(parser, function))
+        function(**vars(parser.parse_args([*options, "--", *words] if words else options)))
         return
     parser.usage = f"vlm {command} [CONFIG.yaml ...] [options]"
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with options")
     parser.add_class_arguments(config_class)
-    files = 0
-    while files < len(options) and not options[files].startswith("-"):
-        files += 1
-    named = [word for file in options[:files] for word in ("--config", file)]
-    values: dict[str, Any] = vars(
-        parser.instantiate_classes(parser.parse_args(named + options[files:]))
-    )
+    options, files = options_and_words(arguments, {"--help", "-h"})
+    named = [word for file in files for word in ("--config", file)]
+    values: dict[str, Any] = vars(parser.instantiate_classes(parser.parse_args(named + options)))
     values.pop("config")
     function(config_class(**values))
+
+
+def add_parameters(parser: ArgumentParser, function: Callable[..., None]) -> set[str]:
+    """Gives the parser a function's parameters: those without a default as words (a list of strings
+    takes any number), `False` as a flag, the others as options with a value.
+
+    Returns:
+        The options that take no value.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    flags = [p.name for p in parameters if p.default is False]
+    lists = [p.name for p in parameters if p.default is p.empty and p.annotation == list[str]]
+    parser.add_function_arguments(function, as_positional=True, skip={*flags, *lists})
+    described = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__).params}
+    for name in lists:
+        parser.add_argument(
+            name, nargs="*", type=str, default=[], help=described[name], metavar="WORD"
+        )
+    forms = {name: [f"--{name}", *SHORT.get(name, [])] for name in flags}
+    for name in flags:
+        parser.add_argument(*forms[name], action="store_true", help=described[name])
+    return {"--help", "-h"}.union(*forms.values())
+
+
+def options_and_words(arguments: list[str], flags: set[str]) -> tuple[list[str], list[str]]:
+    """Tells options, each with its value behind it, from words, which argparse wants in one run.
+    A dash inside an option's name is as good as an underscore; `--` makes all that follows words.
+
+    Args:
+        arguments: of a command, in any order.
+        flags: the options that take no value.
+    """
+    options: list[str] = []
+    words: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            words += rest
+        elif argument.startswith("-"):
+            name, equals, value = argument.partition("=")
+            if name.startswith("--"):
+                name = "--" + name[2:].replace("-", "_")
+            options.append(name + equals + value)
+            if not equals and name not in flags:
+                options += islice(rest, 1)
+        else:
+            words.append(argument)
+    return options, words

@@ -4,7 +4,9 @@ the command-line options and the `config.json` of a checkpoint."""
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from inspect import formatannotation
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from vlm.errors import ConfigError
 
@@ -31,6 +33,9 @@ class VisionConfig:
     image_size: int | None = None
     resize: Literal["auto", "crop", "pad", "squash"] = "auto"
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
 
 @dataclass
 class ProjectorConfig:
@@ -55,6 +60,9 @@ class ProjectorConfig:
     queries: int = 64
     depth: int = 2
     heads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass
@@ -93,6 +101,9 @@ class LanguageConfig:
     load_in: Literal["4bit", "8bit"] | None = None
     prompt: Literal["auto", "chatml", "vicuna", "template"] = "auto"
     lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass
@@ -156,19 +167,53 @@ def to_json(config: ModelConfig) -> str:
 
 
 def from_json(text: str) -> ModelConfig:
-    """The inverse of `to_json`.
+    """The inverse of `to_json`; a field that is left out has its default.
+
+    Strict, since checkpoints come from strangers: the command line's parser would take "null" for
+    None, and read the file that a string names.
 
     Raises:
         ConfigError: not JSON, an unknown key, or a value of the wrong type; names it.
     """
-    # Imported here because only reading a checkpoint needs the parser.
-    from jsonargparse import ArgumentParser, Namespace
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ModelConfig, "model")
     try:
-        values: Any = json.loads(text)
-        parsed = parser.parse_object({"model": values})
-        return parser.instantiate_classes(Namespace(parsed)).model
-    except Exception as error:
-        raise ConfigError(f"not a model config: {' '.join(str(error).split())}") from error
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not a model config: not JSON: {error}") from error
+    return _read(ModelConfig, values, "it")
+
+
+def _read(hint: Any, value: Any, name: str) -> Any:
+    """A value from JSON as what the type hint says."""
+    for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            types = {entry.name: entry.type for entry in dataclasses.fields(option)}
+            if unknown := sorted(value.keys() - types.keys()):
+                raise ConfigError(
+                    f"not a model config: {name} has {unknown[0]!r:.100}, which is none of "
+                    f"{', '.join(types)}"
+                )
+            return option(**{key: _read(types[key], item, key) for key, item in value.items()})
+        if get_origin(option) is list and isinstance(value, list):
+            return [_read(get_args(option)[0], item, name) for item in value]
+        # The dataclass itself checks which strings it takes.
+        if type(value) is (str if get_origin(option) is Literal else option):
+            return value
+        if option is float and type(value) is int:
+            return float(value)
+    raise ConfigError(
+        f"not a model config: {name} must be {formatannotation(hint)}, not {value!r:.100}"
+    )
+
+
+def check_choices(config: Any) -> None:
+    """Checks the fields of a dataclass that have a fixed set of values.
+
+    Raises:
+        ConfigError: a value that is not one of them.
+    """
+    for entry in dataclasses.fields(config):
+        hints = (entry.type, *get_args(entry.type))
+        choices = [one for hint in hints if get_origin(hint) is Literal for one in get_args(hint)]
+        value = getattr(config, entry.name)
+        if choices and value not in (*choices, entry.default):
+            raise ConfigError(f"{entry.name} must be one of {', '.join(choices)}, not {value!r}")

@@ -94,7 +94,7 @@ def decode(
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     last = torch.tensor([embeddings.shape[1] - 1], device=device)
     logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)
-    for _ in range(config.max_tokens):
+    for left in reversed(range(config.max_tokens)):
         step: list[int | None] = []
         for row in range(batch):
             if row in ended:
@@ -110,7 +110,7 @@ def decode(
         if len(ended) == batch:
             return
         ended |= (yield step) or set()
-        if len(ended) == batch:
+        if len(ended) == batch or left == 0:
             return
         # A row that has ended rides along on any token; what comes of it is not read.
         ids = torch.tensor([[0 if t is None else t] for t in step], device=device)

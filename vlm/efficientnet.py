@@ -26,8 +26,8 @@ class EfficientNetTower(VisionTower):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        size = config.image_size or 224
-        if size % STRIDE:
+        size = 224 if config.image_size is None else config.image_size
+        if size < STRIDE or size % STRIDE:
             raise ConfigError(f"image size {size} is not a multiple of {STRIDE} pixels")
         if config.layers not in (None, [-1]):
             raise ConfigError(

@@ -3,6 +3,7 @@
 It is never resized for an image token: image slots have no id of their own (see prompt.py).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ class LanguageModel(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.width: int = model.get_input_embeddings().weight.shape[1]
+        # Some tokenizers do not count ChatML's tokens as special, and would find them in what a
+        # user types.
+        chatml = {"<|im_start|>", "<|im_end|>"} & tokenizer.get_added_vocab().keys()
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": sorted(chatml - set(tokenizer.all_special_tokens))},
+            replace_extra_special_tokens=False,
+        )
+        for module in model.modules():
+            # bitsandbytes repacks 4-bit weights for the CPU at the first eval forward, and a
+            # repacked layer has no autograd: gradients through it would be silently wrong.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,6 +61,11 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Of the embeddings."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def max_length(self) -> int | None:
+        """Positions that the model was made for; None if it does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (..., T) -> embeddings (..., T, H)."""
@@ -109,11 +127,6 @@ class LanguageModel(nn.Module):
             peft.inject_adapter_in_model(adapters, self.model)
         except ValueError as error:
             raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
-        for module in self.model.modules():
-            # bitsandbytes repacks 4-bit weights for the CPU at the first eval forward, and a
-            # repacked layer has no autograd: the adapters' gradients would be silently wrong.
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
 
     def end_ids(self) -> set[int]:
         """Ids at which the model itself says that it has ended."""
@@ -144,8 +157,8 @@ def load_language(
     elif "gguf_file" in where:
         options["quantization_config"] = GgufConfig(dequantize=True)
     with weights.reading(config.source), quiet_loading():
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
         model = AutoModelForCausalLM.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if not config.load_in:
         model.to(device)
     language = LanguageModel(model.requires_grad_(False).eval(), tokenizer)
@@ -154,8 +167,15 @@ def load_language(
     return language
 
 
-def quantization(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization(
+    load_in: str, dtype: torch.dtype, whole: Sequence[str] = ("lm_head",)
+) -> BitsAndBytesConfig:
     """bitsandbytes settings: NF4 (Dettmers et al. 2023) for `4bit`, LLM.int8() (2022) for `8bit`.
+
+    Args:
+        load_in: `4bit` or `8bit`.
+        dtype: that 4-bit weights are computed in.
+        whole: modules that keep their precision, by the beginning of their path.
 
     Raises:
         ConfigError: bitsandbytes is not installed.
@@ -166,13 +186,11 @@ def quantization(load_in: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         raise ConfigError(
             f"load_in={load_in} needs bitsandbytes: pip install 'vlm[quant]'"
         ) from error
-    # The projector and a tower that ride along in a LLaVA checkpoint stay in their own precision.
-    whole = ["lm_head", "vision_tower", "multi_modal_projector"]
-    if load_in == "4bit":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=whole,
-        )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(whole))
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(whole),
+    )

@@ -13,14 +13,18 @@ from vlm.answer import AnswerText
 from vlm.batch import Batch, pad, splice
 from vlm.config import GenerationConfig, ModelConfig
 from vlm.decode import decode
+from vlm.errors import ConfigError, PromptError
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.language import LanguageModel, load_language
 from vlm.projector import Projector
-from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
+from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt, read_messages
 from vlm.vision import VisionTower, load_vision
 
 Messages = str | Sequence[dict[str, Any]]
 """A question, or a conversation as `build_prompt` reads it."""
+
+Images = ImageSource | list[ImageSource] | tuple[ImageSource, ...] | None
+"""One image, several as a list or tuple, or None."""
 
 IMAGES_KEPT = 64
 """Encoded images kept for later turns and questions; one of 576 tokens takes 1 to 2 MB."""
@@ -137,21 +141,19 @@ class VisionLanguageModel(nn.Module):
             PromptError: a malformed conversation.
             ImageError: an image that cannot be read.
         """
-        embeddings, _ = self._embed_prompts([self.prompt(messages)])
+        embeddings, _ = self._embed_prompts([self.prompt(messages)], max_tokens=0)
         return self.language(embeddings)[0].float()
 
-    def stream(
-        self, messages: Messages, images: Sequence[ImageSource] = (), **generation: Any
-    ) -> Iterator[str]:
+    def stream(self, messages: Messages, images: Images = None, **generation: Any) -> Iterator[str]:
         """The answer, piece by piece as it is generated.
 
         Args:
             messages: a question, or a whole conversation.
-            images: images that the (last) question is about; they stand in front of its text.
+            images: of the (last) question; they stand in front of its text.
             **generation: fields of `GenerationConfig`.
 
         Raises:
-            PromptError: a malformed conversation.
+            PromptError: a malformed conversation, or one too long for the language model.
             ImageError: an image that cannot be read.
             ConfigError: a generation setting out of range.
         """
@@ -160,15 +162,13 @@ class VisionLanguageModel(nn.Module):
         for (piece,) in self._generate([prompt], config):
             yield piece
 
-    def chat(
-        self, messages: Messages, images: Sequence[ImageSource] = (), **generation: Any
-    ) -> str:
+    def chat(self, messages: Messages, images: Images = None, **generation: Any) -> str:
         """The whole answer; arguments and errors as `stream`."""
         return "".join(self.stream(messages, images, **generation))
 
     def batch(
         self,
-        questions: Sequence[tuple[ImageSource | Sequence[ImageSource] | None, str]],
+        questions: Sequence[tuple[Images, str]],
         batch_size: int = 16,
         **generation: Any,
     ) -> list[str]:
@@ -176,7 +176,7 @@ class VisionLanguageModel(nn.Module):
         question and how much padding it gets make no difference to its answer.
 
         Args:
-            questions: (image, question) each; several images as a list, None for no image.
+            questions: (images, question) each.
             batch_size: questions in one forward pass.
             **generation: fields of `GenerationConfig`.
 
@@ -184,13 +184,14 @@ class VisionLanguageModel(nn.Module):
             As `stream`.
         """
         config = GenerationConfig(**generation)
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         answers: list[str] = []
         for start in range(0, len(questions), batch_size):
-            prompts = []
-            for images, question in questions[start : start + batch_size]:
-                several = images if isinstance(images, list | tuple) else [images]
-                given = [image for image in several if image is not None]
-                prompts.append(self.prompt(with_images(question, given)))
+            prompts = [
+                self.prompt(with_images(question, images))
+                for images, question in questions[start : start + batch_size]
+            ]
             texts = [""] * len(prompts)
             for pieces in self._generate(prompts, config):
                 texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
@@ -211,7 +212,7 @@ class VisionLanguageModel(nn.Module):
 
     def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
         """At each step the new text of each prompt's answer, "" where there is none yet."""
-        embeddings, mask = self._embed_prompts(prompts)
+        embeddings, mask = self._embed_prompts(prompts, config.max_tokens)
         tokenizer = self.language.tokenizer
         answers = [AnswerText(tokenizer, config.stop) for _ in prompts]
         text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
@@ -229,8 +230,16 @@ class VisionLanguageModel(nn.Module):
             stopped = {row for row, answer in enumerate(answers) if answer.stopped}
         yield [answer.finish() for answer in answers]
 
-    def _embed_prompts(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """Prompts -> left-padded embeddings (B, T, H) and attention mask (B, T)."""
+    def _embed_prompts(self, prompts: list[Prompt], max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Prompts -> left-padded embeddings (B, T, H) and attention mask (B, T), if there is room
+        for an answer of `max_tokens`."""
+        longest = max(map(len, prompts))
+        limit = self.language.max_length
+        if limit is not None and longest + max_tokens > limit:
+            raise PromptError(
+                f"a prompt of {longest} tokens and max_tokens={max_tokens} exceed the language "
+                f"model's {limit} tokens: shorten the conversation or lower max_tokens"
+            )
         input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
         images = [image for prompt in prompts for image in prompt.images]
         with torch.inference_mode():
@@ -249,10 +258,17 @@ class VisionLanguageModel(nn.Module):
         return ids if end_of_turn is None else ids | {end_of_turn}
 
 
-def with_images(messages: Messages, images: Sequence[ImageSource]) -> Messages:
-    """Puts images in front of the text of the last message."""
-    if not images:
+def with_images(messages: Messages, images: Images) -> Messages:
+    """Puts images in front of the text of the last message.
+
+    Raises:
+        PromptError: a malformed conversation.
+    """
+    several = images if isinstance(images, list | tuple) else [images]
+    pictures = [{"type": "image", "image": image} for image in several if image is not None]
+    if not pictures:
         return messages
+    read_messages(messages)
     earlier: Sequence[dict[str, Any]] = ()
     last: Any = messages
     role = "user"
@@ -260,7 +276,6 @@ def with_images(messages: Messages, images: Sequence[ImageSource]) -> Messages:
         *earlier, message = messages
         role, last = message["role"], message["content"]
     content = [{"type": "text", "text": last}] if isinstance(last, str) else list(last)
-    pictures = [{"type": "image", "image": image} for image in images]
     return [*earlier, {"role": role, "content": pictures + content}]
 
 

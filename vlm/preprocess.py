@@ -4,6 +4,7 @@ Written on PIL and numpy alone, so that nothing needs torchvision; equal to tran
 processors (tests/test_preprocess.py).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,20 +13,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+MAX_CROP_ASPECT = 16
+"""A photo longer than this many times its width is cut to it before `crop` enlarges it: most of it
+falls away anyhow, and one of 1 x 30,000 px would fill the memory."""
+MAX_PAD_SIDE = 8192
+"""A photo with a longer side, in pixels, is shrunk by a whole factor before `pad` squares it."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How one tower sees an image.
+    """How one tower sees an image: it is resized, then the central square is cut out.
 
     Args:
         size: side in pixels of the square the tower takes.
-        resize: `crop`: the shorter edge becomes `shortest_edge`, then the central square is cut
-            out (CLIP); `pad`: the image is centred on a square of the mean colour, then resized
-            (LLaVA-1.5); `squash`: resized to the square whatever its shape (SigLIP).
+        resize: `crop`: the shorter edge becomes `shortest_edge` (CLIP); `pad`: the image is centred
+            on a square of the mean colour, then resized (LLaVA-1.5); `squash`: resized to a square
+            whatever its shape (SigLIP).
         mean: of each channel, for values in 0..1.
         std: of each channel, likewise.
         resample: PIL's number of the filter.
-        shortest_edge: in pixels, for `crop`; None is `size`.
+        shortest_edge: of the resized image, in pixels; None is `size`.
     """
 
     size: int
@@ -37,7 +44,9 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """One RGB image -> pixel values (3, size, size), float32."""
-        square = getattr(self, f"_{self.resize}")(image)
+        resized = getattr(self, f"_{self.resize}")(image, self.shortest_edge or self.size)
+        left, top = (resized.width - self.size) // 2, (resized.height - self.size) // 2
+        square = resized.crop((left, top, left + self.size, top + self.size))
         pixels = np.asarray(square, dtype=np.float32) * np.float32(1 / 255)
         pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -46,30 +55,27 @@ class Preprocessing:
         """RGB images -> pixel values (B, 3, size, size), float32."""
         return torch.stack([self(image) for image in images])
 
-    def _squash(self, image: Image.Image) -> Image.Image:
-        return image.resize((self.size, self.size), self.resample)
+    def _squash(self, image: Image.Image, edge: int) -> Image.Image:
+        return image.resize((edge, edge), self.resample)
 
-    def _pad(self, image: Image.Image) -> Image.Image:
+    def _pad(self, image: Image.Image, edge: int) -> Image.Image:
+        if max(image.size) > MAX_PAD_SIDE:
+            image = image.reduce(math.ceil(max(image.size) / MAX_PAD_SIDE))
         side = max(image.size)
         square = Image.new("RGB", (side, side), tuple(int(255 * channel) for channel in self.mean))
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return self._squash(square)
+        return self._squash(square, edge)
 
-    def _crop(self, image: Image.Image) -> Image.Image:
-        edge = self.shortest_edge or self.size
+    def _crop(self, image: Image.Image, edge: int) -> Image.Image:
         short, long = sorted(image.size)
+        if long > MAX_CROP_ASPECT * short:
+            long = MAX_CROP_ASPECT * short
+            width, height = min(image.width, long), min(image.height, long)
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
         longer = int(edge * long / short)
-        width, height = (edge, longer) if image.width <= image.height else (longer, edge)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        # Only the part that is kept is computed: a photo of 1 x 30,000 px costs what another does.
-        scale_x, scale_y = image.width / width, image.height / height
-        box = (
-            left * scale_x,
-            top * scale_y,
-            (left + self.size) * scale_x,
-            (top + self.size) * scale_y,
-        )
-        return image.resize((self.size, self.size), self.resample, box=box)
+        size = (edge, longer) if image.width <= image.height else (longer, edge)
+        return image.resize(size, self.resample)
 
 
 def read_preprocessing(
@@ -89,19 +95,21 @@ def read_preprocessing(
     own_side = crop["height"] if centre_crop else size.get("height") or shortest
     if own_side is None:
         # SigLIP2's processor counts patches instead of pixels.
-        own_side = int(processor.patch_size * processor.max_num_patches**0.5)
+        own_side = processor.patch_size * math.isqrt(processor.max_num_patches)
+    if getattr(processor, "do_pad", False):
+        own_resize = "pad"
+    else:
+        own_resize = "crop" if shortest and centre_crop else "squash"
     if resize == "auto":
-        if getattr(processor, "do_pad", False):
-            resize = "pad"
-        else:
-            resize = "crop" if centre_crop else "squash"
-    side = image_size or own_side
-    edge = shortest or size.get("height") or side
+        resize = own_resize
+    side = own_side if image_size is None else image_size
+    edge = shortest or size.get("height") or own_side
     return Preprocessing(
         size=side,
         resize=resize,
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
         resample=int(processor.resample),
-        shortest_edge=round(edge * side / own_side) if resize == "crop" else None,
+        # Of another way of resizing, the processor's margin around the square says nothing.
+        shortest_edge=round(edge * side / own_side) if resize == own_resize else None,
     )

@@ -9,9 +9,11 @@ An image slot is a run of `IMAGE_SLOT`, as many as the image has tokens; it has 
 vocabulary, so no model has to be resized for it.
 """
 
+import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.text import Text as RichText
@@ -149,7 +151,10 @@ def read_messages(messages: str | Sequence[dict[str, Any]]) -> list[Turn]:
             raise PromptError(f"message {number}: role {role!r} is not system, user or assistant")
         if role == "system" and number > 1:
             raise PromptError(f"message {number}: a system message can only be the first one")
-        turns.append(Turn(role, tuple(read_content(content, number))))
+        parts = tuple(read_content(content, number))
+        if any(isinstance(part, str) and re.search("[\ud800-\udfff]", part) for part in parts):
+            raise PromptError(f"message {number}: half of a UTF-16 surrogate pair is not text")
+        turns.append(Turn(role, parts))
     return turns
 
 
@@ -182,8 +187,12 @@ def resolve_format(tokenizer: PreTrainedTokenizerBase, prompt_format: str = "aut
     chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_added_vocab().keys()
     if prompt_format == "auto":
         prompt_format = "chatml" if chatml else "template"
+    if prompt_format not in FORMATS:
+        raise PromptError(f"prompt format {prompt_format!r} is none of auto, {', '.join(FORMATS)}")
     if prompt_format == "chatml" and not chatml:
         raise PromptError("the tokenizer has no <|im_start|> and <|im_end|>, so not chatml")
+    if prompt_format == "vicuna" and tokenizer.eos_token_id is None:
+        raise PromptError("the tokenizer has no end-of-sequence token, so not vicuna")
     if prompt_format == "template" and not tokenizer.chat_template:
         raise PromptError(
             "the tokenizer has no chat template: choose language.prompt=chatml or vicuna"
@@ -225,9 +234,7 @@ def vicuna(
             yield Text(" ")
         else:
             yield Text("ASSISTANT:")
-            # A SentencePiece tokenizer puts the space in front of the answer by itself.
-            if not adds_space(tokenizer):
-                turn = Turn(turn.role, (" ", *turn.parts))
+            yield from answer_space(tokenizer)
             yield from content_segments(turn)
             yield Special(tokenizer.eos_token_id, supervised=True)
     if answer_next:
@@ -256,19 +263,22 @@ def template(
     pieces = re.split("\ue000(\\d+)\ue001", rendered)
     if [int(number) for number in pieces[1::2]] != list(range(len(turns))):
         raise PromptError("the chat template does not write every message once and in order")
-    yield from literal_segments(pieces[0], tokenizer)
-    for number, literal in zip(pieces[1::2], pieces[2::2], strict=True):
-        turn = turns[int(number)]
-        yield from content_segments(turn)
-        after = list(literal_segments(literal, tokenizer))
-        special = [isinstance(segment, Special) for segment in after]
+    answers = [turn.role == "assistant" for turn in turns]
+    # For each literal: whether it ends an answer, and whether one follows.
+    around = zip(pieces[::2], [False, *answers], [*answers, answer_next], strict=True)
+    for number, (literal, ends, follows) in enumerate(around):
+        if number > 0:
+            yield from content_segments(turns[number - 1])
+        segments = list(
+            literal_segments(literal.removesuffix(" ") if follows else literal, tokenizer)
+        )
+        special = [isinstance(segment, Special) for segment in segments]
         # The assistant's end of turn: up to the first special token behind its words.
-        end = special.index(True) + 1 if turn.role == "assistant" and any(special) else 0
-        for position, segment in enumerate(after):
-            if isinstance(segment, Special):
-                yield Special(segment.id, supervised=position < end)
-            else:
-                yield Text(segment.text, supervised=position < end)
+        end = special.index(True) + 1 if ends and any(special) else 0
+        yield from (replace(segment, supervised=True) for segment in segments[:end])
+        yield from segments[end:]
+        if follows and literal.endswith(" ") and number < len(turns):
+            yield from answer_space(tokenizer)
 
 
 FORMATS: dict[str, Callable[[list[Turn], PreTrainedTokenizerBase, bool], Iterator[Segment]]] = {
@@ -289,18 +299,30 @@ def content_segments(turn: Turn) -> Iterator[Segment]:
             yield Text(part, supervised)
 
 
+def answer_space(tokenizer: PreTrainedTokenizerBase) -> Iterator[Text]:
+    """The space between the assistant's name and its words. It belongs to the words, where a model
+    that generates puts it; a SentencePiece tokenizer writes it by itself."""
+    if not adds_space(tokenizer):
+        yield Text(" ", supervised=True)
+
+
 def literal_segments(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text | Special]:
     """Text that the format wrote: here, and only here, special tokens are recognised."""
     vocabulary = tokenizer.get_added_vocab()
     if not vocabulary:
         yield Text(text)
         return
-    longest_first = sorted(vocabulary, key=len, reverse=True)
-    for piece in re.split(f"({'|'.join(map(re.escape, longest_first))})", text):
+    for piece in any_of(frozenset(vocabulary)).split(text):
         if piece in vocabulary:
             yield Special(vocabulary[piece])
         else:
             yield Text(piece)
+
+
+@functools.lru_cache(maxsize=8)
+def any_of(words: frozenset[str]) -> re.Pattern[str]:
+    """Matches any of the words, the longest first."""
+    return re.compile(f"({'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})")
 
 
 def merge_text(segments: Iterator[Segment]) -> list[Segment]:
@@ -334,14 +356,16 @@ def adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def show_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> RichText:
     """The sequence for a person to read: supervised tokens in green, each image slot as
-    `<image x49>`, token borders as they are. Print it with rich."""
+    `<image x49>`. Print it with rich."""
     shown = RichText()
-    starts = {slot.start: len(slot) for slot in prompt.image_slots}
-    for position, (token, supervised) in enumerate(
-        zip(prompt.input_ids, prompt.loss_mask, strict=True)
+    slot_at = {position: slot for slot in prompt.image_slots for position in slot}
+    # Decoded in runs: the bytes of one character may be spread over several tokens.
+    for (slot, supervised), run in itertools.groupby(
+        range(len(prompt)), key=lambda i: (slot_at.get(i), prompt.loss_mask[i])
     ):
-        if position in starts:
-            shown.append(f"<image x{starts[position]}>", style="bold magenta")
-        elif token != IMAGE_SLOT:
-            shown.append(tokenizer.decode([token]), style="green" if supervised else "dim")
+        if slot is not None:
+            shown.append(f"<image x{len(slot)}>", style="bold magenta")
+        else:
+            text = tokenizer.decode([prompt.input_ids[position] for position in run])
+            shown.append(text, style="green" if supervised else "dim")
     return shown

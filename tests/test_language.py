@@ -1,0 +1,150 @@
+"""Language models: loading, quantised or not, and their adapters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import tiny
+from vlm.config import LanguageConfig, LoraConfig
+from vlm.errors import ConfigError, WeightsError
+from vlm.language import LanguageModel, load_language
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama, its widths multiples of bitsandbytes' block of 64, with its tokenizer."""
+    path = tmp_path_factory.mktemp("llama")
+    language = tiny.language_model(hidden=64)
+    language.model.save_pretrained(path)
+    language.tokenizer.save_pretrained(path)
+    return path
+
+
+def load(folder: Path, **options: object) -> LanguageModel:
+    return load_language(LanguageConfig(str(folder), **options), CPU, torch.float32)
+
+
+def embeddings(language: LanguageModel) -> Tensor:
+    return language.embed(torch.tensor([[5, 6, 7, 8], [40, 41, 42, 43]])).detach()
+
+
+def trainable(language: LanguageModel) -> dict[str, Tensor]:
+    return {name: p for name, p in language.named_parameters() if p.requires_grad}
+
+
+def test_loads_from_a_folder_frozen(folder: Path) -> None:
+    language, original = load(folder), tiny.language_model(hidden=64)
+    inputs = embeddings(original)
+    assert torch.equal(language(inputs), original(inputs))
+    assert language.tokenizer.get_vocab() == original.tokenizer.get_vocab()
+    assert not trainable(language)
+    assert not language.model.training
+    assert (language.width, language.dtype, language.device) == (64, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("source", ["./no/such/folder", "./no/such.gguf"])
+def test_a_source_that_is_not_there(source: str) -> None:
+    with pytest.raises(WeightsError) as raised:
+        load(Path(source))
+    assert str(raised.value).endswith(
+        "no such file or folder, nor a hub id (`name` or `owner/name`)"
+    )
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"^cannot load '.*': .*config.json.* \(check the folder\)$"
+    ):
+        load(tmp_path)
+
+
+def test_embedding_rms() -> None:
+    language = tiny.language_model()
+    table = language.model.get_input_embeddings().weight
+    expected = (table.double() ** 2).mean().sqrt().item()
+    assert language.embedding_rms() == pytest.approx(expected)
+
+
+def test_end_ids_are_the_models_and_the_tokenizers() -> None:
+    language = tiny.language_model()
+    language.model.generation_config.eos_token_id = None
+    assert language.end_ids() == {2}
+    language.model.generation_config.eos_token_id = 7
+    assert language.end_ids() == {2, 7}
+    language.model.generation_config.eos_token_id = [7, 9]
+    assert language.end_ids() == {2, 7, 9}
+
+
+def test_logits_only_where_asked() -> None:
+    language = tiny.language_model()
+    inputs = embeddings(language)
+    at = language(inputs, logits_at=torch.tensor([0, 3]))
+    assert torch.allclose(at, language(inputs)[:, [0, 3]], atol=1e-6)
+
+
+def test_lora_trains_adapters_only_and_changes_nothing_at_step_0(folder: Path) -> None:
+    language = load(folder, lora=LoraConfig(rank=4))
+    assert all(".lora_" in name for name in trainable(language))
+    # Seven linear layers in each of two blocks, none on the head.
+    assert len(trainable(language)) == 2 * 7 * 2
+    inputs = embeddings(language)
+    assert torch.equal(language(inputs), load(folder)(inputs))
+    language(inputs).logsumexp(dim=-1).sum().backward()
+    assert all(
+        p.grad.abs().sum() > 0 for name, p in trainable(language).items() if "lora_B" in name
+    )
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (LoraConfig(targets=["q_porj"]), "q_porj"),
+        (LoraConfig(rank=0), "should be a positive integer"),
+    ],
+)
+def test_adapters_that_do_not_fit(lora: LoraConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^language\.lora: .*{message}"):
+        tiny.language_model().add_lora(lora)
+
+
+@pytest.mark.parametrize(("load_in", "bound"), [("4bit", 0.5), ("8bit", 0.05)])
+def test_quantised_weights(folder: Path, load_in: str, bound: float) -> None:
+    pytest.importorskip("bitsandbytes")
+    language, whole = load(folder, load_in=load_in), load(folder)
+    inputs = embeddings(whole)
+    expected = whole(inputs)
+    error = (language(inputs) - expected).norm() / expected.norm()
+    assert 0 < error < bound
+    assert not trainable(language)
+
+
+def test_gradients_through_4_bit_are_those_of_the_dequantised_weights(folder: Path) -> None:
+    """Also after an answer was generated, which on some CPUs would repack the weights."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    language, whole = load(folder, load_in="4bit"), load(folder)
+    for name, module in language.model.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            weight = bitsandbytes.functional.dequantize_4bit(
+                module.weight.data, module.weight.quant_state
+            )
+            whole.model.get_submodule(name).weight.data = weight
+    inputs = embeddings(whole)
+    with torch.inference_mode():
+        language(inputs)
+    gradients = []
+    for model in (language, whole):
+        model.add_lora(LoraConfig(rank=4))
+        torch.manual_seed(0)
+        for parameter in trainable(model).values():
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+        inputs.requires_grad_().grad = None
+        model(inputs).logsumexp(dim=-1).sum().backward()
+        gradients.append({n: p.grad for n, p in trainable(model).items()} | {"in": inputs.grad})
+    ours, theirs = gradients
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        assert torch.allclose(gradient, theirs[name], rtol=1e-3, atol=1e-4), name
