@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import vlm
 from tests import tiny, tiny_folders
-from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE, replace_folder
+from vlm.atomic import replace_folder
+from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, ConfigError
 

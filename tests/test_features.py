@@ -9,7 +9,7 @@ from tests import tiny
 from train.features import FeatureCache
 from vlm.config import VisionConfig
 from vlm.errors import DataError, ImageError
-from vlm.vision import VisionTower
+from vlm.tower import VisionTower
 
 
 class Setting:

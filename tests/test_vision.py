@@ -36,7 +36,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import convert_ima
 from tests.tiny import clip_config, clip_tower, photo, preprocessing
 from vlm.config import VisionConfig
 from vlm.errors import ConfigError, WeightsError
-from vlm.vision import TransformerTower, VisionTower, family_of, load_vision
+from vlm.tower import VisionTower
+from vlm.vision import TransformerTower, family_of, load_vision
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 8}
 SQUARE = {**SIZES, "image_size": 32}

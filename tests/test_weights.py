@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from vlm.atomic import make_once
 from vlm.errors import WeightsError
 from vlm.weights import (
     SMOLLM2,
@@ -28,7 +29,6 @@ from vlm.weights import (
     fetch_wheel,
     load_state,
     local_source,
-    make_once,
     smollm2,
     unpack_member,
 )

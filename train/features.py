@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from vlm.atomic import make_once
 from vlm.config import VisionConfig
 from vlm.errors import DataError, ImageError
 from vlm.images import load_image
-from vlm.vision import VisionTower
-from vlm.weights import make_once
+from vlm.tower import VisionTower
 
 
 class FeatureCache:

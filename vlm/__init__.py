@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlm.checkpoint import load
+    from vlm.checkpoint import build, load
     from vlm.config import GenerationConfig, ModelConfig
     from vlm.errors import VLMError
-    from vlm.model import VisionLanguageModel, build
+    from vlm.model import VisionLanguageModel
 
 __all__ = ["GenerationConfig", "ModelConfig", "VLMError", "VisionLanguageModel", "build", "load"]
 
@@ -20,7 +20,7 @@ _MODULES = {
     "ModelConfig": "vlm.config",
     "VLMError": "vlm.errors",
     "VisionLanguageModel": "vlm.model",
-    "build": "vlm.model",
+    "build": "vlm.checkpoint",
     "load": "vlm.checkpoint",
 }
 

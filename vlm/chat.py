@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm.config import GenerationConfig
-from vlm.errors import ConfigError, VLMError
+from vlm.errors import VLMError
 from vlm.images import load_image
 
 if TYPE_CHECKING:
@@ -96,7 +96,6 @@ def load_model(
     """`vlm.load` with the names that a command line gives.
 
     Raises:
-        ConfigError: a device that is not there.
         VLMError: as `vlm.load`.
     """
     # Imported here because they take seconds, and a missing photo or --help should not.
@@ -106,12 +105,6 @@ def load_model(
     from vlm.checkpoint import load
 
     logging.set_verbosity_error()
-    if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"cannot use device {device!r}: {reason}") from error
     return load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)
 
 

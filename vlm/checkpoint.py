@@ -8,8 +8,6 @@ The frozen parts themselves stay where their sources are.
 
 import dataclasses
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,14 +16,56 @@ from safetensors.torch import save_file
 from transformers.utils import cached_file
 
 from vlm import weights
+from vlm.atomic import replace_folder
 from vlm.config import ModelConfig, from_json, to_json
 from vlm.errors import CheckpointError, ConfigError
-from vlm.model import VisionLanguageModel, build
+from vlm.language import load_language
+from vlm.llava import load_parts
+from vlm.model import VisionLanguageModel
+from vlm.projector import Projector
+from vlm.vision import load_vision
 
 CONFIG_FILE = "vlm_config.json"
 TENSOR_FILE = "model.safetensors"
 EMBEDDED = Path(__file__).parent / "embedded"
 """The checkpoint that ships with the package; its MODEL_CARD.md says how it was trained."""
+
+
+def build(
+    config: ModelConfig,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> VisionLanguageModel:
+    """A model with the frozen parts that the config names and a fresh projector.
+
+    Args:
+        config: what to build.
+        device: None is CUDA where there is one, else the CPU.
+        dtype: None is bfloat16 on CUDA, float32 on the CPU (where it is faster). A fresh projector
+            is float32 in any case: it is what trains.
+
+    Raises:
+        WeightsError: a source that is not there.
+        ConfigError: parts that do not fit together, or a device that is not there.
+    """
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"cannot use device {str(device)!r}: {reason}") from error
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if config.llava:
+        return load_parts(config, device, dtype)
+    vision = load_vision(config.vision, dtype).to(device)
+    language = load_language(config.language, device, dtype)
+    projector = Projector(
+        config.projector, vision.width, language.width, vision.grid, vision.num_tokens
+    ).to(device)
+    size = vision.preprocessing.size
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    projector.match_scale(vision(noise.to(device)).float(), language.embedding_rms())
+    return VisionLanguageModel(config, vision, projector, language)
 
 
 def load(
@@ -164,41 +204,3 @@ def with_revisions(config: ModelConfig) -> ModelConfig:
         for name, part in (("vision", config.vision), ("language", config.language))
     }
     return dataclasses.replace(config, **parts)
-
-
-def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> None:
-    """Writes a folder aside and moves it into place whole.
-
-    Args:
-        folder: where it goes.
-        write: fills the empty folder it is given.
-        holds: a file by which an old folder of the same kind is known; no other folder is replaced.
-
-    Raises:
-        CheckpointError: another kind of folder is there, or the disk refuses.
-    """
-    folder = folder.expanduser().resolve()
-    partial = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
-            raise CheckpointError(
-                f"{folder} is there already and has no {holds}: choose another folder"
-            )
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        for path in [*partial.rglob("*"), partial]:
-            weights.sync(path)
-        if folder.exists():
-            # Only now: after a crash between the two renames it is the one whole checkpoint.
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-        weights.sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"cannot write {folder}: {reason}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

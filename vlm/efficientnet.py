@@ -10,7 +10,7 @@ from vlm import weights
 from vlm.config import VisionConfig
 from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing
-from vlm.vision import VisionTower
+from vlm.tower import VisionTower
 
 STRIDE = 32
 """Pixels of the photo, each way, for one position of the last feature map."""

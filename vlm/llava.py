@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from vlm import weights
-from vlm.checkpoint import replace_folder
+from vlm.atomic import replace_folder
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, ConfigError, PromptError
 from vlm.language import LanguageModel, quantization

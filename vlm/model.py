@@ -15,10 +15,10 @@ from vlm.config import GenerationConfig, ModelConfig
 from vlm.decode import decode
 from vlm.errors import ConfigError, PromptError
 from vlm.images import ImageSource, image_fingerprint, load_image
-from vlm.language import LanguageModel, load_language
+from vlm.language import LanguageModel
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt, read_messages
-from vlm.vision import VisionTower, load_vision
+from vlm.tower import VisionTower
 
 Messages = str | Sequence[dict[str, Any]]
 """A question, or a conversation as `build_prompt` reads it."""
@@ -277,37 +277,3 @@ def with_images(messages: Messages, images: Images) -> Messages:
         role, last = message["role"], message["content"]
     content = [{"type": "text", "text": last}] if isinstance(last, str) else list(last)
     return [*earlier, {"role": role, "content": pictures + content}]
-
-
-def build(
-    config: ModelConfig,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> VisionLanguageModel:
-    """A model with the frozen parts that the config names and a fresh projector.
-
-    Args:
-        config: what to build.
-        device: CUDA where there is one, else the CPU, if None.
-        dtype: bfloat16 on CUDA, float32 on the CPU (where it is faster), if None. The projector is
-            float32 in any case: it is what trains.
-
-    Raises:
-        WeightsError: a source that is not there.
-        ConfigError: parts that do not fit together.
-    """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if config.llava:
-        from vlm.llava import load_parts
-
-        return load_parts(config, device, dtype)
-    vision = load_vision(config.vision, dtype).to(device)
-    language = load_language(config.language, device, dtype)
-    projector = Projector(
-        config.projector, vision.width, language.width, vision.grid, vision.num_tokens
-    ).to(device)
-    size = vision.preprocessing.size
-    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    projector.match_scale(vision(noise.to(device)).float(), language.embedding_rms())
-    return VisionLanguageModel(config, vision, projector, language)

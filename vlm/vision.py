@@ -15,8 +15,10 @@ from transformers.utils import logging
 
 from vlm import weights
 from vlm.config import VisionConfig
+from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError, WeightsError
 from vlm.preprocess import Preprocessing, read_preprocessing
+from vlm.tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -59,27 +61,6 @@ def family_of(config: Any) -> Family:
             f"there are {', '.join(families)} and efficientnet-lite0"
         )
     return families[config.model_type]
-
-
-class VisionTower(nn.Module):
-    """A frozen vision model that gives patch tokens.
-
-    Attributes:
-        preprocessing: the `Preprocessing` its images need.
-        width: D, the features of one patch token.
-        grid: (rows, columns) of the patches.
-        num_tokens: N, the tokens of one image.
-    """
-
-    preprocessing: Preprocessing
-    width: int
-    grid: tuple[int, int]
-    num_tokens: int
-
-    def train(self, mode: bool = True) -> "VisionTower":
-        """Stays in eval mode whatever the parent's mode: dropout or batch statistics in a frozen
-        tower would be noise that no gradient can answer to."""
-        return super().train(False)
 
 
 class TransformerTower(VisionTower):
@@ -245,8 +226,6 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
         ConfigError: no vision tower, or a layer or size that it cannot give.
     """
     if config.source == weights.EFFICIENTNET:
-        from vlm.efficientnet import EfficientNetTower
-
         return EfficientNetTower(config).to(dtype)
     source = weights.local_source(config.source, config.revision)
     with weights.reading(config.source), quiet_loading():

