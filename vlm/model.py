@@ -132,7 +132,7 @@ class VisionLanguageModel(nn.Module):
             answer_next,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, messages: Messages) -> Tensor:
         """Logits (T, V), float32, at every position of the spliced conversation, ready for the
         assistant's next word.
@@ -242,7 +242,7 @@ class VisionLanguageModel(nn.Module):
             )
         input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
         images = [image for prompt in prompts for image in prompt.images]
-        with torch.inference_mode():
+        with torch.no_grad():
             image_tokens = self.project(self.encode_images(images))
             per_row = self._split(image_tokens, [len(prompt.images) for prompt in prompts])
             embeddings = self.embed(input_ids.to(self.device), per_row)
