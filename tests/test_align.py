@@ -95,10 +95,20 @@ def test_the_same_run_twice_gives_the_same_bits(config: AlignConfig, tmp_path: P
 
 def test_max_steps_ends_the_run_and_its_schedule(config: AlignConfig) -> None:
     align(replace(config, epochs=10, max_steps=3, warmup=0.0))
-    lines = (config.output / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line)["learning_rate"] for line in lines]
-    assert len(rates) == 3
-    assert rates == pytest.approx([config.learning_rate * x for x in (1, 0.75, 0.25)])
+    shares = [rate / config.learning_rate for rate in metrics(config, "learning_rate")]
+    assert shares == pytest.approx([1, 0.75, 0.25])
+
+
+def test_augmentation_trains_on_other_views_and_encodes_nothing(
+    config: AlignConfig, tmp_path: Path
+) -> None:
+    align(config)
+    plain = metrics(config)
+    other = replace(config, augment=True, features=tmp_path / "none", output=tmp_path / "other")
+    align(other)
+    assert len(metrics(other)) == len(plain)
+    assert metrics(other) != plain
+    assert not (tmp_path / "none").exists()
 
 
 def test_accumulation_equals_a_larger_batch(config: AlignConfig, tmp_path: Path) -> None:

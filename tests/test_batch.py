@@ -38,7 +38,7 @@ def test_collate_predicts_each_supervised_token_from_the_one_in_front() -> None:
     assert batch.target_rows.tolist() == [0, 0, 1]
     assert batch.target_positions.tolist() == [3, 4, 0]
     assert batch.target_ids.tolist() == [6, 7, 8]
-    assert batch.patch_tokens is patch_tokens
+    assert batch.images is patch_tokens
     assert batch.images_per_row == (1, 0, 2)
 
 

@@ -14,6 +14,7 @@ from train.captions import (
     CaptionRows,
     CaptionSample,
     CaptionSource,
+    augment,
     caption_prompts,
     epoch_batches,
     read_sources,
@@ -86,7 +87,7 @@ def test_each_different_caption_is_a_conversation(rows: CaptionRows) -> None:
 def test_questions_are_drawn_by_seed_epoch_and_photo(rows: CaptionRows) -> None:
     def questions(seed: int, epoch: int) -> list[str]:
         drawn = CaptionRows(rows.model, rows.features, rows.samples * 5, seed, epoch)
-        together = [{text(p).split("user\n\n")[1].split("<")[0] for p in row} for row in drawn]
+        together = [{text(p).split("user\n\n")[1].split("<")[0] for p in row} for row, _ in drawn]
         assert all(len(found) == 1 for found in together)
         return [found.pop() for found in together]
 
@@ -100,16 +101,36 @@ def test_questions_are_drawn_by_seed_epoch_and_photo(rows: CaptionRows) -> None:
 def test_a_batch_has_a_row_and_the_features_of_each_photo(rows: CaptionRows) -> None:
     batch = rows.batch([rows[2], rows[0]])
     photos = [rows.samples[number].photo.image for number in (2, 0)]
-    assert torch.equal(batch.patch_tokens, rows.features[photos])
+    assert torch.equal(batch.images, rows.features[photos])
     assert batch.images_per_row == (1, 1)
     ends = (batch.target_ids == tiny.tokenizer().eos_token_id).nonzero()[:, 0]
     assert batch.target_rows[ends].tolist() == [0, 0, 0, 1]
 
 
+def test_without_features_a_batch_has_pixel_values_that_differ_by_epoch(rows: CaptionRows) -> None:
+    def pixels(epoch: int) -> torch.Tensor:
+        augmented = CaptionRows(rows.model, None, rows.samples, 0, epoch)
+        return augmented.batch([augmented[0], augmented[1]]).images
+
+    size = rows.model.vision.preprocessing.size
+    assert pixels(epoch=0).shape == (2, 3, size, size)
+    assert torch.equal(pixels(epoch=0), pixels(epoch=0))
+    assert not torch.equal(pixels(epoch=0), pixels(epoch=1))
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers())
+def test_augment_keeps_most_of_a_photo(width: int, height: int, seed: int) -> None:
+    part = augment(tiny.photo(size=(width, height)), random.Random(seed))
+    assert 1 <= part.width <= width
+    assert 1 <= part.height <= height
+    # Each side is rounded to a pixel.
+    assert (part.width + 0.5) * (part.height + 0.5) >= 0.6 * width * height
+
+
 def test_the_loader_gives_every_photo_once(rows: CaptionRows) -> None:
     batches = list(rows.loader(batch_size=3, workers=0, rank=0, world=1))
     assert [len(batch.input_ids) for batch in batches] == [3, 1]
-    seen = torch.cat([batch.patch_tokens for batch in batches]).flatten(1).sum(dim=1)
+    seen = torch.cat([batch.images for batch in batches]).flatten(1).sum(dim=1)
     photos = [sample.photo.image for sample in rows.samples]
     expected = rows.features[photos].flatten(1).sum(dim=1)
     assert sorted(seen.tolist()) == sorted(expected.tolist())

@@ -118,6 +118,17 @@ def test_logits_are_those_of_the_spliced_conversation(model: VisionLanguageModel
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
+def test_pixel_values_train_like_their_patch_tokens(model: VisionLanguageModel) -> None:
+    photo = tiny.photo()
+    content = [{"type": "image", "image": photo}, {"type": "text", "text": "What?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "A cat."}]
+    prompts = [model.prompt(messages, answer_next=False)]
+    pixel_values = model.vision.preprocessing.batch([photo])
+    torch.testing.assert_close(
+        model(collate(prompts, pixel_values)), model(collate(prompts, model.vision(pixel_values)))
+    )
+
+
 def test_only_the_projector_learns(model: VisionLanguageModel) -> None:
     model.chat("What?", A, max_tokens=2)  # what was encoded for an answer can be trained on
     model(training_batch(model, *TALKS)).backward()

@@ -60,6 +60,8 @@ class AlignConfig:
         clip: largest norm of the gradient.
         seed: of initialisation, shuffle and questions.
         workers: processes that prepare the batches of each training process.
+        augment: crop and flip every photo at random, anew in each epoch. The vision tower then runs
+            in every step; without it, its features are computed once.
         features: folder for cached vision features; None is the cache folder of this project.
     """
 
@@ -78,6 +80,7 @@ class AlignConfig:
     clip: float = 1.0
     seed: int = 0
     workers: int = 2
+    augment: bool = False
     features: Path | None = None
 
     def __post_init__(self) -> None:
@@ -119,16 +122,22 @@ def align(config: AlignConfig) -> Path:
     if config.projector:
         start_from(model, config.projector)
     freeze_all_but_projector(model, console)
-    features = FeatureCache(
-        model.vision,
-        config.model.vision,
-        [sample.photo.image for sample in samples + held_out],
-        config.features or cache_dir() / "features",
-        accelerator.device,
+    unchanging = held_out if config.augment else samples + held_out
+    features = (
+        None
+        if not unchanging
+        else FeatureCache(
+            model.vision,
+            config.model.vision,
+            [sample.photo.image for sample in unchanging],
+            config.features or cache_dir() / "features",
+            accelerator.device,
+        )
     )
 
     def loader(photos: list[CaptionSample], epoch: int) -> DataLoader:
-        rows = CaptionRows(model, features, photos, config.seed, epoch)
+        seen_anew = config.augment and photos is samples
+        rows = CaptionRows(model, None if seen_anew else features, photos, config.seed, epoch)
         return rows.loader(config.batch_size, config.workers, rank, world)
 
     steps = config.epochs * math.ceil(len(loader(samples, 0)) / config.accumulate)

@@ -4,6 +4,9 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from train.features import FeatureCache
@@ -11,6 +14,7 @@ from train.packing import pack
 from vlm.batch import Batch
 from vlm.captions import CaptionedImage, read_captions
 from vlm.errors import ConfigError
+from vlm.images import load_image
 from vlm.model import VisionLanguageModel
 from vlm.prompt import Prompt
 
@@ -111,16 +115,17 @@ class CaptionRows(Dataset):
 
     Args:
         model: whose prompts are built; only its tokenizer is used.
-        features: the photos' patch tokens.
+        features: the photos' patch tokens; None gives each photo's pixel values, cropped and
+            flipped at random (see `augment`).
         samples: the photos.
-        seed: with the epoch and the photo, determines the question that is drawn.
+        seed: with the epoch and the photo, determines whatever is drawn.
         epoch: counted from 0.
     """
 
     def __init__(
         self,
         model: VisionLanguageModel,
-        features: FeatureCache,
+        features: FeatureCache | None,
         samples: list[CaptionSample],
         seed: int,
         epoch: int,
@@ -131,20 +136,37 @@ class CaptionRows(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> list[Prompt]:
+    def __getitem__(self, index: int) -> tuple[list[Prompt], Tensor]:
         sample = self.samples[index]
         generator = random.Random(f"{self.seed}/{self.epoch}/{index}")
-        return caption_prompts(self.model, sample, generator)
+        prompts = caption_prompts(self.model, sample, generator)
+        if self.features is not None:
+            return prompts, self.features[[sample.photo.image]][0]
+        photo = augment(load_image(sample.photo.image), generator)
+        return prompts, self.model.vision.preprocessing(photo)
 
-    def batch(self, rows: list[list[Prompt]]) -> Batch:
+    def batch(self, rows: list[tuple[list[Prompt], Tensor]]) -> Batch:
         """One packed batch: a row for each photo, with all its captions."""
-        photos = [Path(image) for prompts in rows for image in prompts[0].images]
-        return pack(rows, self.features[photos])
+        prompts, images = zip(*rows, strict=True)
+        return pack(list(prompts), torch.stack(images))
 
     def loader(self, batch_size: int, workers: int, rank: int, world: int) -> DataLoader:
         """The batches of one process, see `epoch_batches`."""
         batches = epoch_batches(len(self), batch_size, self.seed, self.epoch, rank, world)
         return DataLoader(self, batch_sampler=batches, num_workers=workers, collate_fn=self.batch)
+
+
+def augment(photo: Image.Image, generator: random.Random) -> Image.Image:
+    """Another view of a photo that the same captions fit: a random part of it with at least 60% of
+    its area, mirrored half of the time (Szegedy et al. 2015, milder)."""
+    scale = generator.uniform(0.6, 1.0) ** 0.5
+    stretch = generator.uniform(scale, 1 / scale) ** 0.5
+    width = max(1, round(photo.width * scale * stretch))
+    height = max(1, round(photo.height * scale / stretch))
+    left = generator.randint(0, photo.width - width)
+    top = generator.randint(0, photo.height - height)
+    part = photo.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(part) if generator.random() < 0.5 else part
 
 
 def epoch_batches(

@@ -14,12 +14,12 @@ from vlm.errors import PromptError
 from vlm.prompt import Prompt
 
 
-def pack(rows: list[list[Prompt]], patch_tokens: Tensor) -> Batch:
+def pack(rows: list[list[Prompt]], images: Tensor) -> Batch:
     """Conversations grouped by image -> a batch with one row for each group.
 
     Args:
         rows: for each row, conversations about the same images (`answer_next=False`).
-        patch_tokens: of the images, each row's once, in order (I, N, D).
+        images: each row's once, in order, see `Batch`.
 
     Raises:
         PromptError: conversations of one row that do not begin alike up to behind their images.
@@ -55,7 +55,7 @@ def pack(rows: list[list[Prompt]], patch_tokens: Tensor) -> Batch:
         target_rows=torch.tensor(target_rows),
         target_positions=torch.tensor(target_positions),
         target_ids=torch.tensor(target_ids),
-        patch_tokens=patch_tokens,
+        images=images,
         images_per_row=tuple(len(prompts[0].images) for prompts in rows),
     )
 

@@ -21,7 +21,8 @@ class Batch:
         target_rows: row of each supervised token (n,).
         target_positions: position whose logits predict it (n,).
         target_ids: the token itself (n,).
-        patch_tokens: patch tokens of all images, row by row in prompt order (I, N, D).
+        images: all images, row by row in prompt order: pixel values (I, 3, H, W), or the patch
+            tokens (I, N, D) that the vision tower gave for them.
         images_per_row: how many images each row has.
     """
 
@@ -31,7 +32,7 @@ class Batch:
     target_rows: Tensor
     target_positions: Tensor
     target_ids: Tensor
-    patch_tokens: Tensor
+    images: Tensor
     images_per_row: tuple[int, ...]
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -60,13 +61,13 @@ def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def collate(prompts: list[Prompt], patch_tokens: Tensor) -> Batch:
+def collate(prompts: list[Prompt], images: Tensor) -> Batch:
     """Whole conversations -> a training batch; every supervised token is predicted from the one in
     front of it.
 
     Args:
         prompts: with `answer_next=False`.
-        patch_tokens: of all their images in order (I, N, D).
+        images: all their images in order, see `Batch`.
     """
     input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="right")
     supervised, _ = pad([list(map(int, prompt.loss_mask)) for prompt in prompts], 0, side="right")
@@ -78,7 +79,7 @@ def collate(prompts: list[Prompt], patch_tokens: Tensor) -> Batch:
         target_rows=rows,
         target_positions=positions - 1,
         target_ids=input_ids[rows, positions],
-        patch_tokens=patch_tokens,
+        images=images,
         images_per_row=tuple(len(prompt.images) for prompt in prompts),
     )
 

@@ -70,13 +70,14 @@ class VisionLanguageModel(nn.Module):
         """The loss of a training batch.
 
         Args:
-            batch: B rows with n supervised tokens; its images come as patch tokens (I, N, D).
+            batch: B rows with n supervised tokens.
 
         Returns:
             Cross-entropy summed over the n supervised tokens, float32 scalar. It is a sum so that
             whoever accumulates over batches or processes can weight every token alike.
         """
-        image_tokens = self._split(self.project(batch.patch_tokens), batch.images_per_row)
+        patch_tokens = self.vision(batch.images) if batch.images.ndim == 4 else batch.images
+        image_tokens = self._split(self.project(patch_tokens), batch.images_per_row)
         embeddings = self.embed(batch.input_ids, image_tokens)
         positions, index = batch.target_positions.unique(return_inverse=True)
         logits = self.language(
