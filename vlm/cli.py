@@ -19,7 +19,7 @@ from vlm.errors import VLMError
 COMMANDS = {
     "chat": ("vlm.chat:chat", "ask questions about images"),
     "train": ("train.align:align", "train the projector on captioned photos (stage 1)"),
-    "names": ("train.pseudo_labels:main", "write captions that name the thing in each photo"),
+    "names": ("train.names:main", "write captions that name the thing in each photo"),
     "eval captions": ("eval.captions:main", "caption photos: BLEU, ROUGE-L, CIDEr"),
     "eval objects": ("eval.objects:main", "name the main thing of everyday photos"),
 }

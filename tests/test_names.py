@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from train.pseudo_labels import Name, as_captions, confident_names, imagenet_names, main
+from train.names import (
+    Name,
+    as_captions,
+    confident_names,
+    imagenet_names,
+    main,
+    with_article,
+)
 from vlm.captions import read_captions
 from vlm.errors import DataError, ImageError
 
@@ -68,6 +75,35 @@ def test_labelled_photos_get_their_names(tmp_path: Path) -> None:
     assert item.image == tmp_path / "images" / "dog.png"
     assert item.captions == ["A Siberian husky.", "A dog."]
     assert item.question == "What is this?"
+
+
+def test_captioned_photos_get_the_thing_that_their_captions_agree_on(tmp_path: Path) -> None:
+    rows = [
+        {"image": "a.png", "captions": ["A zebra.", "zebras graze"], "split": "train"},
+        {"image": "b.png", "captions": ["People at a party."], "split": "train"},
+        {"image": "c.png", "captions": ["A giraffe."], "split": "test"},
+    ]
+    for row in rows:
+        Image.new("RGB", (8, 8)).save(tmp_path / row["image"])
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    main(tmp_path)
+    (named,) = read_captions(tmp_path / "names.jsonl")
+    assert (named.image.name, named.captions) == ("a.png", ["A zebra."])
+
+
+@pytest.mark.parametrize(
+    ("thing", "named"), [("apple", "an apple"), ("bus", "a bus"), ("skis", "skis")]
+)
+def test_with_article(thing: str, named: str) -> None:
+    assert with_article(thing) == named
+
+
+def test_captions_without_a_main_thing_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = {"image": "a.png", "captions": ["People at a party."], "split": "train"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"none of 1 photos in .* has a main thing"):
+        main(tmp_path)
 
 
 def test_other_photos_get_the_names_that_the_classifier_is_sure_of(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Captions that name the one thing in a photo, for photos that nobody has captioned.
+"""Captions that name the one thing in a photo.
 
-The name is the photo's ImageNet label where there is one, else what EfficientNet-Lite0 (Tan & Le
-2019) says: pseudo-labels (Lee 2013). `imagenet_names.json` has, for each of the 1,000 ImageNet
-classes in order of wordnet id, its own name and the everyday word for it, both with their article.
+The name is the photo's ImageNet label where there is one, or the thing that its captions agree on,
+else what EfficientNet-Lite0 (Tan & Le 2019) says: pseudo-labels (Lee 2013). `imagenet_names.json`
+has, for each of the 1,000 ImageNet classes in order of wordnet id, its own name and the everyday
+word for it, both with their article.
 """
 
 import json
@@ -17,10 +18,11 @@ from rich.progress import track
 from torch import Tensor
 
 from vlm import weights
-from vlm.captions import image_path, read_records, require_images, write_records
+from vlm.captions import image_path, read_captions, read_records, require_images, write_records
 from vlm.errors import DataError
 from vlm.images import load_image
 from vlm.preprocess import Preprocessing
+from vlm.things import main_thing
 
 QUESTION = "What is this?"
 BATCH_SIZE = 8
@@ -98,6 +100,30 @@ def label_captions(data: Path) -> list[dict[str, Any]]:
     return records
 
 
+def caption_names(data: Path) -> list[dict[str, Any]]:
+    """Caption records that name the main thing of the photos in `captions.jsonl` of a folder, by
+    what their human captions say; of its `train` split, and only of photos with a main thing.
+
+    Raises:
+        DataError: captions that cannot be read, or no photo with a main thing.
+    """
+    photos = read_captions(data / "captions.jsonl", "train")
+    found = [(photo, main_thing(photo.captions)) for photo in photos]
+    records = [_record(photo.image.name, [with_article(thing)]) for photo, thing in found if thing]
+    if not records:
+        raise DataError(
+            f"none of {len(photos)} photos in {data} has a main thing that its captions agree on"
+        )
+    return records
+
+
+def with_article(thing: str) -> str:
+    """`apple` -> `an apple`; what is many or a mass has none: `skis`, `broccoli`."""
+    if thing in ("skis", "scissors", "broccoli"):
+        return thing
+    return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
+
+
 def classify_captions(data: Path, threshold: float) -> list[dict[str, Any]]:
     """Caption records of the photos in `images/` of a folder that the classifier is sure of.
 
@@ -144,12 +170,16 @@ def main(data: Path, threshold: float = 0.6) -> None:
     """Write `names.jsonl`: captions that name what photos show, in the form of a captions file.
 
     Args:
-        data: folder with `images/`; its `labels.jsonl` (image, wordnet) is used if it is there,
-            else the photos are classified.
+        data: folder with `images/`. Names come from its `labels.jsonl` (image, wordnet) if there is
+            one, else from the `train` split of its `captions.jsonl`, else from the classifier.
         threshold: leave out photos of which the classifier is less sure, 0 to 1.
     """
     if not 0 <= threshold <= 1:
         raise DataError(f"threshold must be from 0 to 1, not {threshold}")
-    labelled = (data / "labels.jsonl").is_file()
-    records = label_captions(data) if labelled else classify_captions(data, threshold)
+    if (data / "labels.jsonl").is_file():
+        records = label_captions(data)
+    elif (data / "captions.jsonl").is_file():
+        records = caption_names(data)
+    else:
+        records = classify_captions(data, threshold)
     write_records(data / "names.jsonl", records)
