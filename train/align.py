@@ -123,17 +123,12 @@ def align(config: AlignConfig) -> Path:
         start_from(model, config.projector)
     freeze_all_but_projector(model, console)
     unchanging = held_out if config.augment else samples + held_out
-    features = (
-        None
-        if not unchanging
-        else FeatureCache(
-            model.vision,
-            config.model.vision,
-            [sample.photo.image for sample in unchanging],
-            config.features or cache_dir() / "features",
-            accelerator.device,
-        )
-    )
+    images = [sample.photo.image for sample in unchanging]
+    root = config.features or cache_dir() / "features"
+    features = None
+    if images:
+        vision = config.model.vision
+        features = FeatureCache(model.vision, vision, images, root, accelerator.device)
 
     def loader(photos: list[CaptionSample], epoch: int) -> DataLoader:
         seen_anew = config.augment and photos is samples
