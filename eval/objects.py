@@ -37,6 +37,7 @@ class ObjectReport:
     Args:
         accuracy: share of right answers for each question, 0 to 1.
         overall: share of right answers over all questions, 0 to 1.
+        either: share of photos with at least one right answer, 0 to 1.
         photos: number of photos with a main thing.
         things: number of photos for each main thing.
         misses: the wrong answers.
@@ -44,6 +45,7 @@ class ObjectReport:
 
     accuracy: dict[str, float]
     overall: float
+    either: float
     photos: int
     things: dict[str, int]
     misses: list[Miss]
@@ -71,6 +73,7 @@ def evaluate_objects(
         raise DataError(f"none of {len(items)} photos has a main thing that its captions agree on")
     images = [image for image, _ in pairs]
     accuracy, misses = {}, []
+    named = set()
     for question in questions:
         answers = answer_all(model, images, question, batch_size, question)
         wrong = [
@@ -78,11 +81,13 @@ def evaluate_objects(
             for (image, thing), answer in zip(pairs, answers, strict=True)
             if thing not in named_things(answer)
         ]
+        named |= {image.name for image in images} - {miss.image for miss in wrong}
         accuracy[question] = 1 - len(wrong) / len(pairs)
         misses += wrong
     overall = sum(accuracy.values()) / len(accuracy)
     things = dict(Counter(thing for _, thing in pairs).most_common())
-    return ObjectReport(accuracy, overall, len(pairs), things, misses)
+    either = len(named) / len(pairs)
+    return ObjectReport(accuracy, overall, either, len(pairs), things, misses)
 
 
 def main(
@@ -114,7 +119,8 @@ def main(
         return
     console = Console()
     table = Table("question", "accuracy", title=f"{report.photos} photos, {', '.join(splits)}")
-    for question, share in {**report.accuracy, "overall": report.overall}.items():
+    shares = {**report.accuracy, "overall": report.overall, "either": report.either}
+    for question, share in shares.items():
         table.add_row(escape(question), f"{share:.1%}")
     console.print(table)
     misses = Table("image", "thing", "question", "answer", title="misses")

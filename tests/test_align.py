@@ -202,10 +202,22 @@ def test_a_loss_that_is_no_number_says_what_to_do(config: AlignConfig) -> None:
     assert not (config.output / "checkpoint").exists()
 
 
+def test_checkpoints_within_an_epoch_outlive_the_end_of_a_run(config: AlignConfig) -> None:
+    with pytest.raises(VLMError, match="at step 2"):
+        align(replace(config, learning_rate=1e30, save_every=1))
+    assert vlm.load(config.output / "checkpoint").projector is not None
+
+
+def test_validation_and_save_every_exclude_each_other(config: AlignConfig) -> None:
+    with pytest.raises(ConfigError, match=r"^validation keeps the best epoch: save_every is for"):
+        replace(config, validation=config.data, save_every=1)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
         ("epochs", 0, "at least 1"),
+        ("save_every", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
         ("accumulate", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),

@@ -136,27 +136,51 @@ def test_the_loader_gives_every_photo_once(rows: CaptionRows) -> None:
     assert sorted(seen.tolist()) == sorted(expected.tolist())
 
 
-counts = st.integers(0, 40)
-small = st.integers(1, 5)
+lengths = st.lists(st.integers(1, 400), max_size=60)
+small = st.integers(1, 4)
 
 
-@given(count=counts, batch_size=small, world=small, seed=st.integers(), epoch=counts)
-def test_epoch_batches(count: int, batch_size: int, world: int, seed: int, epoch: int) -> None:
-    def batches(rank: int) -> list[list[int]]:
-        return epoch_batches(count, batch_size, seed, epoch, rank, world)
+@given(lengths=lengths, batch_size=small, world=small, accumulate=small, seed=st.integers())
+def test_epoch_batches(
+    lengths: list[int], batch_size: int, world: int, accumulate: int, seed: int
+) -> None:
+    def batches(rank: int, world: int, accumulate: int) -> list[list[int]]:
+        return epoch_batches(lengths, batch_size, seed, 3, rank, world, accumulate)
 
-    everyone = [batches(rank) for rank in range(world)]
-    assert everyone == [batches(rank) for rank in range(world)]
+    everyone = [batches(rank, world, accumulate) for rank in range(world)]
+    assert everyone == [batches(rank, world, accumulate) for rank in range(world)]
     assert len({len(own) for own in everyone}) == 1
-    assert all(1 <= len(batch) <= batch_size for own in everyone for batch in own)
+    assert all(len(batch) >= 1 for own in everyone for batch in own)
     seen = [index for own in everyone for batch in own for index in batch]
     assert len(set(seen)) == len(seen)
-    assert set(seen) <= set(range(count))
-    assert count - len(seen) < world
+    assert set(seen) <= set(range(len(lengths)))
+    assert len(lengths) - len(seen) < world
+
+
+@given(lengths=lengths, batch_size=small, world=small)
+def test_processes_see_together_what_one_that_accumulates_sees(
+    lengths: list[int], batch_size: int, world: int
+) -> None:
+    many = [epoch_batches(lengths, batch_size, 0, 0, rank, world) for rank in range(world)]
+    one = epoch_batches(lengths, batch_size, 0, 0, accumulate=world)
+    full = len(lengths) // (batch_size * world)
+    for step in range(full):
+        together = {index for own in many for index in own[step]}
+        assert together == {i for b in one[step * world : (step + 1) * world] for i in b}
+
+
+def test_batches_hold_samples_of_like_length_and_alternate() -> None:
+    lengths = [20, 300] * 64
+    batches = epoch_batches(lengths, 8, 0, 0)
+    kinds = [{lengths[index] for index in batch} for batch in batches]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert kinds != sorted(kinds, key=max)
+    assert kinds != sorted(kinds, key=max, reverse=True)
 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:
-    orders = {str(epoch_batches(20, 4, seed, epoch, 0, 1)) for seed in (0, 1) for epoch in (0, 1)}
+    same = [10] * 20
+    orders = {str(epoch_batches(same, 4, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
 
 

@@ -534,7 +534,7 @@ def test_any_data_url(text: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow on damaged metadata
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(SEEDS),
     st.floats(0, 1),

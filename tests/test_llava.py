@@ -473,6 +473,10 @@ def test_import_with_settings_that_contradict_it(tmp_path, setting, message):
             "projector.input_norm cannot be exported: .* no LayerNorm",
         ),
         (
+            lambda: tiny.vision_language_model(ProjectorConfig(hidden=7)),
+            "projector.hidden=7 cannot be exported: .* only the language model's width",
+        ),
+        (
             lambda: tiny.vision_language_model(ProjectorConfig(reduce="shuffle")),
             "projector.reduce=shuffle cannot be exported: .* every patch",
         ),

@@ -36,9 +36,18 @@ def test_an_answer_that_names_the_thing_by_a_close_word_is_right() -> None:
     )
     report = evaluate_objects(model, items, ("What?", "Describe."), batch_size=1)
     assert report.accuracy == {"What?": 0.5, "Describe.": 1.0}
-    assert (report.overall, report.photos) == (0.75, 2)
+    assert (report.overall, report.either, report.photos) == (0.75, 1.0, 2)
     assert report.things == {"cat": 1, "train": 1}
     assert report.misses == [Miss("2.jpg", "train", "What?", "A train station.")]
+
+
+def test_either_counts_a_photo_that_one_question_gets_right() -> None:
+    items = [CaptionedImage(Path(f"{i}.jpg"), ["a cat"]) for i in range(3)]
+    answers = {(f"{i}.jpg", question): "A cup." for i in range(3) for question in ("a", "b")}
+    answers["0.jpg", "a"] = answers["1.jpg", "b"] = "A cat."
+    report = evaluate_objects(Table(answers), items, ("a", "b"), batch_size=2)
+    assert report.accuracy == pytest.approx({"a": 1 / 3, "b": 1 / 3})
+    assert report.either == pytest.approx(2 / 3)
 
 
 def test_no_question_and_no_main_thing_are_refused() -> None:

@@ -91,7 +91,7 @@ def test_mlp_is_llavas() -> None:
         projector_hidden_act="gelu",
     )
     llava = LlavaMultiModalProjector(config)
-    ours = MLP(WIDTH, OUT)
+    ours = MLP(WIDTH, OUT, OUT)
     ours.load_state_dict(llava.state_dict())
     torch.testing.assert_close(ours(patch_tokens()), llava(patch_tokens()), rtol=0, atol=1e-7)
 

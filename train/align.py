@@ -52,6 +52,8 @@ class AlignConfig:
         epochs: passes over the data.
         max_steps: changes of the weights after which it ends, if the epochs have more; the schedule
             ends there too. None is all of the epochs.
+        save_every: changes of the weights between checkpoints, besides the one after each epoch;
+            for runs without validation. None is none.
         batch_size: photos in one forward pass of one process.
         accumulate: forward passes of each process before the weights change.
         learning_rate: peak of the cosine schedule.
@@ -72,6 +74,7 @@ class AlignConfig:
     output: Path = Path("runs/align")
     epochs: int = 3
     max_steps: int | None = None
+    save_every: int | None = None
     batch_size: int = 8
     accumulate: int = 1
     learning_rate: float = 1e-3
@@ -87,6 +90,7 @@ class AlignConfig:
         for name, holds, allowed in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1"),
+            ("save_every", self.save_every is None or self.save_every >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("accumulate", self.accumulate >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "above 0"),
@@ -97,6 +101,8 @@ class AlignConfig:
         ):
             if not holds:
                 raise ConfigError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        if self.save_every and self.validation:
+            raise ConfigError("validation keeps the best epoch: save_every is for runs without it")
 
 
 def align(config: AlignConfig) -> Path:
@@ -133,7 +139,8 @@ def align(config: AlignConfig) -> Path:
     def loader(photos: list[CaptionSample], epoch: int) -> DataLoader:
         seen_anew = config.augment and photos is samples
         rows = CaptionRows(model, None if seen_anew else features, photos, config.seed, epoch)
-        return rows.loader(config.batch_size, config.workers, rank, world)
+        accumulate = config.accumulate if photos is samples else 1
+        return rows.loader(config.batch_size, config.workers, rank, world, accumulate)
 
     steps = config.epochs * math.ceil(len(loader(samples, 0)) / config.accumulate)
     steps = min(steps, config.max_steps or steps)
@@ -160,6 +167,9 @@ def align(config: AlignConfig) -> Path:
                 bar.update(task, advance=1, status=f"loss {loss:.3f}  {rate:,.0f} tokens/s")
                 row = {"step": step, "epoch": epoch, "loss": loss, "tokens_per_second": rate}
                 log.write(json.dumps(row | {"learning_rate": learning_rate}) + "\n")
+                due = config.save_every and step % config.save_every == 0
+                if due and accelerator.is_main_process:
+                    model.save(config.output / "checkpoint")
             if held_out:
                 loss = validate(accelerator, model, loader(held_out, 0))
                 require_finite(loss, step)

@@ -28,6 +28,9 @@ QUESTIONS = [
 ]
 """What a caption may be the answer to; one is drawn for each photo and epoch."""
 
+POOL = 16
+"""Batches whose samples are sorted by length together."""
+
 
 @dataclass
 class CaptionSource:
@@ -150,9 +153,12 @@ class CaptionRows(Dataset):
         prompts, images = zip(*rows, strict=True)
         return pack(list(prompts), torch.stack(images))
 
-    def loader(self, batch_size: int, workers: int, rank: int, world: int) -> DataLoader:
+    def loader(
+        self, batch_size: int, workers: int, rank: int = 0, world: int = 1, accumulate: int = 1
+    ) -> DataLoader:
         """The batches of one process, see `epoch_batches`."""
-        batches = epoch_batches(len(self), batch_size, self.seed, self.epoch, rank, world)
+        lengths = [sum(map(len, sample.photo.captions)) for sample in self.samples]
+        batches = epoch_batches(lengths, batch_size, self.seed, self.epoch, rank, world, accumulate)
         return DataLoader(self, batch_sampler=batches, num_workers=workers, collate_fn=self.batch)
 
 
@@ -170,13 +176,46 @@ def augment(photo: Image.Image, generator: random.Random) -> Image.Image:
 
 
 def epoch_batches(
-    count: int, batch_size: int, seed: int, epoch: int, rank: int, world: int
+    lengths: list[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
 ) -> list[list[int]]:
-    """Indices of the samples of each batch of one process: a shuffle that seed and epoch determine,
-    cut into global batches of which each process takes its own part. The last, smaller global
-    batch is kept if every process has a sample of it."""
-    order = list(range(count))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    starts = range(0, count, batch_size * world)
-    everyone = [order[start : start + batch_size * world] for start in starts]
-    return [batch[rank::world] for batch in everyone if len(batch) >= world]
+    """Indices of the samples of each batch of one process, in a shuffle that seed and epoch
+    determine.
+
+    Samples of like length meet in one change of the weights, so that little of a batch is padding,
+    and all lengths alternate. `world` processes that accumulate once see the same samples together
+    as one that accumulates `world` times. What is left over is a smaller, last step if every
+    process has a sample of it.
+
+    Args:
+        lengths: of the samples, in characters of text.
+        batch_size: samples in a batch.
+        seed: with the epoch, determines the order.
+        epoch: counted from 0.
+        rank: of this process.
+        world: number of processes.
+        accumulate: batches of each process for one change of the weights.
+    """
+    order = list(range(len(lengths)))
+    generator = random.Random(f"{seed}/{epoch}")
+    generator.shuffle(order)
+    size = batch_size * world * accumulate
+    whole = len(order) - len(order) % size
+    steps = []
+    for start in range(0, whole, POOL * size):
+        # Coarse, or photos with the same one-word name would fill a batch of their own.
+        pool = order[start : min(start + POOL * size, whole)]
+        pool.sort(key=lambda index: lengths[index] // 64)
+        steps += [pool[first : first + size] for first in range(0, len(pool), size)]
+    generator.shuffle(steps)
+    steps.append(order[whole:])
+    batches = []
+    for step in steps:
+        parts = world * min(accumulate, len(step) // world)
+        batches += [step[part::parts] for part in range(rank, parts, world)]
+    return batches

@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": ("vlm.chat:chat", "ask questions about images"),
     "train": ("train.align:align", "train the projector on captioned photos (stage 1)"),
     "names": ("train.names:main", "write captions that name the thing in each photo"),
+    "widen": ("train.widen:main", "add detectors of things to a projector's hidden layer"),
     "eval captions": ("eval.captions:main", "caption photos: BLEU, ROUGE-L, CIDEr"),
     "eval objects": ("eval.objects:main", "name the main thing of everyday photos"),
 }

@@ -45,6 +45,7 @@ class ProjectorConfig:
         kind: `linear`, `mlp` (LLaVA-1.5: two layers, exact GELU) or `resampler` (cross-attention).
         input_norm: LayerNorm on the patch tokens in front of `linear` and `mlp`; a resampler always
             has one.
+        hidden: width of the hidden layer of an `mlp`; None is that of the language model.
         reduce: fewer patch tokens in front of the projection: `shuffle` (a square of tokens becomes
             one wider token) or `pool` (their mean).
         reduce_factor: side of that square.
@@ -55,6 +56,7 @@ class ProjectorConfig:
 
     kind: Literal["linear", "mlp", "resampler"] = "mlp"
     input_norm: bool = False
+    hidden: int | None = None
     reduce: Literal["none", "shuffle", "pool"] = "none"
     reduce_factor: int = 2
     queries: int = 64

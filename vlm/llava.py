@@ -417,6 +417,10 @@ def check_exportable(model: VisionLanguageModel) -> None:
         raise ConfigError(f"projector.kind={projector.kind} {cannot}only the mlp")
     if projector.input_norm:
         raise ConfigError(f"projector.input_norm {cannot}no LayerNorm in front of its projector")
+    if projector.hidden not in (None, model.language.width):
+        raise ConfigError(
+            f"projector.hidden={projector.hidden} {cannot}only the language model's width"
+        )
     if projector.reduce != "none":
         raise ConfigError(f"projector.reduce={projector.reduce} {cannot}every patch as one token")
     size, trained = tower.preprocessing.size, getattr(tower.model.config, "image_size", None)

@@ -44,10 +44,10 @@ class TokenReduction(nn.Module):
 class MLP(nn.Module):
     """LLaVA-1.5's projector (Liu et al. 2023, section 3): linear, exact GELU, linear."""
 
-    def __init__(self, width: int, out_width: int) -> None:
+    def __init__(self, width: int, hidden: int, out_width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(width, out_width)
-        self.linear_2 = nn.Linear(out_width, out_width)
+        self.linear_1 = nn.Linear(width, hidden)
+        self.linear_2 = nn.Linear(hidden, out_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, H)."""
@@ -179,7 +179,10 @@ class Projector(nn.Module):
             self.projection: nn.Module = Resampler(config, width, out_width, grid)
             num_tokens = config.queries
         elif config.kind == "mlp":
-            self.projection = MLP(width, out_width)
+            hidden = out_width if config.hidden is None else config.hidden
+            if hidden < 1:
+                raise ConfigError(f"projector.hidden must be at least 1, not {hidden}")
+            self.projection = MLP(width, hidden, out_width)
         else:
             self.projection = nn.Linear(width, out_width)
         self.num_tokens = num_tokens
