@@ -19,8 +19,8 @@ from vlm.projector import MLP
 from vlm.tower import VisionTower
 
 GAIN = 160.0
-"""Of the detectors: with large activations, small output weights already matter. With 20, output
-weights learned in 100 steps changed no answer; with 160, 60 more named a quarter more things."""
+"""Of the detectors: with large activations, small output weights already matter. With 20, a hundred
+steps moved the naming test little; with 160, sixty more took it from 29% to 37%."""
 
 BASE = 4.0
 """Added to the detectors' logits: a detector is silent only where less speaks for its thing than
