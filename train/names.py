@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from train.probe import fit, mean_tokens, thing_shares
+from train.probe import fit, mean_tokens, photos_with_things
 from vlm import weights
 from vlm.captions import image_path, read_captions, read_records, require_images, write_records
 from vlm.config import VisionConfig
@@ -200,14 +200,10 @@ def probe_names(images: list[Path], like: Path, threshold: float) -> dict[Path, 
         ImageError: a photo cannot be read.
         WeightsError: the vision tower's weights are not installed.
     """
-    photos = read_captions(like / "captions.jsonl", "train")
-    shares = torch.stack([thing_shares(photo.captions) for photo in photos])
-    named = [photo.image for photo, share in zip(photos, shares, strict=True) if share.any()]
-    if len(named) < 2:
-        raise DataError(f"the captions of {len(named)} of {len(photos)} photos name a thing")
+    photos, shares = photos_with_things(read_captions(like / "captions.jsonl", "train"))
     tower = load_vision(VisionConfig())
-    learnt = mean_tokens(tower, named, "learning things")
-    probe = fit(learnt, shares[shares.any(dim=1)], known_things(learnt))
+    learnt = mean_tokens(tower, [photo.image for photo in photos], "learning things")
+    probe = fit(learnt, shares, known_things(learnt))
     features = mean_tokens(tower, images, "naming things")
     probabilities = (probe.logits(features) + known_things(features)).softmax(dim=-1)
     things = list(THINGS)

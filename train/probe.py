@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
+from vlm.captions import CaptionedImage
+from vlm.errors import DataError
 from vlm.images import load_image
 from vlm.things import THINGS, named_things
 from vlm.tower import VisionTower
@@ -44,13 +46,20 @@ class Probe:
         return (features - self.mean) / self.deviation @ self.weight + self.bias
 
 
-def mean_tokens(tower: VisionTower, images: list[Path], doing: str) -> Tensor:
+@torch.no_grad()
+def mean_tokens(
+    tower: VisionTower,
+    images: list[Path],
+    doing: str,
+    front: nn.Module | None = None,
+) -> Tensor:
     """Mean patch token of each photo, (B, D), float32.
 
     Args:
         tower: frozen.
         images: the photos.
         doing: what the progress bar says.
+        front: what the patch tokens (B, N, D) pass through first; None is nothing.
 
     Raises:
         ImageError: a photo cannot be read.
@@ -59,7 +68,8 @@ def mean_tokens(tower: VisionTower, images: list[Path], doing: str) -> Tensor:
     starts = range(0, len(images), BATCH_SIZE)
     for start in track(starts, doing, console=Console(stderr=True)):
         photos = [load_image(image) for image in images[start : start + BATCH_SIZE]]
-        means.append(tower(tower.preprocessing.batch(photos)).float().mean(dim=1))
+        tokens = tower(tower.preprocessing.batch(photos))
+        means.append((front(tokens) if front else tokens).float().mean(dim=1))
     return torch.cat(means)
 
 
@@ -72,6 +82,19 @@ def thing_shares(captions: list[str]) -> Tensor:
         for thing in named_things(caption):
             counts[places[thing]] += 1
     return counts / counts.sum().clamp(min=1)
+
+
+def photos_with_things(photos: list[CaptionedImage]) -> tuple[list[CaptionedImage], Tensor]:
+    """The photos whose captions name a thing, and their `thing_shares` (B, C).
+
+    Raises:
+        DataError: fewer than two, which is nothing to learn from.
+    """
+    shares = [thing_shares(photo.captions) for photo in photos]
+    named = [(photo, share) for photo, share in zip(photos, shares, strict=True) if share.any()]
+    if len(named) < 2:
+        raise DataError(f"the captions of {len(named)} of {len(photos)} photos name a thing")
+    return [photo for photo, _ in named], torch.stack([share for _, share in named])
 
 
 def fit(features: Tensor, shares: Tensor, offset: Tensor | float = 0.0) -> Probe:

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import vlm
-from train.probe import fit_detectors, mean_tokens, thing_shares
+from train.probe import fit_detectors, mean_tokens, photos_with_things
 from vlm.captions import read_captions
 from vlm.checkpoint import build
-from vlm.errors import CheckpointError, DataError
+from vlm.errors import CheckpointError
 from vlm.projector import MLP
-from vlm.tower import VisionTower
 
 GAIN = 160.0
 """Of the detectors: with large activations, small output weights already matter. With 20, a hundred
@@ -25,21 +25,6 @@ steps moved the naming test little; with 160, sixty more took it from 29% to 37%
 BASE = 4.0
 """Added to the detectors' logits: a detector is silent only where less speaks for its thing than
 for one of 77 by chance. At 0 it would speak only where its thing is more likely there than not."""
-
-
-class Normed(VisionTower):
-    """A vision tower behind which the projector's own normalisation comes, so that a probe sees
-    what the hidden layer sees."""
-
-    def __init__(self, model: vlm.VisionLanguageModel) -> None:
-        super().__init__()
-        self.tower, self.front = model.vision, model.projector
-        self.preprocessing = model.vision.preprocessing
-
-    @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pixel values (B, 3, H, W) -> what the projection sees, (B, N, D)."""
-        return self.front.norm(self.front.reduction(self.tower(pixel_values)))
 
 
 def widen(model: vlm.VisionLanguageModel, files: list[Path]) -> vlm.VisionLanguageModel:
@@ -57,15 +42,15 @@ def widen(model: vlm.VisionLanguageModel, files: list[Path]) -> vlm.VisionLangua
     old = model.projector.projection
     if not isinstance(old, MLP):
         raise CheckpointError("only an MLP projector has a hidden layer to widen")
-    photos = [photo for file in files for photo in read_captions(file, "train")]
-    shares = torch.stack([thing_shares(photo.captions) for photo in photos])
-    named = shares.any(dim=1)
-    if named.sum() < 2:
-        raise DataError(f"the captions of {int(named.sum())} of {len(photos)} photos name a thing")
-    chosen = [photo for photo, keep in zip(photos, named.tolist(), strict=True) if keep]
-    features = mean_tokens(Normed(model), [photo.image for photo in chosen], "learning things")
-    weight = torch.tensor([float(len(photo.captions)) for photo in chosen])
-    probe = fit_detectors(features, shares[named], weight)
+    photos, shares = photos_with_things(
+        [photo for file in files for photo in read_captions(file, "train")]
+    )
+    # The probe has to see what the hidden layer sees.
+    front = nn.Sequential(model.projector.reduction, model.projector.norm)
+    images = [photo.image for photo in photos]
+    features = mean_tokens(model.vision, images, "learning things", front)
+    weight = torch.tensor([float(len(photo.captions)) for photo in photos])
+    probe = fit_detectors(features, shares, weight)
 
     hidden = old.linear_1.out_features
     wider = hidden + shares.shape[1]
