@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from train.names import known_things, main, probe_names
+from train.names import Guess, known_things, main, probe_guesses
 from train.probe import fit, fit_detectors, mean_tokens, thing_shares
 from vlm.captions import read_captions
 from vlm.config import VisionConfig
@@ -94,6 +94,24 @@ def test_captioned_photos_teach_names_for_others_of_their_kind(
     main(data, threshold=0.6, like=captioned)
     named = {item.image.name: item.captions for item in read_captions(data / "names.jsonl")}
     assert named == {"chelsea.png": ["A cat."], "coffee.png": ["A cup."]}
+    borrowed = {item.image.name: item.captions for item in read_captions(data / "borrowed.jsonl")}
+    assert borrowed == {"chelsea.png": ["A cat looks up."], "coffee.png": ["A mug of coffee."]}
+
+
+def test_captions_are_borrowed_from_the_photo_most_alike_and_only_where_they_name_the_thing(
+    captioned: Path,
+) -> None:
+    lines = [json.loads(line) for line in (captioned / "captions.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["image"] == "chelsea_2.png":
+            line["captions"] = ["A cat looks left.", "A kitten.", "So soft!"]
+    (captioned / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    images = [captioned / "images" / "chelsea_2.png", captioned / "images" / "coffee.png"]
+    guesses = probe_guesses(images, captioned, 0.5)
+    assert guesses == {
+        images[0]: Guess("cat", ["A cat looks left.", "A kitten."]),
+        images[1]: Guess("cup", ["A mug of coffee."]),
+    }
 
 
 def test_captions_that_name_nothing_teach_nothing(captioned: Path) -> None:
@@ -101,7 +119,7 @@ def test_captions_that_name_nothing_teach_nothing(captioned: Path) -> None:
     (captioned / "captions.jsonl").write_text(json.dumps(line))
     images = [EXAMPLES / "coffee.png"]
     with pytest.raises(DataError, match="the captions of 0 of 1 photos name a thing"):
-        probe_names(images, captioned, 0.5)
+        probe_guesses(images, captioned, 0.5)
 
 
 def test_without_captions_to_learn_from_it_says_so(tmp_path: Path) -> None:

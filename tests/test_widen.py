@@ -8,8 +8,9 @@ import torch
 
 import vlm
 from tests import tiny
-from train.widen import main, widen
-from vlm.config import ProjectorConfig
+from train.names import PREPROCESSING, imagenet_names, imagenet_network
+from train.widen import BASE, GAIN, main, widen
+from vlm.config import ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, DataError
 from vlm.images import load_image
 from vlm.things import THINGS
@@ -53,13 +54,39 @@ def test_the_wider_model_is_the_same_function_and_detects(captions: Path, tmp_pa
     assert list(THINGS)[seen.argmax()] == "cat"
 
 
+@pytest.mark.parametrize("input_norm", [True, False])
+def test_classes_are_those_of_the_network(captions: Path, input_norm: bool) -> None:
+    config = ModelConfig(projector=ProjectorConfig(kind="mlp", input_norm=input_norm, hidden=8))
+    before = vlm.build(config, device="cpu")
+    after = widen(before, [captions], by="classes")
+    pixel_values = PREPROCESSING.batch([load_image(EXAMPLES / "chelsea.png")])
+    patches = before.vision(pixel_values)
+    torch.testing.assert_close(after.projector(patches), before.projector(patches))
+    assert after.config.projector.hidden == 8 + 1000
+
+    seen = after.projector.projection.linear_1(after.projector.norm(patches))[0, :, 8:].mean(dim=0)
+    logits = imagenet_network()(pixel_values)[0]
+    if input_norm:
+        names = list(imagenet_names().values())
+        assert names[seen.argmax()].plain == "a cat"
+        assert torch.corrcoef(torch.stack([seen, logits]))[0, 1] > 0.9
+    else:
+        torch.testing.assert_close(seen / GAIN["classes"] - BASE["classes"], logits)
+
+
+def test_classes_need_the_features_of_their_network(captions: Path) -> None:
+    with pytest.raises(CheckpointError, match="the classifier reads the patch tokens of effic"):
+        widen(tiny.vision_language_model(), [captions], by="classes")
+
+
 def test_only_an_mlp_has_a_hidden_layer(captions: Path) -> None:
+    linear = tiny.vision_language_model(ProjectorConfig(kind="linear"))
     with pytest.raises(CheckpointError, match="only an MLP projector has a hidden layer to widen"):
-        widen(tiny.vision_language_model(ProjectorConfig(kind="linear")), [captions])
+        widen(linear, [captions], by="things")
 
 
 def test_captions_without_things_are_refused(captions: Path) -> None:
     line = {"image": "0_coffee.png", "captions": ["A sunny day."], "split": "train"}
     captions.write_text(json.dumps(line))
     with pytest.raises(DataError, match="the captions of 0 of 1 photos name a thing"):
-        widen(tiny.vision_language_model(), [captions])
+        widen(tiny.vision_language_model(), [captions], by="things")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlm.captions import CaptionedImage
 from vlm.errors import DataError
@@ -51,7 +51,7 @@ def mean_tokens(
     tower: VisionTower,
     images: list[Path],
     doing: str,
-    front: nn.Module | None = None,
+    front: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean patch token of each photo, (B, D), float32.
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "chat": ("vlm.chat:chat", "ask questions about images"),
     "train": ("train.align:align", "train the projector on captioned photos (stage 1)"),
     "names": ("train.names:main", "write captions that name the thing in each photo"),
-    "widen": ("train.widen:main", "add detectors of things to a projector's hidden layer"),
+    "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
     "eval captions": ("eval.captions:main", "caption photos: BLEU, ROUGE-L, CIDEr"),
     "eval objects": ("eval.objects:main", "name the main thing of everyday photos"),
 }
@@ -126,7 +126,12 @@ def add_parameters(parser: ArgumentParser, function: Callable[..., None]) -> set
     described = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__).params}
     for name in lists:
         parser.add_argument(
-            name, nargs="*", type=str, default=[], help=described[name], metavar="WORD"
+            name,
+            nargs="*",
+            type=str,
+            default=[],
+            help=described[name],
+            metavar=name.upper().rstrip("S"),
         )
     forms = {name: [f"--{name}", *SHORT.get(name, [])] for name in flags}
     for name in flags:
