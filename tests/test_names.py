@@ -9,14 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from train.names import (
-    Name,
-    as_captions,
-    confident_names,
-    imagenet_names,
-    main,
-    with_article,
-)
+from train.imagenet import Name, imagenet_names
+from train.names import as_captions, confident_names, main, with_article
 from vlm.captions import read_captions
 from vlm.errors import DataError, ImageError
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from train.names import Guess, known_things, main, probe_guesses
+from train.imagenet import known_things
+from train.names import Guess, main, probe_guesses
 from train.probe import fit, fit_detectors, mean_tokens, thing_shares
 from vlm.captions import read_captions
 from vlm.config import VisionConfig

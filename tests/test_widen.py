@@ -8,7 +8,7 @@ import torch
 
 import vlm
 from tests import tiny
-from train.names import PREPROCESSING, imagenet_names, imagenet_network
+from train.imagenet import PREPROCESSING, imagenet_names, imagenet_network
 from train.widen import GAIN, THRESHOLD, main, widen
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, DataError

@@ -4,57 +4,30 @@ The name is the photo's ImageNet label where there is one, or the thing that its
 else what a classifier on EfficientNet-Lite0 (Tan & Le 2019) says: pseudo-labels (Lee 2013). The
 classifier is the network's own, of ImageNet's classes, or comes after a probe that captioned photos
 of the same kind have taught everyday things (see probe.py); then whole captions can be borrowed
-from the photo most alike. `imagenet_names.json` has, for each of the 1,000 ImageNet classes in
-order of wordnet id, its own name and the everyday word for it, both with their article.
+from the photo most alike.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite_pytorch import EfficientNet
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from train.probe import Probe, fit, mean_tokens, photos_with_things
-from vlm import weights
+from train.imagenet import PREPROCESSING, Name, imagenet_names, imagenet_network, known_things
+from train.probe import fit, mean_tokens, photos_with_things
 from vlm.captions import image_path, read_captions, read_records, require_images, write_records
 from vlm.config import VisionConfig
 from vlm.errors import DataError
 from vlm.images import load_image
-from vlm.preprocess import Preprocessing
 from vlm.things import THINGS, main_thing, named_things
 from vlm.vision import load_vision
 
 QUESTION = "What is this?"
 BATCH_SIZE = 8
-
-# As the network was trained: (x - 127) / 128. With the usual ImageNet mean and standard deviation
-# it is right on a tenth fewer photos.
-PREPROCESSING = Preprocessing(size=224, resize="crop", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-
-
-@dataclass(frozen=True)
-class Name:
-    """What an ImageNet class is called.
-
-    Args:
-        name: the finer name, as in "a tabby cat".
-        plain: the everyday word, as in "a cat"; classes may share it.
-    """
-
-    name: str
-    plain: str
-
-
-def imagenet_names() -> dict[str, Name]:
-    """The names of the 1,000 ImageNet classes by wordnet id, in the order of the classifier."""
-    table = json.loads(Path(__file__).with_name("imagenet_names.json").read_text(encoding="utf-8"))
-    return {wordnet: Name(**names) for wordnet, names in sorted(table.items())}
 
 
 def as_captions(names: list[str]) -> list[str]:
@@ -230,7 +203,7 @@ def probe_guesses(images: list[Path], like: Path, threshold: float) -> dict[Path
     features = mean_tokens(tower, images, "naming things")
     probabilities = (probe.logits(features) + known_things(features)).softmax(dim=-1)
     sure, best = (values.tolist() for values in probabilities.max(dim=-1))
-    alike = _standard(probe, features) @ _standard(probe, learnt).T
+    alike = F.normalize(probe.standard(features)) @ F.normalize(probe.standard(learnt)).T
     with_thing: dict[str | None, list[int]] = {}
     for number, photo in enumerate(photos):
         with_thing.setdefault(main_thing(photo.captions), []).append(number)
@@ -245,39 +218,6 @@ def probe_guesses(images: list[Path], like: Path, threshold: float) -> dict[Path
         captions = [caption for caption in lent if thing in named_things(caption)]
         guesses[image] = Guess(thing, captions)
     return guesses
-
-
-def _standard(probe: Probe, features: Tensor) -> Tensor:
-    return F.normalize((features - probe.mean) / probe.deviation, dim=1)
-
-
-def known_things(features: Tensor) -> Tensor:
-    """What EfficientNet-Lite0's classifier says of `THINGS`, as logits (B, C): the logarithm of the
-    probability of all ImageNet classes that are kinds of a thing, flattened because photos of
-    everyday scenes are not ImageNet's.
-
-    Args:
-        features: its mean patch tokens (B, 1280).
-    """
-    places = {thing: place for place, thing in enumerate(THINGS)}
-    kinds = torch.zeros(len(imagenet_names()), len(THINGS))
-    for number, name in enumerate(imagenet_names().values()):
-        for thing in named_things(f"{name.plain}. {name.name}")[:1]:
-            kinds[number, places[thing]] = 1
-    with torch.inference_mode():
-        probabilities = imagenet_network()._fc(features).softmax(dim=-1)
-    return 0.6 * torch.log(probabilities @ kinds + 1e-3)
-
-
-def imagenet_network() -> EfficientNet:
-    """EfficientNet-Lite0 with its classifier, in eval mode.
-
-    Raises:
-        WeightsError: its weights are not installed.
-    """
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(weights.efficientnet_lite0_state())
-    return network.eval()
 
 
 def _record(image: str, names: list[str]) -> dict[str, Any]:

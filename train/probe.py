@@ -43,7 +43,11 @@ class Probe:
 
     def logits(self, features: Tensor) -> Tensor:
         """Mean patch tokens (B, D), float32 -> logits (B, C)."""
-        return (features - self.mean) / self.deviation @ self.weight + self.bias
+        return self.standard(features) @ self.weight + self.bias
+
+    def standard(self, features: Tensor) -> Tensor:
+        """Features (B, D) with the mean and deviation of those it was fitted to taken away."""
+        return (features - self.mean) / self.deviation
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import vlm
-from train.names import imagenet_network
+from train.imagenet import imagenet_network
 from train.probe import fit_detectors, mean_tokens, photos_with_things
 from vlm.captions import CaptionedImage, read_captions
 from vlm.checkpoint import build

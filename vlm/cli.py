@@ -131,7 +131,7 @@ def add_parameters(parser: ArgumentParser, function: Callable[..., None]) -> set
             type=str,
             default=[],
             help=described[name],
-            metavar=name.upper().rstrip("S"),
+            metavar=name.upper(),
         )
     forms = {name: [f"--{name}", *SHORT.get(name, [])] for name in flags}
     for name in flags:
