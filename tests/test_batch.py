@@ -1,5 +1,7 @@
 """Batches: padding and targets worked by hand, the splice against a plain loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,12 +42,16 @@ def test_collate_predicts_each_supervised_token_from_the_one_in_front() -> None:
     assert batch.target_ids.tolist() == [6, 7, 8]
     assert batch.images is patch_tokens
     assert batch.images_per_row == (1, 0, 2)
+    assert batch.blocks is None
 
 
-def test_a_batch_moves_whole() -> None:
-    batch = collate([Prompt([1, 8], [False, True], [], [])], torch.zeros(0, 4, 6)).to("meta")
+@pytest.mark.parametrize("blocks", [None, torch.zeros(1, 2, 2)])
+def test_a_batch_moves_whole(blocks: Tensor | None) -> None:
+    batch = collate([Prompt([1, 8], [False, True], [], [])], torch.zeros(0, 4, 6))
+    batch = replace(batch, blocks=blocks).to("meta")
     assert {t.device.type for t in vars(batch).values() if isinstance(t, Tensor)} == {"meta"}
     assert batch.images_per_row == (0,)
+    assert (batch.blocks is None) == (blocks is None)
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4))

@@ -8,7 +8,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
+from safetensors.torch import load_file
 
+from tests import tiny_runs
+from train.describe import resolved
 from vlm.cli import COMMANDS, main, options_and_words
 
 
@@ -107,3 +111,87 @@ def test_options_and_words_may_mix() -> None:
     options, words = options_and_words(arguments, {"--json"})
     assert options == ["--load_in", "4bit", "--json", "--max_tokens=3"]
     assert words == ["a b", "c", "d", "--e-f"]
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    """A tiny training run as a user writes it; the epochs are many if nothing overrides them."""
+    file = tmp_path / "preset.yaml"
+    values = resolved(tiny_runs.run_config(tmp_path, epochs=50, data=[]))
+    values["data"] = [{"path": str(tmp_path / "data" / "captions.jsonl"), "augment": True}]
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
+
+
+def test_the_command_line_overrides_the_preset(preset: Path, tmp_path: Path) -> None:
+    words = ["train", str(preset), "--epochs", "1", "--batch_size", "7"]
+    assert main([*words, "--model.projector.kind", "linear"]) == 0
+    steps = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(steps) == 1
+    written = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    assert sorted(written) == ["projector.projection.bias", "projector.projection.weight"]
+    # Augmented photos have no features.
+    assert not (tmp_path / "features").exists()
+
+
+def test_flags_of_a_run(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", str(preset), "--epochs", "1"]
+    assert main(words) == 0
+    assert main(words) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(
+        "run holds a run already: --resume goes on with it, --force begins anew, or choose another "
+        "output"
+    )
+    assert main([*words, "--resume"]) == 0
+    assert "going on from step 4" in capsys.readouterr().err
+    assert main([*words, "--resume", "--no_resume"]) == 1
+    assert main([*words, "--resume", "--batch_size=1"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith("config.batch_size: 2 then, 1 now; --force goes on all the same")
+    assert main([*words, "--force"]) == 0
+    assert "going on" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 50", "epoch: 50", "epoch"),
+        ("epochs: 50", "epochs: many", "many"),
+        ("augment: true", "augment: perhaps", "perhaps"),
+        ("augment: true", "mirror: true", "mirror"),
+        ("language: frozen", "language: half", "half"),
+        ("pack: image", "pack: tight", "tight"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "data"])
+def test_a_wrong_preset_is_named(
+    preset: Path,
+    command: str,
+    old: str,
+    new: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = preset.read_text(encoding="utf-8").replace("trains: null", "trains: {language: frozen}")
+    assert old in text
+    preset.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main([command, str(preset)])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("command", ["train", "data"])
+def test_errors_of_a_run_are_one_line(
+    preset: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(preset), "--epochs", "0"]) == 1
+    assert capsys.readouterr().err == "vlm: epochs must be at least 1, not 0\n"
+
+
+def test_training_data_are_shown(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(preset), "--show", "2", "--max_length=512"]) == 0
+    assert capsys.readouterr().out.count(" supervised") >= 2

@@ -62,6 +62,32 @@ def test_stays_in_eval_mode(tower: EfficientNetTower) -> None:
     assert not any(module.training for module in tower.modules())
 
 
+@pytest.mark.parametrize(("count", "asleep"), [(1, "_blocks.14."), (3, "_blocks.12."), ("all", "")])
+def test_last_layers_have_gradients_one_and_all(count: int | str, asleep: str) -> None:
+    tower = load_vision(VisionConfig(image_size=64))
+    photo = tower.preprocessing.batch([load_image(EXAMPLES / "coffee.png")])
+    expected = tower(photo)
+    for module in tower.last_layers(count):
+        module.requires_grad_()
+    awake = {name: p for name, p in tower.named_parameters() if p.requires_grad}
+    torch.nn.Sequential(tower).train()
+    tokens = tower(photo)
+    tokens.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in awake.values())
+    assert not any(asleep and asleep in name for name in awake)
+    assert "model._conv_head.weight" in awake
+    assert ("model._conv_stem.weight" in awake) == (count == "all")
+    # Batch norms do not count what they see.
+    assert torch.equal(tower(photo), expected)
+    with torch.no_grad():
+        assert not tower(photo).requires_grad
+
+
+def test_more_layers_than_there_are(tower: EfficientNetTower) -> None:
+    with pytest.raises(ConfigError, match=r"last 17 layers of the vision tower .*: it has 16$"):
+        tower.last_layers(17)
+
+
 def test_bfloat16() -> None:
     tower = load_vision(VisionConfig(), torch.bfloat16)
     tokens = tower(torch.zeros(1, 3, 224, 224))

@@ -122,29 +122,64 @@ def test_quantised_weights(folder: Path, load_in: str, bound: float) -> None:
     assert not trainable(language)
 
 
-def test_gradients_through_4_bit_are_those_of_the_dequantised_weights(folder: Path) -> None:
-    """Also after an answer was generated, which on some CPUs would repack the weights."""
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    language, whole = load(folder, load_in="4bit"), load(folder)
-    for name, module in language.model.named_modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            weight = bitsandbytes.functional.dequantize_4bit(
-                module.weight.data, module.weight.quant_state
-            )
-            whole.model.get_submodule(name).weight.data = weight
-    inputs = embeddings(whole)
-    with torch.inference_mode():
-        language(inputs)
-    gradients = []
-    for model in (language, whole):
-        model.add_lora(LoraConfig(rank=4))
-        torch.manual_seed(0)
-        for parameter in trainable(model).values():
-            parameter.data = 0.1 * torch.randn(parameter.shape)
-        inputs.requires_grad_().grad = None
-        model(inputs).logsumexp(dim=-1).sum().backward()
-        gradients.append({n: p.grad for n, p in trainable(model).items()} | {"in": inputs.grad})
-    ours, theirs = gradients
-    assert ours.keys() == theirs.keys()
-    for name, gradient in ours.items():
-        assert torch.allclose(gradient, theirs[name], rtol=1e-3, atol=1e-4), name
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
+@pytest.mark.parametrize("tied", [False, True])
+def test_merged_adapters_change_nothing_but_the_speed(targets: str | list[str], tied: bool) -> None:
+    language = tiny.language_model()
+    if tied:
+        language.model.lm_head.weight = language.model.get_input_embeddings().weight
+    language.add_lora(LoraConfig(rank=2, targets=targets))
+    for name, parameter in language.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    inputs, before = embeddings(language), language.state_dict()
+    adapters = {name: tensor.clone() for name, tensor in before.items() if ".lora_" in name}
+    expected = language(inputs)
+    language.merge_adapters()
+    torch.testing.assert_close(language(inputs), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(embeddings(language), inputs)
+    assert all(torch.equal(language.state_dict()[name], adapters[name]) for name in adapters)
+    merged = {module.merged for module in language.modules() if hasattr(module, "merged")}
+    assert merged == ({True, False} if tied and "lm_head" in targets else {True})
+
+
+def gradients(language: LanguageModel, checkpointed: bool) -> tuple[dict[str, Tensor], int]:
+    """Gradients of the inputs and of what trains, and how often the first layer ran."""
+    runs = []
+    layer = language.model.model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: runs.append(1))
+    if checkpointed:
+        language.checkpoint_gradients()
+    text = language.train().embed(torch.tensor([[5, 6, 7, 8, 9]]))
+    assert text.requires_grad == language.model.get_input_embeddings().weight.requires_grad
+    image = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    language(torch.cat([image, text], dim=1)).logsumexp(dim=-1).sum().backward()
+    found = {name: parameter.grad for name, parameter in trainable(language).items()}
+    return found | {"image": image.grad}, len(runs)
+
+
+@pytest.mark.parametrize("trains", ["projector alone", "lora", "full"])
+def test_checkpointed_gradients_are_the_same(trains: str) -> None:
+    found = []
+    for checkpointed in (False, True):
+        language = tiny.language_model()
+        if trains == "lora":
+            torch.manual_seed(0)
+            language.add_lora(LoraConfig(rank=2))
+            for name, parameter in language.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter)
+        if trains == "full":
+            language.requires_grad_()
+        found.append(gradients(language, checkpointed))
+    (plain, once), (checkpointed, twice) = found
+    assert (once, twice) == (1, 2)
+    assert plain.keys() == checkpointed.keys()
+    assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
+def test_a_model_that_cannot_checkpoint_gradients() -> None:
+    language = tiny.language_model()
+    language.model.supports_gradient_checkpointing = False
+    with pytest.raises(ConfigError, match=r"^gradient_checkpointing: Llama\S+ does not sup"):
+        language.checkpoint_gradients()

@@ -233,7 +233,10 @@ def test_own_checkpoint_of_an_import(tmp_path):
     model.save(tmp_path / "own")
     again = vlm.load(tmp_path / "own")
     assert again.config == model.config
-    assert torch.equal(again.logits(ONE_IMAGE), model.logits(ONE_IMAGE))
+    # Adapters are merged on load.
+    torch.testing.assert_close(
+        again.logits(ONE_IMAGE), model.logits(ONE_IMAGE), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_quantised_import(tmp_path):

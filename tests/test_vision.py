@@ -166,6 +166,70 @@ def test_is_frozen_and_stays_in_eval_mode() -> None:
     assert not tower(pixels().requires_grad_()).requires_grad
 
 
+def wake(tower: VisionTower, count: int | str) -> dict[str, torch.nn.Parameter]:
+    """Lets the last layers train; gives what does."""
+    for module in tower.last_layers(count):
+        module.requires_grad_()
+    return {name: p for name, p in tower.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("count", [1, 2, "all"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_last_layers_have_gradients_one_and_all(name: str, count: int | str) -> None:
+    tower = tower_of(name, [-2], size=48)
+    awake = wake(tower, count)
+    before = tower_of(name, [-2], size=48)(pixels(48))
+    tokens = tower(pixels(48))
+    torch.testing.assert_close(tokens.detach(), before)
+    tokens.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in awake.values())
+    depth = len(tower.model.get_submodule(tower.family.layers))
+    asleep = range(0 if count == "all" else depth - count)
+    for layer in range(depth):
+        block = tower.model.get_submodule(f"{tower.family.layers}.{layer}")
+        trains = {parameter.requires_grad for parameter in block.parameters()}
+        assert trains == {layer not in asleep}
+
+
+def test_all_but_the_norm_behind_the_last_layer() -> None:
+    tower = clip_tower()
+    asleep = {name for name, _ in tower.named_parameters()} - wake(tower, "all").keys()
+    assert asleep == {"model.post_layernorm.weight", "model.post_layernorm.bias"}
+
+
+def test_a_layer_that_is_only_called_does_not_train() -> None:
+    tower = clip_tower(layers=[0])
+    with pytest.raises(ConfigError, match=r"last 1 layers of the vision tower .*: it has 0$"):
+        tower.last_layers(1)
+    awake = wake(tower, "all")
+    tower(pixels()).sum().backward()
+    assert all(parameter.grad is not None for parameter in awake.values())
+
+
+def test_frozen_layers_keep_no_activations() -> None:
+    tower = clip_tower()
+    wake(tower, 1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        tower(pixels())
+        one = len(kept)
+        wake(tower, "all")
+        tower(pixels())
+    assert 0 < one < (len(kept) - one) / 2
+
+
+def test_no_gradients_where_the_caller_wants_none() -> None:
+    tower = clip_tower()
+    wake(tower, "all")
+    with torch.no_grad():
+        assert not tower(pixels()).requires_grad
+
+
+def test_more_layers_than_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"last 3 layers of the vision tower .*: it has 2$"):
+        clip_tower().last_layers(3)
+
+
 def test_a_layer_out_of_range() -> None:
     with pytest.raises(ConfigError, match=r"layer 4 is not in -4\.\.3: the tower has 3 layers"):
         clip_tower(layers=[-2, 4])

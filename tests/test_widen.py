@@ -71,7 +71,7 @@ def test_classes_are_those_of_the_network(captions: Path, input_norm: bool) -> N
         assert names[seen.argmax()].plain == "a cat"
         assert torch.corrcoef(torch.stack([seen, logits]))[0, 1] > 0.9
     else:
-        torch.testing.assert_close(seen / GAIN["classes"] + THRESHOLD["classes"], logits)
+        torch.testing.assert_close(seen / GAIN + THRESHOLD["classes"], logits)
 
 
 def test_classes_need_the_features_of_their_network(captions: Path) -> None:

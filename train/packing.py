@@ -1,10 +1,16 @@
-"""Shared-image packing: all conversations about one image behind one copy of its image tokens.
+"""Packing: less to compute for the same loss, twice.
 
-Five captions of a photo, trained one by one, cost five times its image tokens. Here a row holds
-what the conversations have in common once (image and question), then each one's own end, blind to
-the others by the attention mask and with positions that go on from the common part. That is exact:
-the loss and the gradients are those of separate sequences.
+Five captions of a photo, trained one by one, cost five times its image tokens. Here a group of
+conversations about the same images is one block: what they have in common once (images and
+question), then each one's own end, blind to the others by the mask and with positions that go on
+from the common part. And short blocks, trained in one batch, cost the padding up to the longest.
+Here several share a row, blind to each other, with positions that start again.
+
+Both are exact: the loss and the gradients are those of separate sequences.
 """
+
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,68 +20,109 @@ from vlm.errors import PromptError
 from vlm.prompt import Prompt
 
 
-def pack(rows: list[list[Prompt]], images: Tensor) -> Batch:
-    """Conversations grouped by image -> a batch with one row for each group.
+@dataclass(frozen=True)
+class Block:
+    """A group of conversations in one sequence of T tokens.
+
+    Attributes:
+        input_ids: T token ids.
+        conversations: T numbers: 0 for the common part, 1, 2, ... for each conversation's own.
+        positions: T numbers.
+        targets: each supervised token: the position whose logits predict it, and its id.
+    """
+
+    input_ids: list[int]
+    conversations: list[int]
+    positions: list[int]
+    targets: list[tuple[int, int]]
+
+
+def pack(groups: list[list[Prompt]], images: Tensor, row_length: int | None = None) -> Batch:
+    """Conversations grouped by their images -> a batch.
 
     Args:
-        rows: for each row, conversations about the same images (`answer_next=False`).
-        images: each row's once, in order, see `Batch`.
+        groups: of conversations about the same images, or about none (`answer_next=False`); a
+            conversation on its own is a group of one.
+        images: each group's once, in order, see `Batch`.
+        row_length: tokens of a row that groups may share, see `fill_rows`; None gives each group a
+            row of its own, in order.
 
     Raises:
-        PromptError: conversations of one row that do not begin alike up to behind their images.
+        PromptError: conversations of one group that do not begin alike up to behind their images.
     """
-    ids, segments, positions = [], [], []
-    target_rows, target_positions, target_ids = [], [], []
-    for row, prompts in enumerate(rows):
-        shared = shared_length(prompts)
-        row_ids = prompts[0].input_ids[:shared]
-        row_segments = [0] * shared
-        row_positions = list(range(shared))
-        for number, prompt in enumerate(prompts, start=1):
-            start = len(row_ids)
-            own = prompt.input_ids[shared:]
-            for offset, (token, supervised) in enumerate(
-                zip(own, prompt.loss_mask[shared:], strict=True)
-            ):
-                if supervised:
-                    target_rows.append(row)
-                    target_positions.append(start + offset - 1 if offset else shared - 1)
-                    target_ids.append(token)
-            row_ids = row_ids + own
-            row_segments += [number] * len(own)
-            row_positions += range(shared, shared + len(own))
-        ids.append(row_ids)
-        segments.append(row_segments)
-        positions.append(row_positions)
-    input_ids, _ = pad(ids, value=0, side="right")
+    blocks = [lay_out(prompts) for prompts in groups]
+    counts = [len(prompts[0].images) for prompts in groups]
+    rows = [[number] for number in range(len(groups))]
+    if row_length is not None:
+        rows = fill_rows([len(block.input_ids) for block in blocks], row_length)
+        ends = list(accumulate(counts))
+        order = [i for row in rows for n in row for i in range(ends[n] - counts[n], ends[n])]
+        images = images[torch.tensor(order, dtype=torch.long)]
+    ids: list[list[int]] = [[] for _ in rows]
+    numbers: list[list[int]] = [[] for _ in rows]
+    conversations: list[list[int]] = [[] for _ in rows]
+    positions: list[list[int]] = [[] for _ in rows]
+    targets: list[tuple[int, int, int]] = []
+    for row, members in enumerate(rows):
+        for number, block in enumerate(blocks[n] for n in members):
+            start = len(ids[row])
+            targets += [(row, start + position, token) for position, token in block.targets]
+            ids[row] += block.input_ids
+            numbers[row] += [number] * len(block.input_ids)
+            conversations[row] += block.conversations
+            positions[row] += block.positions
+    input_ids, mask = pad(ids, value=0, side="right")
+    target_rows, target_positions, target_ids = (
+        torch.tensor(targets, dtype=torch.long).reshape(-1, 3).unbind(dim=1)
+    )
     return Batch(
         input_ids=input_ids,
-        attention_mask=block_mask(pad(segments, value=-1, side="right")[0]),
+        attention_mask=mask,
         position_ids=pad(positions, value=0, side="right")[0],
-        target_rows=torch.tensor(target_rows),
-        target_positions=torch.tensor(target_positions),
-        target_ids=torch.tensor(target_ids),
+        target_rows=target_rows,
+        target_positions=target_positions,
+        target_ids=target_ids,
         images=images,
-        images_per_row=tuple(len(prompts[0].images) for prompts in rows),
+        images_per_row=tuple(sum(counts[n] for n in members) for members in rows),
+        blocks=torch.stack(
+            [pad(each, value=-1, side="right")[0] for each in (numbers, conversations)], dim=-1
+        ),
     )
 
 
-def block_mask(segments: Tensor) -> Tensor:
-    """Which positions each position may look at.
+def empty_batch(images: Tensor) -> Batch:
+    """A batch with nothing to learn, for a process that has no sample left while others do: its
+    loss is 0, and so is the gradient of whatever trains.
 
     Args:
-        segments: (B, T): 0 for the common part, 1, 2, ... for each conversation's own, -1 for
-            padding.
-
-    Returns:
-        (B, 1, T, T) bool: True where row t sees column s: the common part and its own segment, up
-        to itself. Padding sees itself alone, since a row that sees nothing has no softmax.
+        images: none, in the form of those in other batches: (0, 3, H, W) or (0, N, D).
     """
-    length = segments.shape[1]
-    row, column = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    seen = causal & ((column == 0) | (column == row)) & (row >= 0)
-    return (seen | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
+    return pack([[Prompt([0], [False], [], [])]], images)
+
+
+def lay_out(prompts: list[Prompt]) -> Block:
+    """Puts the conversations of one group behind what they have in common.
+
+    Raises:
+        PromptError: they do not begin alike up to behind their images.
+    """
+    shared = shared_length(prompts)
+    input_ids = prompts[0].input_ids[:shared]
+    conversations = [0] * shared
+    positions = list(range(shared))
+    targets: list[tuple[int, int]] = []
+    for number, prompt in enumerate(prompts, start=1):
+        start = len(input_ids) - shared
+        targets += [
+            # The first own token is predicted from the end of the common part.
+            (shared - 1 if at == shared else start + at - 1, prompt.input_ids[at])
+            for at in range(shared, len(prompt))
+            if prompt.loss_mask[at]
+        ]
+        input_ids = input_ids + prompt.input_ids[shared:]
+        conversations += [number] * (len(prompt) - shared)
+        positions += range(shared, len(prompt))
+    return Block(input_ids, conversations, positions, targets)
 
 
 def shared_length(prompts: list[Prompt]) -> int:
@@ -83,15 +130,49 @@ def shared_length(prompts: list[Prompt]) -> int:
     answers share must still be learned once for each.
 
     Raises:
-        PromptError: different images, or an image slot behind the common part.
+        PromptError: different images, an image slot behind the common part of several
+            conversations, or a first token that is supervised.
     """
     shortest = min(len(prompt) for prompt in prompts)
     limit = min([shortest, *(p.loss_mask.index(True) for p in prompts if True in p.loss_mask)])
+    if limit == 0:
+        raise PromptError("a conversation begins with a supervised token, which nothing predicts")
     first = prompts[0].input_ids
     shared = next(
         (i for i in range(limit) if any(p.input_ids[i] != first[i] for p in prompts)), limit
     )
-    behind = any(slot.stop > shared for p in prompts for slot in p.image_slots)
-    if shared == 0 or behind or any(p.images != prompts[0].images for p in prompts):
+    several = len(prompts) > 1
+    behind = several and any(slot.stop > shared for p in prompts for slot in p.image_slots)
+    if behind or any(p.images != prompts[0].images for p in prompts):
         raise PromptError("conversations packed into one row must begin with the same images")
     return shared
+
+
+def packed_length(prompts: list[Prompt]) -> int:
+    """Tokens of a group's block: the common part once, and each conversation's own."""
+    shared = shared_length(prompts)
+    return shared + sum(len(prompt) - shared for prompt in prompts)
+
+
+def fill_rows(lengths: list[int], row_length: int) -> list[list[int]]:
+    """Which blocks share a row: first-fit decreasing (Johnson 1973), the longest first, each into
+    the first row that has room for it; a block longer than a row has one of its own.
+
+    Args:
+        lengths: tokens of each block.
+        row_length: tokens that the blocks of one row have at most.
+
+    Returns:
+        For each row the numbers of its blocks; each block is in one row.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
+        length = lengths[number]
+        row = next((row for row, left in enumerate(room) if length <= left), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(row_length)
+        rows[row].append(number)
+        room[row] -= length
+    return rows

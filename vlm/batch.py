@@ -15,8 +15,7 @@ class Batch:
 
     Attributes:
         input_ids: (B, T), `IMAGE_SLOT` where an image token goes, 0 for padding.
-        attention_mask: (B, T), 1 for a token and 0 for padding; or (B, 1, T, T), True where row t
-            may look at column s.
+        attention_mask: (B, T), 1 for a token and 0 for padding.
         position_ids: (B, T).
         target_rows: row of each supervised token (n,).
         target_positions: position whose logits predict it (n,).
@@ -24,6 +23,9 @@ class Batch:
         images: all images, row by row in prompt order: pixel values (I, 3, H, W), or the patch
             tokens (I, N, D) that the vision tower gave for them.
         images_per_row: how many images each row has.
+        blocks: (B, T, 2) for packed rows: number of the group in its row, from 0, and number of the
+            conversation in its group, from 1, or 0 for what the group has in common; -1 for both is
+            padding. None is one conversation a row.
     """
 
     input_ids: Tensor
@@ -34,6 +36,7 @@ class Batch:
     target_ids: Tensor
     images: Tensor
     images_per_row: tuple[int, ...]
+    blocks: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

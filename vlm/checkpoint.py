@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers.utils import cached_file
 
 from vlm import weights
@@ -99,6 +100,7 @@ def load(
     if tensors:
         load_tensors(model, tensors)
         model.projector.to(model.language.dtype)
+    model.language.merge_adapters()
     return model.requires_grad_(False).eval()
 
 
@@ -142,8 +144,13 @@ def read_config(file: Path) -> ModelConfig:
         raise CheckpointError(f"cannot read {file}: {error}") from error
 
 
-def load_tensors(model: VisionLanguageModel, file: Path) -> None:
+def load_tensors(model: VisionLanguageModel, file: Path, required: set[str] | None = None) -> None:
     """Reads trained tensors into a model, in the model's own dtypes.
+
+    Args:
+        model: what they go into.
+        file: where they are.
+        required: names that must be in the file; None is all of `model.trained`.
 
     Raises:
         CheckpointError: no such file, or tensors that are missing, left over or of another shape.
@@ -155,8 +162,14 @@ def load_tensors(model: VisionLanguageModel, file: Path) -> None:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"cannot read {file}: {reason}") from error
     state = model.state_dict()
-    problems = [f"{name} is missing" for name in sorted(model.trained - tensors.keys())]
+    required = model.trained if required is None else required
+    problems = [f"{name} is missing" for name in sorted(required - tensors.keys())]
     problems += [f"{name} is not in the model" for name in sorted(tensors.keys() - state.keys())]
+    problems += [
+        f"{name} is quantised in the model, leave out load_in"
+        for name, tensor in tensors.items()
+        if name in state and tensor.is_floating_point() > state[name].is_floating_point()
+    ]
     problems += [
         f"{name} is {tuple(tensor.shape)}, the model has {tuple(state[name].shape)}"
         for name, tensor in tensors.items()
@@ -169,19 +182,26 @@ def load_tensors(model: VisionLanguageModel, file: Path) -> None:
     model.trained |= tensors.keys()
 
 
-def save(model: VisionLanguageModel, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save(
+    model: VisionLanguageModel,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> None:
     """Writes a checkpoint: all of it or, after a crash, nothing where it was to be.
 
     Args:
         model: whose trained tensors are written.
         folder: made, or replaced if it is a checkpoint already.
         dtype: of the tensors in the file; None keeps each one's own.
+        tensors: the trained ones by name, where the model's own are only parts of them; None takes
+            the model's.
 
     Raises:
         CheckpointError: the folder holds something else, or cannot be written.
     """
-    state = model.state_dict()
-    tensors = {
+    state = model.state_dict() if tensors is None else tensors
+    written = {
         name: state[name].detach().to("cpu", dtype or state[name].dtype).contiguous()
         for name in sorted(model.trained)
     }
@@ -189,7 +209,7 @@ def save(model: VisionLanguageModel, folder: Path, dtype: torch.dtype | None = N
     def write(partial: Path) -> None:
         text = to_json(with_revisions(model.config))
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-        save_file(tensors, partial / TENSOR_FILE, metadata={"format": "pt"})
+        save_file(written, partial / TENSOR_FILE, metadata={"format": "pt"})
 
     replace_folder(folder, write, holds=CONFIG_FILE)
 

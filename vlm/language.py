@@ -128,6 +128,41 @@ class LanguageModel(nn.Module):
         except ValueError as error:
             raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
 
+    @torch.no_grad()
+    def merge_adapters(self) -> None:
+        """Adds the adapters to the weights that they adapt, in place: decoding is faster. Their own
+        tensors stay for a checkpoint, but no longer train.
+
+        Left alone are quantised weights, since rounding anew would lose most of the update, and a
+        head that is also the embedding table. Adapters there are brought to the model's dtype.
+        """
+        embeddings = self.model.get_input_embeddings().weight
+        for module in self.model.modules():
+            if hasattr(module, "get_delta_weight"):
+                weight = module.get_base_layer().weight
+                if weight.is_floating_point() and weight is not embeddings:
+                    module.merge()
+        for name, parameter in self.model.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.to(self.dtype)
+
+    def checkpoint_gradients(self) -> None:
+        """Trains in less memory: in train mode, a layer's activations are not kept but computed
+        again in the backward pass (Chen et al. 2016).
+
+        Raises:
+            ConfigError: a model that cannot do so.
+        """
+        # transformers has renamed the second to the first; where both are there, it warns.
+        enable = getattr(self.model, "activation_checkpointing_enable", None)
+        try:
+            (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        except ValueError as error:
+            raise ConfigError(f"gradient_checkpointing: {error}") from error
+        # transformers makes every embedding require gradients, which only re-entrant checkpoints
+        # need: it would cost the backward pass of all layers in front of the first that trains.
+        self.model.disable_input_require_grads()
+
     def end_ids(self) -> set[int]:
         """Ids at which the model itself says that it has ended."""
         ends = self.model.generation_config.eos_token_id if self.model.can_generate() else None

@@ -258,7 +258,7 @@ def language_state(model: PreTrainedModel) -> tuple[dict[str, Tensor], str]:
     merged, and the name of its embedding table."""
     state = model.state_dict()
     for name, module in model.named_modules():
-        if hasattr(module, "get_delta_weight"):
+        if hasattr(module, "get_delta_weight") and not module.merged:
             base = state[f"{name}.base_layer.weight"]
             delta = sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
             merged = base.float() + delta.float()

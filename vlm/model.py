@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.answer import AnswerText
@@ -16,6 +15,7 @@ from vlm.decode import decode
 from vlm.errors import ConfigError, PromptError
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.language import LanguageModel
+from vlm.loss import target_loss
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt, read_messages
 from vlm.tower import VisionTower
@@ -74,17 +74,19 @@ class VisionLanguageModel(nn.Module):
 
         Returns:
             Cross-entropy summed over the n supervised tokens, float32 scalar. It is a sum so that
-            whoever accumulates over batches or processes can weight every token alike.
+            whoever accumulates over batches or processes can weight every token alike. A batch
+            without supervised tokens or without images gives whatever trains a gradient all the
+            same, of 0 where nothing depends on it.
         """
-        patch_tokens = self.vision(batch.images) if batch.images.ndim == 4 else batch.images
+        patch_tokens = batch.images
+        if batch.images.ndim == 4 and len(batch.images):
+            patch_tokens = self.vision(batch.images)
+        elif batch.images.ndim == 4:
+            # Towers refuse a batch of none, but one that trains must still have its gradient.
+            patch_tokens = self.vision(batch.images.new_zeros(1, *batch.images.shape[1:]))[:0]
         image_tokens = self._split(self.project(patch_tokens), batch.images_per_row)
         embeddings = self.embed(batch.input_ids, image_tokens)
-        positions, index = batch.target_positions.unique(return_inverse=True)
-        logits = self.language(
-            embeddings, batch.attention_mask, batch.position_ids, logits_at=positions
-        )
-        at_targets = logits[batch.target_rows, index].float()
-        return F.cross_entropy(at_targets, batch.target_ids, reduction="sum")
+        return target_loss(self.language.model, embeddings, batch)
 
     def project(self, patch_tokens: Tensor) -> Tensor:
         """Patch tokens (I, N, D) -> image tokens (I, M, H), in the projector's dtype."""
@@ -122,6 +124,10 @@ class VisionLanguageModel(nn.Module):
             shape = (0, self.vision.num_tokens, self.vision.width)
             return torch.zeros(shape, device=self.device)
         return torch.stack(patch_tokens)
+
+    def forget_images(self) -> None:
+        """Forgets encoded images, which a tower that trains would encode differently now."""
+        self._encoded.clear()
 
     def prompt(self, messages: Messages, answer_next: bool = True) -> Prompt:
         """A conversation as this model sees it, see `build_prompt`."""

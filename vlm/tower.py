@@ -1,12 +1,16 @@
 """What every vision tower is to the rest of the model."""
 
+from typing import Literal
+
+import torch
 from torch import nn
 
+from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing
 
 
 class VisionTower(nn.Module):
-    """A frozen vision model that gives patch tokens.
+    """A vision model that gives patch tokens, frozen but for layers that training asks for.
 
     Attributes:
         preprocessing: the `Preprocessing` its images need.
@@ -22,5 +26,35 @@ class VisionTower(nn.Module):
 
     def train(self, mode: bool = True) -> "VisionTower":
         """Stays in eval mode whatever the parent's mode: dropout or batch statistics in a frozen
-        tower would be noise that no gradient can answer to."""
+        tower would be noise that no gradient can answer to. Where its layers train, their batch
+        norms keep the statistics they came with: the batches of a fine-tuning are too small."""
         return super().train(False)
+
+    def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
+        """Modules whose parameters are those of the last layers, as many as asked for, and of what
+        stands behind them; `all` is whatever the patch tokens depend on. Parts of the model that
+        they do not depend on are left out: they would never have a gradient.
+
+        Raises:
+            ConfigError: more layers than the tower has.
+        """
+        raise NotImplementedError
+
+    def gradients(self) -> torch.set_grad_enabled:
+        """Context of the forward pass: with gradients where a layer trains. Autograd keeps no
+        activations of the frozen layers in front of the first that does."""
+        trains = any(parameter.requires_grad for parameter in self.parameters())
+        return torch.set_grad_enabled(trains and torch.is_grad_enabled())
+
+
+def last(layers: nn.ModuleList, count: int) -> list[nn.Module]:
+    """The last `count` of a tower's layers.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    if not 1 <= count <= len(layers):
+        raise ConfigError(
+            f"the last {count} layers of the vision tower cannot train: it has {len(layers)}"
+        )
+    return list(layers[len(layers) - count :])

@@ -1,4 +1,4 @@
-"""Vision tower: pixel values -> patch tokens, from any transformers vision model, frozen.
+"""Vision tower: pixel values -> patch tokens, from any transformers vision model.
 
 Layers are counted as transformers counts `hidden_states`: index 0 is what enters the first layer,
 -1 is what leaves the last one, not post-normed. LLaVA takes -2.
@@ -6,7 +6,7 @@ Layers are counted as transformers counts `hidden_states`: index 0 is what enter
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from vlm.config import VisionConfig
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError, WeightsError
 from vlm.preprocess import Preprocessing, read_preprocessing
-from vlm.tower import VisionTower
+from vlm.tower import VisionTower, last
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,24 @@ class TransformerTower(VisionTower):
         for layer in set(self.layers) - {0}:
             hooks.append(blocks[layer - 1].register_forward_hook(capture_output(layer)))
         try:
-            with torch.no_grad():
+            with self.gradients():
                 self.model(**self._inputs(pixel_values.to(self.dtype)))
         finally:
             for hook in hooks:
                 hook.remove()
         skip = 0 if self.select == "full" else self.family.special_tokens
         return torch.cat([states[layer][:, skip:] for layer in self.layers], dim=-1)
+
+    def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
+        """See `VisionTower`; a layer is one of those that `hidden_states` counts."""
+        # With layer 0 alone, the first block is there only to be called.
+        blocks = self.model.get_submodule(self.family.layers)[: max(self.layers)]
+        if count != "all":
+            return last(blocks, count)
+        # The norm behind the last layer is kept for LLaVA's format; hidden states are before it.
+        others = {self.family.layers.split(".")[0], "post_layernorm", "layernorm"}
+        front = [module for name, module in self.model.named_children() if name not in others]
+        return [*front, *blocks]
 
     def _keep_first(self, depth: int) -> None:
         config = self.model.config
@@ -151,6 +162,11 @@ class TransformerTower(VisionTower):
         del blocks[depth:]
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
+        token = getattr(self.model.embeddings, "mask_token", None)
+        if token is not None:
+            # Nothing is masked here: as a parameter it would wait for a gradient that never comes.
+            del self.model.embeddings.mask_token
+            self.model.embeddings.register_buffer("mask_token", token.data)
         if getattr(self.model, "use_head", False):
             self.model.use_head = config.vision_use_head = False
             del self.model.head

@@ -1,0 +1,96 @@
+"""Photos, captions and weights that are made up: speed does not depend on what they say."""
+
+import random
+from json import dumps
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from settings import CAPTIONS, Setting
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+QUESTION = "What is in the picture?"
+
+WORDS = (
+    "a the two three young old black white brown red blue small large man woman girl boy child dog "
+    "dogs cat bird horse people crowd player team car bike street beach water snow grass field "
+    "park rock mountain ball hat shirt jacket camera table is are runs running jumps jumping sits "
+    "sitting stands standing plays playing holds holding looks looking walks walking rides riding "
+    "wearing with through over in on at near beside behind into and while another"
+)
+"""What captions are made of. In the tokenizer each is one token, as in that of SmolLM2."""
+
+
+def write(setting: Setting, folder: Path) -> None:
+    """Writes `captions.jsonl` with its photos, and `llava`, where both sides start from."""
+    generator = random.Random(0)
+    words, lines = WORDS.split(), []
+    for number in range(setting.photos * setting.total_steps):
+        photo(number).save(folder / f"{number}.jpg", quality=90)
+        # Flickr8k's have 11.8 words on average.
+        lengths = [generator.randint(10, 14) for _ in range(CAPTIONS)]
+        captions = [" ".join(generator.choices(words, k=length)) for length in lengths]
+        lines.append(dumps({"image": f"{number}.jpg", "captions": captions}) + "\n")
+    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_llava(setting, folder / "llava")
+
+
+def photo(seed: int) -> Image.Image:
+    """Smooth colours with some noise, each side of 224 to 375 pixels."""
+    generator = np.random.default_rng(seed)
+    width, height = generator.integers(224, 376, size=2).tolist()
+    colours = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(colours.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    noisy = smooth + generator.integers(-12, 13, smooth.shape, dtype=np.int16)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def write_llava(setting: Setting, folder: Path) -> None:
+    """Writes a transformers LLaVA with random weights, its tokenizer and its preprocessing."""
+    words = tokenizer()
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**setting.vision),
+        text_config=LlamaConfig(**setting.language),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=setting.tokens,
+        vision_feature_layer=-2,
+        tie_word_embeddings=setting.language["tie_word_embeddings"],
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    side = setting.vision["image_size"]
+    crop = {"height": side, "width": side}
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop).save_pretrained(folder)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE that knows the captions' words, with ChatML's tokens and `<image>`."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["<|im_start|>", "<|im_end|>", "<image>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([WORDS, WORDS.title(), QUESTION, "user assistant"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        additional_special_tokens=["<image>"],
+    )

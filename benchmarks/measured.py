@@ -1,0 +1,59 @@
+"""What is measured of each way to train."""
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from train.flops import ModelFlops
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A way to train.
+
+    Attributes:
+        captions: in a second, by the median step.
+        tokens: of text and images in a second, likewise, without padding.
+        memory: see `peak_memory`.
+        loss: mean over all steps, warm-up included.
+        mfu: share of the device's peak that the model's own operations reach; None where the peak
+            is not known.
+    """
+
+    captions: float
+    tokens: float
+    memory: int
+    loss: float
+    mfu: float | None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The filling of the feature cache.
+
+    Attributes:
+        photos: in a second.
+        memory: see `peak_memory`.
+        flops: what a training step costs where the tower runs in it.
+    """
+
+    photos: float
+    memory: int
+    flops: ModelFlops
+
+
+def peak_memory() -> int:
+    """Most bytes that this process had: allocated on CUDA, else its resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    # macOS counts bytes, Linux KiB.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def workers() -> int:
+    """Processes that prepare batches; on a CPU they would only take turns with the training."""
+    return min(12, os.cpu_count() or 1) if torch.cuda.is_available() else 0

@@ -1,0 +1,169 @@
+"""The obvious way: transformers' LlavaForConditionalGeneration in transformers' Trainer.
+
+One sequence for each caption, each with its own copy of the photo, which the frozen tower encodes
+anew; loss from the logits of all positions, as the class does it. Otherwise as good as its settings
+allow: what is frozen is kept in the precision that it is computed in, keys and values are not
+cached, nothing is saved, evaluated or logged, and captions of like length meet, since it gets the
+recipe's own batches.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from measured import Measured, peak_memory, workers
+from PIL import Image
+from recipe_way import RECIPE, config_of
+from settings import CAPTIONS, Setting
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from train.batches import epoch_batches
+from train.data.mixture import epoch_order
+from train.data.read import read_sources
+from train.flops import ModelFlops, peak_flops
+from train.rows import prompts_of
+from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
+
+OBVIOUS = "transformers' Trainer"
+
+
+@dataclass
+class Collator:
+    """Captions of a step -> what LlavaForConditionalGeneration takes.
+
+    Attributes:
+        processor: transformers' image processor.
+        image_token: stands for each token of an image.
+    """
+
+    processor: Any
+    image_token: int
+
+    def __call__(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        photos = [Image.open(prompt.images[0].path).convert("RGB") for prompt in prompts]
+        ids = [
+            torch.tensor([self.image_token if i == IMAGE_SLOT else i for i in prompt.input_ids])
+            for prompt in prompts
+        ]
+        labels = [
+            own.masked_fill(~torch.tensor(prompt.loss_mask), -100)
+            for own, prompt in zip(ids, prompts, strict=True)
+        ]
+        return {
+            "pixel_values": self.processor(photos, return_tensors="pt")["pixel_values"],
+            "input_ids": pad_sequence(ids, batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], batch_first=True),
+        }
+
+
+class Clock(TrainerCallback):
+    """When each step was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(perf_counter())
+
+
+def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
+    """Runs it on the photos, captions and weights of the recipe.
+
+    Args:
+        setting: what is trained.
+        folder: where that is.
+        flops: what a step costs where the tower runs in it, for the MFU.
+    """
+    on_gpu = torch.cuda.is_available()
+    model = LlavaForConditionalGeneration.from_pretrained(
+        folder / "llava", dtype=torch.bfloat16 if on_gpu else torch.float32
+    )
+    model.requires_grad_(False)
+    # In bfloat16 it would lose its updates.
+    model.model.multi_modal_projector.float().requires_grad_()
+    model.config.text_config.use_cache = False
+    config = config_of(setting, folder, RECIPE)
+    arguments = TrainingArguments(
+        str(folder / "trainer"),
+        per_device_train_batch_size=setting.photos * CAPTIONS,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        adam_beta2=config.beta2,
+        max_grad_norm=config.clip,
+        bf16=on_gpu,
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=workers(),
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    processor = AutoImageProcessor.from_pretrained(folder / "llava")
+    prompts = in_recipe_order(setting, folder)
+    clock = Clock()
+    collator = Collator(processor, model.config.image_token_index)
+    loss = Trainer(model, arguments, collator, prompts, callbacks=[clock]).train().training_loss
+    seconds = median(
+        end - start for start, end in pairwise(clock.times[max(0, setting.warm_up - 1) :])
+    )
+    steps = setting.total_steps
+    tokens = sum(map(len, prompts)) / steps
+    needed = flops.step(
+        tokens,
+        pairs=sum(len(prompt) ** 2 for prompt in prompts) / steps,
+        targets=sum(sum(prompt.loss_mask) for prompt in prompts) / steps,
+        images=setting.photos * CAPTIONS,
+    )
+    peak = peak_flops(model.device)
+    return Measured(
+        captions=setting.photos * CAPTIONS / seconds,
+        tokens=tokens / seconds,
+        memory=peak_memory(),
+        loss=loss,
+        mfu=None if peak is None else needed / seconds / peak,
+    )
+
+
+def in_recipe_order(setting: Setting, folder: Path) -> list[Prompt]:
+    """One sequence for each caption, written once before it begins; those of a step of the recipe
+    are together."""
+    config = config_of(setting, folder, RECIPE)
+    (source,) = read_sources(config.data)
+    order = epoch_order([len(source.usable)], [source.source.weight], config.seed, epoch=0)
+    samples = [source.usable[place] for place in order]
+    lengths = [sum(map(len, sample.texts())) for sample in samples]
+    prompt = partial(
+        build_prompt,
+        tokenizer=AutoTokenizer.from_pretrained(folder / "llava"),
+        image_tokens=setting.tokens,
+        prompt_format="chatml",
+        answer_next=False,
+    )
+    most = setting.language["max_position_embeddings"]
+    return [
+        one
+        for step in epoch_batches(lengths, config.batch_size, config.seed, epoch=0)
+        for place in step
+        for one in prompts_of(samples[place], prompt, random.Random(config.seed), most)
+    ]

@@ -1,0 +1,135 @@
+"""This project's way: `vlm train`, timed by its own log, as it is and with less."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from json import loads
+from pathlib import Path
+from statistics import mean, median
+from types import ModuleType
+from typing import Any
+
+from accelerate import Accelerator
+from made_up import QUESTION
+from measured import Filled, Measured, peak_memory, workers
+from rich.console import Console
+from settings import CAPTIONS, Setting
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import train.batches
+import vlm.model
+from train.config import TrainConfig
+from train.data.read import read_sources
+from train.data.source import DataSource
+from train.features import FeatureCache
+from train.flops import model_flops
+from train.freeze import freeze
+from train.recipe import build, precision
+from train.recipe import train as run
+from vlm.batch import Batch
+from vlm.config import ModelConfig
+from vlm.loss import cross_entropy
+from vlm.mask import block_mask
+
+RECIPE = "this recipe"
+
+
+def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
+    """What `vlm.loss.target_loss` gives, from logits at every position."""
+    logits = model(
+        inputs_embeds=embeddings,
+        attention_mask=block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype),
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).logits
+    return cross_entropy(
+        logits.float()[batch.target_rows, batch.target_positions], batch.target_ids
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the recipe.
+
+    Attributes:
+        config: fields of the `TrainConfig`.
+        replaced: what has no setting, since nobody should want it otherwise: module, name, and what
+            stands there instead.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    replaced: tuple[tuple[ModuleType, str, Any], ...] = ()
+
+
+NO_GROUPING = (train.batches, "POOL", 1)
+ALL_LOGITS = (vlm.model, "target_loss", loss_from_all_logits)
+
+VARIANTS = {
+    RECIPE: Variant(),
+    "without shared-image packing": Variant({"pack": "none"}),
+    "without the feature cache": Variant({"cache": "off"}),
+    "without length grouping": Variant(replaced=(NO_GROUPING,)),
+    "with logits at all positions": Variant(replaced=(ALL_LOGITS,)),
+    "all four switched off": Variant({"pack": "none", "cache": "off"}, (NO_GROUPING, ALL_LOGITS)),
+    "with sequence packing": Variant({"pack": "sequence"}),
+}
+
+
+def config_of(setting: Setting, folder: Path, name: str) -> TrainConfig:
+    """Stage 1, as `vlm train` would be given it."""
+    config = TrainConfig(
+        data=[DataSource(str(folder / "captions.jsonl"), questions=[QUESTION])],
+        model=ModelConfig(llava=str(folder / "llava")),
+        output=folder / "runs" / name,
+        batch_size=setting.photos,
+        workers=workers(),
+        trackers=[],
+        **{"cache": "on", "cache_folder": folder / "features"} | VARIANTS[name].config,
+    )
+    config.resolve()
+    return config
+
+
+def fill(setting: Setting, folder: Path) -> Filled:
+    """Encodes the photos, for all runs that follow."""
+    config = config_of(setting, folder, RECIPE)
+    accelerator = Accelerator(mixed_precision=precision(config.precision))
+    console = Console(stderr=True)
+    model, *_ = build(config, accelerator)
+    freeze(model, config.trains, config.learning_rate, None, None, config.weight_decay, console)
+    cache = FeatureCache(config.cache_folder, model.vision, model.config.vision, 10**12)
+    photos = [sample.photos[0] for each in read_sources(config.data) for sample in each.usable]
+    report = cache.fill(photos, accelerator.device, console)
+    return Filled(report.rate, peak_memory(), model_flops(model, encoded=False))
+
+
+def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
+    """Runs a variant; the features it needs are there."""
+    config = config_of(setting, folder, name)
+    with replaced(VARIANTS[name]):
+        run(config)
+    lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(loads, lines) if "loss" in row]
+    timed = rows[setting.warm_up :]
+    seconds = median(row["seconds"] for row in timed)
+    return Measured(
+        captions=setting.photos * CAPTIONS / seconds,
+        tokens=mean(row["tokens"] for row in timed) / seconds,
+        memory=peak_memory(),
+        loss=mean(row["loss"] for row in rows),
+        mfu=median(row["mfu"] for row in timed) if "mfu" in timed[0] else None,
+    )
+
+
+@contextmanager
+def replaced(variant: Variant) -> Iterator[None]:
+    """Within, what a variant replaces is replaced."""
+    before = [getattr(module, name) for module, name, _ in variant.replaced]
+    for module, name, value in variant.replaced:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(variant.replaced, before, strict=True):
+            setattr(module, name, value)

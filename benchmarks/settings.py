@@ -1,0 +1,90 @@
+"""What is trained in the benchmark: shapes of real models, and how much in a step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+CAPTIONS = 5
+"""Captions of a photo, as in Flickr8k and COCO."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One comparison.
+
+    Attributes:
+        name: of tower and language model.
+        vision: shape of the CLIP tower.
+        language: shape of the Llama.
+        photos: in a step, with five captions each.
+        steps: that are timed.
+        warm_up: steps in front of them that are not.
+    """
+
+    name: str
+    vision: dict[str, int]
+    language: dict[str, Any]
+    photos: int
+    steps: int
+    warm_up: int
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of a photo."""
+        return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of a run, which is one epoch."""
+        return self.warm_up + self.steps
+
+
+VIT_B_32 = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
+VIT_B_16 = VIT_B_32 | {"patch_size": 16}
+VIT_L_14 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+SMOLLM2_135M = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+VICUNA_7B = {
+    "vocab_size": 32064,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+
+CPU = [
+    Setting("CLIP ViT-B/32 + SmolLM2-135M", VIT_B_32, SMOLLM2_135M, photos=4, steps=4, warm_up=1),
+    Setting("CLIP ViT-B/16 + SmolLM2-135M", VIT_B_16, SMOLLM2_135M, photos=2, steps=4, warm_up=1),
+]
+"""What a laptop trains."""
+
+CUDA = [
+    Setting("CLIP ViT-B/32 + SmolLM2-135M", VIT_B_32, SMOLLM2_135M, photos=96, steps=12, warm_up=4),
+    Setting("CLIP ViT-B/16 + SmolLM2-135M", VIT_B_16, SMOLLM2_135M, photos=40, steps=12, warm_up=4),
+    Setting("CLIP ViT-L/14-336 + Vicuna-7B", VIT_L_14, VICUNA_7B, photos=4, steps=12, warm_up=4),
+]
+"""What fills a GPU of 80 GB when it is trained the obvious way."""

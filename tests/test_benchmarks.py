@@ -1,0 +1,90 @@
+"""Benchmarks: both ways to train learn the same from the same data; the script compares them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+# Where Python looks when the file is run as a script.
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import train_speed
+from made_up import write
+from obvious_way import OBVIOUS, time_trainer
+from recipe_way import RECIPE, VARIANTS, fill, time_recipe
+from settings import Setting
+
+from tests import tiny
+
+TINY = Setting(
+    "tiny",
+    vision={
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": tiny.IMAGE_SIZE,
+        "patch_size": tiny.PATCH,
+    },
+    language={
+        "vocab_size": 1024,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+    },
+    photos=2,
+    steps=3,
+    warm_up=1,
+)
+
+
+def test_every_way_to_train_has_the_losses_of_the_obvious_one(tmp_path: Path) -> None:
+    write(TINY, tmp_path)
+    filled = fill(TINY, tmp_path)
+    obvious = time_trainer(TINY, tmp_path, filled.flops)
+    for name in VARIANTS:
+        row = time_recipe(TINY, tmp_path, name)
+        # Without grouping by length, the photos are the same but not those of a step.
+        near = (
+            1e-2
+            if VARIANTS[name].replaced[:1] == VARIANTS["without length grouping"].replaced
+            else 1e-4
+        )
+        assert row.loss == pytest.approx(obvious.loss, abs=near), name
+    assert obvious.captions > 0
+    assert filled.photos > 0
+
+
+def test_the_line_of_json_has_the_speedups(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_speed, "CPU", [TINY])
+    monkeypatch.setattr(train_speed, "CUDA", [TINY])
+    train_speed.main(quick=True, json=True)
+    *shown, last = capsys.readouterr().out.splitlines()
+    line = json.loads(last)
+    rows = line["details_16"]["rows"]
+    assert rows.keys() == {RECIPE, OBVIOUS}
+    assert line["steady_speedup_16"] == pytest.approx(
+        rows[RECIPE]["captions"] / rows[OBVIOUS]["captions"], abs=0.01
+    )
+    assert 0 < line["speedup_16"] < line["steady_speedup_16"]
+    assert line["memory_16"] > 0
+    assert any(OBVIOUS in text for text in shown)
+
+
+def test_filling_the_cache_counts_over_three_epochs() -> None:
+    recipe = train_speed.Measured(captions=10.0, tokens=0.0, memory=0, loss=0.0, mfu=None)
+    filled = train_speed.Filled(photos=2.0, memory=0, flops=None)
+    # A photo takes three times half a second, and half a second before.
+    assert train_speed.amortised(filled, recipe) == pytest.approx(15 / 2)
+
+
+def test_an_unknown_setting_is_told() -> None:
+    with pytest.raises(SystemExit, match="no setting has 7 image tokens, there are 49, 196"):
+        train_speed.main(tokens=7)

@@ -1,0 +1,156 @@
+"""COCO captions and VQA v2, which hold all images and all texts in separate lists."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data_folders import asked, captions, read, reasons, save_json, save_photos
+from train.data.photos import FilePhoto
+from train.data.sample import Sample
+from vlm.errors import DataError
+
+COCO = {
+    "info": {"year": 2014},
+    "images": [
+        {"id": 9, "file_name": "b.png"},
+        {"id": 3, "file_name": "a.png"},
+        {"id": 4, "file_name": "a.png"},
+        {"id": 5, "file_name": "none.png"},
+    ],
+    "annotations": [
+        {"image_id": 3, "id": 1, "caption": "a cat"},
+        {"image_id": 9, "id": 2, "caption": "A dog runs. "},
+        {"image_id": 3, "id": 3, "caption": "a kitten"},
+        {"image_id": 5, "id": 4, "caption": "a bus"},
+    ],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_photos(tmp_path, "images/a.png", "images/b.png")
+    return tmp_path
+
+
+def test_coco(folder: Path) -> None:
+    file = save_json(folder / "data", COCO)
+    found = read(file, questions=["What?"])
+    assert found.format == "coco"
+    dog, cat = (FilePhoto(folder / "images" / name) for name in ("b.png", "a.png"))
+    assert found.usable == [
+        Sample(f"{file}, image 9", (dog,), captions("A dog runs."), ("What?",)),
+        Sample(f"{file}, image 3", (cat,), captions("A cat.", "A kitten."), ("What?",)),
+    ]
+    assert reasons(found, folder) == [
+        ("data, image 4", "no captions", ""),
+        ("data, image 5", "missing image", "none.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "trouble"),
+    [
+        ({"annotations": [{"image_id": 3, "bbox": []}]}, "'caption'"),
+        ({"annotations": [{"image_id": 1, "caption": "a"}]}, "1"),
+        ({"annotations": [{"image_id": [3], "caption": "a"}]}, "unhashable"),
+        ({"images": [{"id": 3}]}, "'file_name'"),
+        ({"images": {"3": "a.png"}}, "string indices"),
+        ({"annotations": 3}, "'int' object is not iterable"),
+    ],
+)
+def test_what_is_not_coco(folder: Path, change: dict[str, Any], trouble: str) -> None:
+    file = save_json(folder / "data", COCO | change)
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert str(error.value).startswith(f"{file}: not COCO captions ({trouble}")
+    assert "expected images with id and file_name, and annotations with cap" in str(error.value)
+
+
+def answers(*texts: str) -> list[dict[str, Any]]:
+    return [{"answer": text, "answer_id": number} for number, text in enumerate(texts, start=1)]
+
+
+QUESTIONS = {
+    "data_subtype": "train2014",
+    "questions": [
+        {"image_id": 7, "question": "Who?", "question_id": 70},
+        {"image_id": 8, "question": "Is it red?", "question_id": 80},
+        {"image_id": 7, "question": "What?", "question_id": 71},
+    ],
+}
+ANNOTATIONS = {
+    "annotations": [
+        {"question_id": 80, "image_id": 8, "answers": answers("no", "yes", "yes")},
+        {"question_id": 71, "image_id": 7, "answers": answers("dog", "cat", "cat", "dog")},
+        {"question_id": 70, "image_id": 7, "answers": answers("he")},
+    ]
+}
+
+
+@pytest.fixture
+def annotations(folder: Path) -> Path:
+    save_photos(folder, "images/COCO_train2014_000000000007.jpg", "images/000000000008.jpg")
+    return save_json(folder / "annotations", ANNOTATIONS)
+
+
+def test_vqa(folder: Path, annotations: Path) -> None:
+    file = save_json(folder / "data", QUESTIONS)
+    found = read(file, annotations=annotations)
+    assert found.format == "vqa"
+    # The names of 2014 and of the later years.
+    seven = FilePhoto(folder / "images/COCO_train2014_000000000007.jpg")
+    eight = FilePhoto(folder / "images/000000000008.jpg")
+    assert found.usable == [
+        Sample(f"{file}, image 7", (seven,), (asked("Who?", "he"), asked("What?", "dog"))),
+        Sample(f"{file}, image 8", (eight,), (asked("Is it red?", "yes"),)),
+    ]
+    instructed = read(file, annotations=annotations, instruction="One word.").usable
+    assert instructed[1].conversations == (asked("Is it red?\nOne word.", "yes"),)
+
+
+def test_vqa_images_that_are_set_aside(folder: Path, annotations: Path) -> None:
+    more = [
+        {"image_id": 9, "question": "Who?", "question_id": 71},
+        {"image_id": 8, "question": "Really?", "question_id": 90},
+    ]
+    questions = QUESTIONS | {"questions": [*QUESTIONS["questions"], *more]}
+    found = read(save_json(folder / "data", questions), annotations=annotations)
+    assert len(found.usable) == 1
+    assert reasons(found, folder) == [
+        ("data, image 8", "question without annotation", "'Really?'"),
+        (
+            "data, image 9",
+            "missing image",
+            "COCO_train2014_000000000009.jpg or 000000000009.jpg",
+        ),
+    ]
+
+
+def test_vqa_needs_annotations(folder: Path, annotations: Path) -> None:
+    file = save_json(folder / "data", QUESTIONS)
+    with pytest.raises(DataError, match="data: questions need answers: name their file in annota"):
+        read(file)
+    with pytest.raises(DataError, match=r"^cannot read .*none: No such file or directory$"):
+        read(file, annotations=folder / "none")
+    (folder / "broken").write_text("{")
+    with pytest.raises(DataError, match="broken: not JSON: Expecting"):
+        read(file, annotations=folder / "broken")
+
+
+@pytest.mark.parametrize(
+    ("questions", "given"),
+    [
+        ({"questions": [{"image_id": 7}]}, ANNOTATIONS),
+        ({"questions": [{"image_id": [7], "question": "?", "question_id": 1}]}, ANNOTATIONS),
+        (QUESTIONS, QUESTIONS),
+        (QUESTIONS, [ANNOTATIONS]),
+        (QUESTIONS, {"annotations": [{"question_id": 70, "answers": ["he"]}]}),
+    ],
+)
+def test_what_is_not_vqa(folder: Path, questions: object, given: object) -> None:
+    file = save_json(folder / "data", questions)
+    annotations = save_json(folder / "annotations", given)
+    expected = r"expected questions with question_id, image_id and question, and annotations with"
+    with pytest.raises(DataError, match=f"data with .*annotations: not VQA v2 .*{expected}"):
+        read(file, annotations=annotations)

@@ -1,0 +1,153 @@
+"""Hugging Face data sets on disk, with encoded images and with paths."""
+
+import pickle
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict, Image, NamedSplit
+
+from tests import tiny
+from tests.data_folders import asked, captions, read, reasons, save_photos
+from train.data.photos import FilePhoto, RowPhoto, decode, digest
+from train.data.sample import Sample
+from train.data.source import Columns
+from vlm.errors import DataError, ImageError
+
+
+def png(seed: int) -> bytes:
+    encoded = BytesIO()
+    tiny.photo(seed).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def save(folder: Path, split: str | None = None, **columns: list[object]) -> Path:
+    named = None if split is None else NamedSplit(split)
+    Dataset.from_dict(columns, split=named).save_to_disk(folder / "data")
+    return folder / "data"
+
+
+def encoded(count: int) -> list[dict[str, object]]:
+    return [{"bytes": png(number), "path": None} for number in range(count)]
+
+
+def test_encoded_images(tmp_path: Path) -> None:
+    folder = save(tmp_path, image=encoded(2), caption=["a cat", "a dog"])
+    found = read(folder, questions=["What?"])
+    assert found.format == "dataset"
+    assert [sample.conversations for sample in found.usable] == [
+        captions("A cat."),
+        captions("A dog."),
+    ]
+    assert [sample.where for sample in found.usable] == [f"{folder}, row 0", f"{folder}, row 1"]
+    assert found.usable[0].questions == ("What?",)
+    for number, sample in enumerate(found.usable):
+        (photo,) = sample.photos
+        assert photo.data() == png(number)
+        assert decode(photo).tobytes() == tiny.photo(number).tobytes()
+        assert digest(pickle.loads(pickle.dumps(photo))) == digest(photo)
+
+
+def test_the_image_feature_and_bare_bytes(tmp_path: Path) -> None:
+    columns = {"image": encoded(1), "caption": [["a cat", "a kitten"]]}
+    Dataset.from_dict(columns).cast_column("image", Image()).save_to_disk(tmp_path / "images")
+    bare = save(tmp_path, image=[png(0)], caption=[["a cat", "a kitten"]])
+    for folder in (tmp_path / "images", bare):
+        (sample,) = read(folder).usable
+        assert sample.conversations == captions("A cat.", "A kitten.")
+        assert sample.photos[0].data() == png(0)
+
+
+def test_paths_start_in_the_folder_or_in_the_one_named(tmp_path: Path) -> None:
+    names = ["a.png", "b.png", "../a.png"]
+    folder = save(tmp_path, file=names, q=["Who?"] * 3, a=[["cat", "dog", "dog"]] * 3)
+    columns = Columns(image="file", question="q", answer="a")
+    for root, images in ((folder / "images", None), (tmp_path / "other", tmp_path / "other")):
+        save_photos(root, "a.png")
+        found = read(folder, images=images, columns=columns, instruction="One word.")
+        assert found.usable == [
+            Sample(
+                f"{folder}, row 0", (FilePhoto(root / "a.png"),), (asked("Who?\nOne word.", "dog"),)
+            )
+        ]
+        assert reasons(found, tmp_path) == [
+            ("data, row 1", "missing image", "b.png"),
+            ("data, row 2", "image path leaves its folder", "../a.png"),
+        ]
+
+
+def test_images_that_are_files(tmp_path: Path) -> None:
+    save_photos(tmp_path, "a.png")
+    cells = [{"bytes": None, "path": str(tmp_path / name)} for name in ("a.png", "none.png")]
+    cells.append({"bytes": None, "path": None})
+    folder = save(tmp_path, image=cells, caption=["a cat"] * 3)
+    first, second, third = (sample.photos[0] for sample in read(folder).usable)
+    assert decode(first).tobytes() == tiny.photo(0).tobytes()
+    with pytest.raises(ImageError, match=r"^cannot read '.*none\.png': No such file or directory$"):
+        decode(second)
+    with pytest.raises(ImageError, match=r"^cannot read '.*data, row 2': no image in it$"):
+        decode(third)
+
+
+def test_splits(tmp_path: Path) -> None:
+    parts = {
+        name: Dataset.from_dict({"image": encoded(1), "caption": [f"a {name}"]})
+        for name in ("train", "test")
+    }
+    DatasetDict(parts).save_to_disk(tmp_path / "both")
+    (sample,) = read(tmp_path / "both", split="test").usable
+    assert sample.conversations == captions("A test.")
+    with pytest.raises(DataError, match=r"both: name one of its splits: train, test$"):
+        read(tmp_path / "both")
+    with pytest.raises(DataError, match=r"both: no split 'val'; name one of its splits: train, t"):
+        read(tmp_path / "both", split="val")
+    DatasetDict(train=parts["train"]).save_to_disk(tmp_path / "one")
+    assert len(read(tmp_path / "one").usable) == 1
+
+    alone = save(tmp_path, split="train", image=encoded(1), caption=["a cat"])
+    assert len(read(alone, split="train").usable) == 1
+    with pytest.raises(DataError, match=r"no sample in split 'val'; there are: train$"):
+        read(alone, split="val")
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    columns = {"image": encoded(1), "caption": ["a cat"]}
+    (tmp_path / "hub/data").mkdir(parents=True)
+    file = tmp_path / "hub/data/train-00000-of-00001.parquet"
+    Dataset.from_dict(columns).cast_column("image", Image()).to_parquet(file)
+    found = read(tmp_path / "hub")
+    assert found.format == "dataset"
+    assert found.usable[0].conversations == captions("A cat.")
+    assert isinstance(found.usable[0].photos[0], RowPhoto)
+
+
+def test_rows_that_are_set_aside(tmp_path: Path) -> None:
+    texts = [["a cat"], [], [""], None]
+    found = read(save(tmp_path, image=encoded(4), caption=texts))
+    assert reasons(found, tmp_path) == [
+        ("data, row 1", "no captions", ""),
+        ("data, row 2", "empty caption", ""),
+        ("data, row 3", "caption is not text", "None"),
+    ]
+
+
+def test_wrong_columns(tmp_path: Path) -> None:
+    folder = save(tmp_path, picture=encoded(1), text=["a cat"], label=[3])
+    message = "columns: image, caption missing; found picture, text, label, expected image, caption"
+    with pytest.raises(DataError, match=f"data: {message}$"):
+        read(folder)
+    with pytest.raises(DataError, match=r"column label holds .*int64.*; expected images, or paths"):
+        read(folder, columns=Columns(image="label", text="text"))
+
+
+def test_what_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError, match=r"^cannot read the data set '.*': "):
+        read(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError) as error:
+        read("nobody/nothing")
+    told = "cannot read the data set 'nobody/nothing': no such file or folder, and on the hub: "
+    assert str(error.value).startswith(told)
+    assert "\n" not in str(error.value)

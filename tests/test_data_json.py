@@ -1,0 +1,297 @@
+"""LLaVA's conversations, captions and questions, as JSON and JSON-lines."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data_folders import asked, captions, read, reasons, save_json, save_lines, save_photos
+from train.data.photos import FilePhoto
+from train.data.sample import Message, Sample, tidy
+from vlm.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_photos(tmp_path, "images/a.png", "images/b.png")
+    return tmp_path
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
+
+
+def llava(folder: Path, image: object, *values: str) -> Sample:
+    record = {"conversations": turns(*values)} | ({} if image is None else {"image": image})
+    (sample,) = read(save_lines(folder / "data", record)).usable
+    return sample
+
+
+def test_llava_turns(folder: Path) -> None:
+    sample = llava(folder, "a.png", "<image>\nWhat is it?", " A cat. ", "Which <colour>?", "Red.")
+    assert sample == Sample(
+        where=f"{folder / 'data'}, line 1",
+        photos=(FilePhoto(folder / "images/a.png"),),
+        conversations=(
+            (
+                Message("user", (0, "What is it?")),
+                Message("assistant", ("A cat.",)),
+                Message("user", ("Which <colour>?",)),
+                Message("assistant", ("Red.",)),
+            ),
+        ),
+    )
+    assert sample.texts() == ["What is it?", "A cat.", "Which <colour>?", "Red."]
+
+
+@pytest.mark.parametrize(
+    ("images", "question", "parts"),
+    [
+        ("a.png", "What is it?\n<image>", ("What is it?\n", 0)),
+        ("a.png", "<image>", (0,)),
+        (["a.png", "b.png"], "<image>\n<image>\nWhich?", (0, 1, "Which?")),
+        (["a.png", "b.png"], "Is <image> like <image> ?", ("Is ", 0, " like ", 1, " ?")),
+        (["b.png", "b.png"], "<image> <image>", (0, 1)),
+        (None, "What is the capital of France?", ("What is the capital of France?",)),
+        ([], "Why?", ("Why?",)),
+    ],
+)
+def test_llava_images_go_where_they_are_written(
+    folder: Path, images: object, question: str, parts: tuple[str | int, ...]
+) -> None:
+    sample = llava(folder, images, question, "Yes.")
+    assert sample.conversations[0][0] == Message("user", parts)
+    names = images if isinstance(images, list) else [images] if images else []
+    assert sample.photos == tuple(FilePhoto(folder / "images" / name) for name in names)
+
+
+def test_llava_images_of_later_turns(folder: Path) -> None:
+    values = ["<image>\nWho?", "<image> is text here.", "And <image>?", "A dog."]
+    sample = llava(folder, ["a.png", "b.png"], *values)
+    said = [message.parts for message in sample.conversations[0]]
+    assert said == [(0, "Who?"), ("<image> is text here.",), ("And ", 1, "?"), ("A dog.",)]
+    first, second = sample.photos
+    (messages,) = sample.messages(random.Random(0))
+    assert messages[0] == {
+        "role": "user",
+        "content": [{"type": "image", "image": first}, {"type": "text", "text": "Who?"}],
+    }
+    assert messages[2]["content"][1] == {"type": "image", "image": second}
+
+
+def test_llava_as_one_list(folder: Path) -> None:
+    records = [{"id": "7", "conversations": turns(f"{i}?", "Yes.")} for i in range(2)]
+    first, second = read(save_json(folder / "data", records)).usable
+    assert (first.where, second.where) == (f"{folder}/data, record 1", f"{folder}/data, record 2")
+    assert second.texts() == ["1?", "Yes."]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason", "detail"),
+    [
+        ({"conversations": []}, "no question and answer", ""),
+        ({"conversations": "Why?"}, "no question and answer", ""),
+        ({"conversations": turns("Why?")}, "no answer to the last question", ""),
+        ({"conversations": turns("Why?", "So.", "Why?")}, "no answer to the last question", ""),
+        ({"conversations": turns("Why?", " ")}, "empty answer", ""),
+        ({"conversations": turns(" ", "So.")}, "empty question", ""),
+        ({"conversations": turns("\ud800", "So.")}, "question is not text", "'\\ud800'"),
+        ({"conversations": [{"from": "human"}]}, "question is not text", "None"),
+        (
+            {"conversations": turns("?", "So.")[::-1]},
+            "turns do not alternate",
+            "turn 1 is not from human",
+        ),
+        ({"conversations": ["?"]}, "turns do not alternate", "turn 1 is not from human"),
+        (
+            {"conversations": turns("<image>", "So.")},
+            "<image> and images differ",
+            "1 <image>, 0 images",
+        ),
+        (
+            {"conversations": turns("Why?", "So."), "image": "a.png"},
+            "<image> and images differ",
+            "0 <image>, 1 images",
+        ),
+        ({"conversations": turns("<image>", "So."), "image": "c.png"}, "missing image", "c.png"),
+    ],
+)
+def test_llava_records_that_are_set_aside(
+    folder: Path, record: dict[str, object], reason: str, detail: str
+) -> None:
+    file = save_lines(folder / "data", {"conversations": turns("Why?", "So.")}, record)
+    assert reasons(read(file), folder) == [("data, line 2", reason, detail)]
+
+
+def test_captions(folder: Path) -> None:
+    file = save_lines(
+        folder / "data",
+        {"image": "a.png", "captions": ["a cat .", "two  cats", "A cat."]},
+        {"image": "b.png", "captions": ["a dog"], "question": "Who runs?"},
+    )
+    first, second = read(file, questions=["What?", "Who?"]).usable
+    assert first == Sample(
+        where=f"{file}, line 1",
+        photos=(FilePhoto(folder / "images/a.png"),),
+        conversations=captions("A cat.", "Two cats."),
+        questions=("What?", "Who?"),
+    )
+    assert (second.conversations, second.questions) == (captions("A dog."), ("Who runs?",))
+
+
+def test_one_question_is_drawn_for_all_captions_of_a_photo(folder: Path) -> None:
+    file = save_lines(folder / "data", {"image": "a.png", "captions": ["a cat", "a dog"]})
+    (sample,) = read(file, questions=["What?", "Who?"]).usable
+    drawn = set()
+    for seed in range(20):
+        first, second = sample.messages(random.Random(seed))
+        assert first[0] == second[0]
+        assert [turn[1]["content"] for turn in (first, second)] == [
+            [{"type": "text", "text": "A cat."}],
+            [{"type": "text", "text": "A dog."}],
+        ]
+        image, question = first[0]["content"]
+        assert image == {"type": "image", "image": sample.photos[0]}
+        drawn.add(question["text"])
+    assert drawn == {"What?", "Who?"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "detail"),
+    [
+        ({"captions": []}, "no captions", ""),
+        ({"captions": ["a cat", ""]}, "empty caption", ""),
+        ({"captions": ["a cat", 3]}, "caption is not text", "3"),
+        ({"captions": None}, "caption is not text", "None"),
+        ({"question": ""}, "empty question", ""),
+        ({"question": 1}, "question is not text", "1"),
+    ],
+)
+def test_captions_that_are_set_aside(
+    folder: Path, fields: dict[str, object], reason: str, detail: str
+) -> None:
+    cat = {"image": "a.png", "captions": ["a cat"]}
+    file = save_lines(folder / "data", cat, cat | fields)
+    assert reasons(read(file), folder) == [("data, line 2", reason, detail)]
+
+
+@given(caption=st.text())
+def test_what_is_tidy_stays_as_it_is(caption: str) -> None:
+    assert tidy(tidy(caption)) == tidy(caption)
+
+
+def test_questions_on_a_photo_are_together(folder: Path) -> None:
+    file = save_lines(
+        folder / "data",
+        {"image": "images/a.png", "question": "What is it?", "answers": ["cat"]},
+        {"image": "images/b.png", "question": "Who?", "answer": "a dog"},
+        {"image": "images/a.png", "question": "How many? ", "answers": ["2", "one", "one", "2"]},
+        {"image": "images/a.png", "question": "What else?", "answers": ["lamp, bed"], "split": "x"},
+    )
+    assert read(file).usable == [
+        Sample(
+            f"{file}, line 1",
+            (FilePhoto(folder / "images/a.png"),),
+            (asked("What is it?", "cat"), asked("How many?", "2")),
+        ),
+        Sample(
+            f"{file}, line 2",
+            (FilePhoto(folder / "images/b.png"),),
+            (asked("Who?", "a dog"),),
+        ),
+        Sample(
+            f"{file}, line 4",
+            (FilePhoto(folder / "images/a.png"),),
+            (asked("What else?", "lamp, bed"),),
+        ),
+    ]
+
+
+def test_an_instruction_is_behind_every_question(folder: Path) -> None:
+    line = {"image": "a.png", "question": "Who?", "answer": "cat"}
+    file = save_lines(folder / "data", line, line | {"question": "What?"})
+    (sample,) = read(file, instruction="Use one word.").usable
+    assert sample.conversations == (
+        asked("Who?\nUse one word.", "cat"),
+        asked("What?\nUse one word.", "cat"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "detail"),
+    [
+        ({"answers": []}, "empty answer", "data, line 3"),
+        ({"answers": ["cat", " "]}, "empty answer", "data, line 3"),
+        ({"answer": ""}, "empty answer", "data, line 3"),
+        ({"answer": 2}, "answer is not text", "data, line 3 2"),
+        ({"question": None}, "question is not text", "data, line 3 None"),
+    ],
+)
+def test_questions_that_are_set_aside(
+    folder: Path, fields: dict[str, object], reason: str, detail: str
+) -> None:
+    good = {"image": "b.png", "question": "Who?", "answer": "dog"}
+    other = good | {"image": "a.png"}
+    file = save_lines(folder / "data", good, other, other | fields)
+    found = read(file)
+    assert len(found.usable) == 1
+    assert reasons(found, folder) == [("data, line 2", reason, detail)]
+
+
+@pytest.mark.parametrize("image", [None, ["a.png"], {"a": 1}, "c.png"])
+def test_a_question_whose_image_cannot_be_used(folder: Path, image: object) -> None:
+    good = {"image": "b.png", "question": "Who?", "answer": "dog"}
+    found = read(save_lines(folder / "data", good, good | {"image": image}))
+    assert len(found.usable) == len(found.set_aside) == 1
+
+
+def test_a_question_line_without_its_keys(folder: Path) -> None:
+    good = {"image": "b.png", "question": "Who?", "answer": "dog"}
+    for key, expected in (
+        ("question", "question missing; found answer, image, expected image, question$"),
+        ("answer", "answers missing; found image, question, expected image, question, answers$"),
+    ):
+        bad = {name: value for name, value in good.items() if name != key}
+        with pytest.raises(DataError, match=f"data, line 2: {expected}"):
+            read(save_lines(folder / "data", good, bad))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+turn_values = st.fixed_dictionaries(
+    {"from": st.sampled_from(["human", "gpt"]), "value": st.just("<image>") | json_values}
+)
+
+
+@given(
+    record=st.fixed_dictionaries(
+        {"image": st.sampled_from(["a.png", ["a.png"]]) | json_values},
+        optional={
+            "conversations": st.lists(turn_values, max_size=4) | json_values,
+            "captions": st.lists(st.text(max_size=3), max_size=2) | json_values,
+            "question": json_values,
+            "answers": json_values,
+            "answer": json_values,
+            "split": json_values,
+        },
+    )
+)
+def test_any_record_is_used_or_set_aside_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, record: dict[str, object]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "a.png").touch()
+    try:
+        found = read(save_lines(folder / "any", record))
+    except DataError:
+        return
+    (sample,) = found.usable
+    for conversation in sample.messages(random.Random(0)):
+        assert [message["role"] for message in conversation[:2]] == ["user", "assistant"]
+        assert json.dumps([part["type"] for message in conversation for part in message["content"]])

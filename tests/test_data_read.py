@@ -1,0 +1,232 @@
+"""What all formats have in common: finding the format, splits, limits, image folders, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.data_folders import captions, read, reasons, save_json, save_lines, save_photos
+from train.data.formats import format_of
+from train.data.photos import FilePhoto
+from train.data.read import READERS, read_sources
+from train.data.source import QUESTIONS, Columns, DataSource
+from vlm.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_photos(tmp_path, "images/a.png", "images/b.png", "c.png")
+    return tmp_path
+
+
+CAT = {"image": "a.png", "captions": ["a cat"]}
+DOG = {"image": "b.png", "captions": ["a dog"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "format"),
+    [
+        ('{"conversations": []}', "llava"),
+        ('[\n  {"id": 1,\n   "conversations": []}]', "llava"),
+        ('{"image": "a", "captions": [], "question": "?"}\n{', "captions"),
+        ('\ufeff{"captions": []}', "captions"),
+        ('{"question": "?", "answers": []}', "questions"),
+        ('{"question": "?", "answer": "x", "answers": []}', "questions"),
+        ('{"questions": [], "info": {}}', "vqa"),
+        ('{"annotations": [], "images": [], "info": {}}', "coco"),
+        (json.dumps({"info": "x" * 70_000, "questions": []}), "vqa"),
+        (json.dumps([{"id": "x" * 70_000, "conversations": []}]), "llava"),
+        ("image,caption\n", "table"),
+        ("image\tcaption, with a comma\n", "table"),
+    ],
+)
+def test_a_file_is_known_by_its_content(tmp_path: Path, content: str, format: str) -> None:
+    for name in ("data", "captions.jsonl", "data.csv"):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert format_of(DataSource(str(tmp_path / name))) == format
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is neither JSON, nor a table with commas or tabs, nor a tar file; it begins with ''"),
+        ("a cat\na dog\n", "nor a tar file; it begins with 'a cat'"),
+        ("{", ": not JSON: Expecting property name"),
+        ("[1]", ": a JSON object is needed, not int"),
+        ("[]", ": a JSON object is needed, not list"),
+        ('{"image": "a", "text": "b"}', ": found the keys image, text; expected one of: conversa"),
+        ('{"captions": [], "conversations": []}', ": found the keys captions, conversations; exp"),
+        ("{}", ": found the keys (none); expected one of: conversations (LLaVA); captions; "),
+    ],
+)
+def test_a_file_of_no_or_several_formats(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "data").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read(tmp_path / "data")
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("names", "holds"),
+    [
+        ([], "nothing"),
+        (["a.png", "b.jsonl"], ".jsonl, .png"),
+        (["a.tar", "a.png", "a.txt"], ".tar"),
+    ],
+)
+def test_a_folder_of_no_or_several_formats(tmp_path: Path, names: list[str], holds: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"expected one of: photos with \.txt beside") as error:
+        read(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path} holds ")
+    assert holds in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["none.jsonl", "some/deeper/folder", "/absolute/none", "none"])
+def test_nothing_there(path: str) -> None:
+    with pytest.raises(DataError, match=f"^no data at '{path}': no such file or folder$"):
+        read(path)
+
+
+def test_a_named_format_is_not_second_guessed(folder: Path) -> None:
+    file = save_lines(folder / "data", CAT)
+    with pytest.raises(DataError, match=r"line 1: conversations missing; found captions, image, e"):
+        read(file, format="llava")
+    with pytest.raises(
+        ConfigError, match=r"^format must be one of llava, captions, .* not 'lava'$"
+    ):
+        DataSource("data", format="lava")
+
+
+def test_every_format_has_a_reader() -> None:
+    for format in READERS:
+        assert DataSource("data", format=format).format == format
+    with pytest.raises(ConfigError) as error:
+        DataSource("data", format="")
+    assert ", ".join(READERS) in str(error.value)
+
+
+def test_sources_keep_their_order_and_limits(folder: Path) -> None:
+    missing = {"image": "z.png", "captions": ["a horse"]}
+    file = str(save_lines(folder / "data", missing, CAT, DOG))
+    first, both = read_sources([DataSource(file, limit=1, questions=["What?"]), DataSource(file)])
+    assert [sample.conversations for sample in first.usable] == [captions("A cat.")]
+    assert [sample.conversations for sample in both.usable] == [
+        captions("A cat."),
+        captions("A dog."),
+    ]
+    assert first.usable[0].questions == ("What?",)
+    assert both.usable[0].questions == tuple(QUESTIONS)
+    assert (first.format, first.source.limit) == ("captions", 1)
+    expected = [("data, line 1", "missing image", "z.png")]
+    assert reasons(first, folder) == reasons(both, folder) == expected
+
+
+def test_a_split_is_only_that_split(folder: Path) -> None:
+    file = save_lines(folder / "data", CAT | {"split": "val"}, DOG | {"split": "train"}, CAT)
+    assert [sample.where for sample in read(file, split="train").usable] == [f"{file}, line 2"]
+    assert len(read(file).usable) == 3
+    with pytest.raises(DataError, match=r"data: no sample in split 'test'; there are: train, val$"):
+        read(file, split="test")
+    with pytest.raises(DataError, match=r"no sample in split 'test'; there are: no splits$"):
+        read(save_lines(folder / "data", CAT), split="test")
+
+
+def test_image_paths_start_beside_the_file_or_in_images(folder: Path) -> None:
+    (folder / "images/c.png").write_bytes((folder / "c.png").read_bytes())
+    names = ["a.png", "images/b.png", "c.png"]
+    file = save_lines(folder / "data", *(CAT | {"image": name} for name in names))
+    photos = [sample.photos for sample in read(file).usable]
+    assert photos == [
+        (FilePhoto(folder / "images" / name),) for name in ("a.png", "b.png", "c.png")
+    ]
+
+
+def test_image_paths_start_in_the_folder_that_is_named(folder: Path) -> None:
+    save_photos(folder, "other/a.png")
+    file = save_lines(folder / "data", CAT, DOG)
+    found = read(file, images=folder / "other")
+    assert [sample.photos for sample in found.usable] == [(FilePhoto(folder / "other/a.png"),)]
+    assert reasons(found, folder) == [("data, line 2", "missing image", "b.png")]
+    with pytest.raises(DataError, match=r"^no folder .*none for the images of .*data$"):
+        read(file, images=folder / "none")
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("none.png", "missing image"),
+        ("images", "missing image"),
+        ("x" * 10_000, "missing image"),
+        ("a\0.png", "missing image"),
+        ("/etc/passwd", "image path leaves its folder"),
+        ("../data", "image path leaves its folder"),
+        ("images/../../data", "image path leaves its folder"),
+        ("", "image is not a path"),
+        (3, "image is not a path"),
+        (None, "image is not a path"),
+        (["a.png"], "image is not a path"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_set_aside(
+    folder: Path, image: object, reason: str
+) -> None:
+    file = save_lines(folder / "data", CAT, CAT | {"image": image})
+    ((where, found, detail),) = reasons(read(file), folder)
+    assert (where, found) == ("data, line 2", reason)
+    assert detail in (image, repr(image))
+
+
+def test_a_source_without_a_usable_sample(folder: Path) -> None:
+    file = save_lines(folder / "data", DOG | {"captions": []}, CAT | {"image": "z"}, DOG | CAT)
+    save_lines(file, DOG | {"captions": []}, CAT | {"image": "z"}, CAT | {"captions": [""]})
+    save_lines(file, *file.read_text().splitlines(), CAT | {"image": "y"})
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert str(error.value) == (
+        f"{file}: no sample can be used: 2 missing image, 1 no captions, 1 empty caption; "
+        f"the first is {file}, line 1"
+    )
+    empty = save_json(folder / "coco", {"images": [], "annotations": []})
+    with pytest.raises(DataError, match=r"coco holds no samples \(read as coco\)$"):
+        read(empty)
+
+
+def test_a_bad_line_is_an_error_with_its_number(folder: Path) -> None:
+    with pytest.raises(DataError, match="data, line 2: not JSON: "):
+        read(save_lines(folder / "data", CAT, '{"image": '))
+    with pytest.raises(DataError, match="data, line 2: captions missing; found image, expected "):
+        read(save_lines(folder / "data", CAT, {"image": "a.png"}))
+    with pytest.raises(DataError, match="data, line 2: a JSON object is needed, not list"):
+        read(save_lines(folder / "data", CAT, [CAT]))
+    with pytest.raises(DataError, match="data, record 2: a JSON object is needed, not int"):
+        read(save_json(folder / "data", [CAT, 3]))
+    with pytest.raises(DataError, match="data, record 2: captions missing; found image, expected "):
+        read(save_json(folder / "data", [CAT, {"image": "a.png"}]))
+    with pytest.raises(DataError, match=r"data: not JSON: .* line 2 column 1"):
+        read(save_lines(folder / "data", f"[{json.dumps(CAT)},"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"limit": 0}, "limit of data must be at least 1, not 0"),
+        ({"weight": 0.0}, "weight of data must be above 0, not 0.0"),
+        ({"weight": float("nan")}, "weight of data must be above 0, not nan"),
+        ({"weight": float("inf")}, "weight of data must be above 0, not inf"),
+        ({"questions": []}, "data needs at least one question"),
+    ],
+)
+def test_settings_out_of_range(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        DataSource("data", **fields)
+
+
+def test_question_and_answer_columns_go_together() -> None:
+    for fields in ({"question": "q"}, {"answer": "a"}):
+        with pytest.raises(
+            ConfigError, match=r"^columns\.question and columns\.answer go together"
+        ):
+            Columns(**fields)

@@ -1,0 +1,56 @@
+"""Every preset is a config that `vlm train` reads."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+
+from train.config import TrainConfig
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PRESETS = sorted(CONFIGS.glob("*.yaml"))
+
+
+def config(file: Path) -> TrainConfig:
+    """What a preset says."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(TrainConfig)
+    values = vars(parser.instantiate_classes(parser.parse_path(file)))
+    return TrainConfig(**values)
+
+
+@pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
+def test_a_preset_is_a_few_lines_over_the_defaults(file: Path) -> None:
+    read = config(file)
+    read.resolve()
+    assert file.stem.endswith(f"-{read.stage}")
+    assert read.output.parts[0] == "runs"
+    assert len(yaml.safe_load(file.read_text(encoding="utf-8"))) <= 12
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embedded",
+        "clip-b16_smollm2-135m",
+        "clip-l14-336_smollm2-360m",
+        "siglip2-b16_qwen2.5-0.5b",
+        "clip-l14-336_vicuna-7b",
+    ],
+)
+def test_stage_two_goes_on_from_stage_one(name: str) -> None:
+    align = config(CONFIGS / f"{name}-align.yaml")
+    instruct = config(CONFIGS / f"{name}-instruct.yaml")
+    assert instruct.start == str(align.output / "checkpoint")
+
+
+def test_llava_has_its_published_settings() -> None:
+    align = config(CONFIGS / "clip-l14-336_vicuna-7b-align.yaml")
+    instruct = config(CONFIGS / "clip-l14-336_vicuna-7b-instruct.yaml")
+    for stage, rate, batch in ((align, 1e-3, 256), (instruct, 2e-5, 128)):
+        stage.resolve()
+        assert stage.learning_rate == rate
+        assert 8 * stage.batch_size * stage.accumulate == batch
+        assert (stage.epochs, stage.warmup, stage.weight_decay, stage.clip) == (1, 0.03, 0.0, 1.0)
+    assert instruct.trains.language == "full"

@@ -1,0 +1,267 @@
+"""Rows of an epoch: prompts that fit, photos as features or pixel values, what is set aside."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from tests import tiny
+from tests.data_folders import asked, captions
+from train.data.photos import FilePhoto
+from train.data.sample import Sample, SetAside, Unusable
+from train.features import FeatureCache
+from train.rows import Photos, Prepared, Promptings, Rows, first_prompts, shorten
+from vlm.config import VisionConfig
+from vlm.model import VisionLanguageModel
+from vlm.prompt import IMAGE_SLOT, Prompt
+
+QUESTIONS = ("Who", "What", "Why", "How")
+
+
+@pytest.fixture(scope="module")
+def model() -> VisionLanguageModel:
+    return tiny.vision_language_model()
+
+
+@pytest.fixture(scope="module")
+def prompt(model: VisionLanguageModel) -> Promptings:
+    return lambda messages: model.prompt(messages, answer_next=False)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Photos with 1, 2, 3 and 4 captions and four questions."""
+    samples = []
+    for number in range(4):
+        tiny.photo(number).save(tmp_path / f"{number}.png")
+        texts = captions(*(f"A cat sits on {i} dogs." for i in range(number + 1)))
+        photo = FilePhoto(tmp_path / f"{number}.png")
+        samples.append(Sample(f"line {number}", (photo,), texts, QUESTIONS))
+    return samples
+
+
+@pytest.fixture
+def photos(model: VisionLanguageModel) -> Photos:
+    """Pixel values."""
+    shape = (model.vision.num_tokens, model.vision.width)
+    return Photos(model.vision.preprocessing, None, shape)
+
+
+@pytest.fixture
+def rows(samples: list[Sample], photos: Photos, prompt: Promptings) -> Rows:
+    return rows_of(samples, photos, prompt)
+
+
+def rows_of(samples: list[Sample], photos: Photos, prompt: Promptings, **fields: object) -> Rows:
+    """Rows of an epoch; the fields that are not given have the usual values."""
+    usual = {"max_length": 512, "seed": 0, "epoch": 0, "pack": "image", "row_length": 512}
+    augmented = fields.pop("augmented", [False] * len(samples))
+    return Rows(samples, augmented, photos, prompt, **usual | fields)
+
+
+@pytest.fixture
+def cached(
+    samples: list[Sample], model: VisionLanguageModel, photos: Photos, tmp_path: Path
+) -> Photos:
+    """Features of the photos."""
+    tower = model.vision
+    cache = FeatureCache(tmp_path / "features", tower, VisionConfig("tiny"), 10**9)
+    cache.fill([s.photos[0] for s in samples], torch.device("cpu"), Console(quiet=True))
+    return replace(photos, features=cache)
+
+
+def text(prompt: Prompt) -> str:
+    """All that is not an image slot."""
+    return tiny.tokenizer().decode([token for token in prompt.input_ids if token >= 0])
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Prompt:
+    """Images and text in any order, parts of the text supervised."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    slots: list[slice] = []
+    for kind in draw(st.lists(st.sampled_from(["image", "question", "answer"]), max_size=6)):
+        length = draw(st.integers(1, 8))
+        if kind == "image":
+            slots.append(slice(len(ids), len(ids) + length))
+        ids += [IMAGE_SLOT if kind == "image" else 7] * length
+        mask += [kind == "answer"] * length
+    return Prompt(ids, mask, slots, [None] * len(slots))
+
+
+@given(prompt=conversations(), max_length=st.integers(1, 40))
+def test_text_is_shortened_and_images_are_never_cut(prompt: Prompt, max_length: int) -> None:
+    last = max((slot.stop for slot in prompt.image_slots), default=0)
+    fits = last <= max_length and any(prompt.loss_mask[:max_length])
+    if len(prompt) > max_length and not fits:
+        with pytest.raises(Unusable) as told:
+            shorten(prompt, max_length)
+        detail = f"{len(prompt)} tokens do not fit into {max_length}"
+        assert (told.value.reason, told.value.detail) == ("too long", detail)
+        return
+    short = shorten(prompt, max_length)
+    assert len(short) == min(len(prompt), max_length)
+    assert short.input_ids == prompt.input_ids[:max_length]
+    assert short.loss_mask == prompt.loss_mask[:max_length]
+    assert (short.image_slots, short.images) == (prompt.image_slots, prompt.images)
+    image_tokens = sum(slot.stop - slot.start for slot in prompt.image_slots)
+    assert short.input_ids.count(IMAGE_SLOT) == image_tokens
+    assert any(short.loss_mask) or len(prompt) <= max_length
+
+
+def test_questions_are_drawn_by_seed_epoch_and_place(
+    samples: list[Sample], photos: Photos, prompt: Promptings
+) -> None:
+    def questions(**fields: int) -> list[str]:
+        drawn = rows_of(samples * 5, photos, prompt, **fields)
+        together = [
+            {text(p).split("user\n")[1].split("<")[0].strip() for p in row} for row, _ in drawn
+        ]
+        assert all(len(found) == 1 for found in together)
+        return [found.pop() for found in together]
+
+    first = questions()
+    assert set(first) == set(QUESTIONS)
+    assert questions() == first
+    assert questions(epoch=1) != first
+    assert questions(seed=1) != first
+
+
+def test_a_batch_has_a_row_and_the_pixels_of_each_photo(
+    rows: Rows, model: VisionLanguageModel
+) -> None:
+    prepared = rows.collate([rows[2], rows[0]])
+    expected = model.vision.preprocessing.batch([tiny.photo(2), tiny.photo(0)])
+    assert torch.equal(prepared.batch.images, expected)
+    assert prepared.batch.images_per_row == (1, 1)
+    ends = (prepared.batch.target_ids == tiny.tokenizer().eos_token_id).nonzero()[:, 0]
+    assert prepared.batch.target_rows[ends].tolist() == [0, 0, 0, 1]
+    assert (prepared.images, prepared.samples, prepared.set_aside) == (2, 2, [])
+
+
+def test_features_take_the_place_of_pixels(
+    samples: list[Sample], cached: Photos, prompt: Promptings
+) -> None:
+    rows = rows_of(samples, cached, prompt)
+    prepared = rows.collate([rows[2], rows[0]])
+    expected = [cached.features.get(samples[number].photos[0]) for number in (2, 0)]
+    assert torch.equal(prepared.batch.images, torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("pack", "shape", "images"),
+    [("image", 3, (1, 1, 1)), ("none", 6, (1,) * 6), ("sequence", 1, (3,))],
+)
+def test_packing(
+    samples: list[Sample],
+    photos: Photos,
+    prompt: Promptings,
+    pack: str,
+    shape: int,
+    images: tuple[int, ...],
+) -> None:
+    rows = rows_of(samples, photos, prompt, pack=pack)
+    prepared = rows.collate([rows[0], rows[1], rows[2]])
+    assert len(prepared.batch.input_ids) == shape
+    assert prepared.batch.images_per_row == images
+    assert prepared.images == len(prepared.batch.images) == sum(images)
+
+
+def test_views_of_photos_that_are_augmented_differ_by_epoch(
+    samples: list[Sample], photos: Photos, prompt: Promptings
+) -> None:
+    def pixels(epoch: int) -> list[torch.Tensor]:
+        augmented = [True, False, True, False]
+        rows = rows_of(samples, photos, prompt, augmented=augmented, epoch=epoch)
+        return [image for _, (image,) in rows]
+
+    first, again, other = pixels(0), pixels(0), pixels(1)
+    assert all(map(torch.equal, first, again))
+    assert [torch.equal(*pair) for pair in zip(first, other, strict=True)] == [False, True] * 2
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_broken_photos_are_set_aside(
+    samples: list[Sample], photos: Photos, cached: Photos, prompt: Promptings, kind: str
+) -> None:
+    file = samples[1].photos[0].path
+    file.write_bytes(b"no picture")
+    rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
+    prepared = rows.collate([rows[0], rows[1]])
+    (aside,) = prepared.set_aside
+    assert (aside.where, aside.reason) == ("line 1", "broken image")
+    assert str(file) in aside.detail
+    assert (prepared.samples, prepared.images, len(prepared.batch.input_ids)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_a_batch_of_nothing_can_be_trained_on(
+    samples: list[Sample],
+    photos: Photos,
+    cached: Photos,
+    prompt: Promptings,
+    model: VisionLanguageModel,
+    kind: str,
+) -> None:
+    rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
+    prepared = rows.collate([SetAside("line 0", "broken image")])
+    assert (prepared.samples, prepared.images) == (0, 0)
+    assert model(prepared.batch).item() == 0
+    assert len(rows.collate([]).batch.target_ids) == 0
+
+
+def test_what_is_too_long_is_set_aside(
+    samples: list[Sample], photos: Photos, prompt: Promptings
+) -> None:
+    rows = rows_of(samples, photos, prompt, max_length=tiny.PATCHES)
+    assert rows[0].reason == "too long"
+    (whole,), _ = rows_of(samples, photos, prompt)[0]
+    longest = len(whole) - 3
+    (shorter,), _ = rows_of(samples, photos, prompt, max_length=longest)[0]
+    assert shorter.input_ids == whole.input_ids[:longest]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_every_photo_once(rows: Rows, workers: int) -> None:
+    batches: list[Prepared] = list(rows.loader([[3, 0, 1], [], [2]], workers))
+    assert [prepared.samples for prepared in batches] == [3, 0, 1]
+    seen = torch.cat([prepared.batch.images for prepared in batches])
+    expected = torch.stack([rows[place][1][0] for place in (3, 0, 1, 2)])
+    assert torch.equal(seen, expected)
+
+
+def test_the_loader_leaves_the_runs_random_numbers_alone(rows: Rows) -> None:
+    before = torch.get_rng_state()
+    list(rows.loader([[0], [1]], 0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_text_alone_needs_no_photo(photos: Photos, prompt: Promptings) -> None:
+    (user, assistant) = asked("What is the capital of France?", "Paris.")
+    sample = Sample("line 1", (), ((replace(user, parts=user.parts[1:]), assistant),))
+    rows = rows_of([sample], photos, prompt)
+    prepared = rows.collate([rows[0]])
+    assert (prepared.images, prepared.batch.images_per_row) == (0, (0,))
+    assert len(prepared.batch.target_ids) > 0
+
+
+def test_first_prompts_are_those_of_the_first_epoch(
+    samples: list[Sample], rows: Rows, prompt: Promptings
+) -> None:
+    found = list(first_prompts(samples, prompt, seed=0, max_length=512))
+    assert [sample for sample, _ in found] == samples
+    assert [prompts for _, prompts in found] == [prompts for prompts, _ in rows]
+    assert list(first_prompts(samples, prompt, seed=0, max_length=tiny.PATCHES)) == []
+
+
+def test_generators_of_places_are_independent(rows: Rows) -> None:
+    random.seed(0)
+    before = random.getstate()
+    assert [text(p) for p in rows[1][0]] == [text(p) for p in rows[1][0]]
+    assert random.getstate() == before

@@ -1,0 +1,178 @@
+"""`vlm data`: what is printed of training data."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests import tiny, tiny_folders
+from tests.data_folders import asked, captions, save_lines, save_photos
+from train.config import TrainConfig
+from train.data.photos import FilePhoto
+from train.data.sample import Message, Sample, Samples, SetAside
+from train.data.source import DataSource
+from train.show import Checked, check, show, show_samples, show_set_aside, summary
+from vlm.cli import main
+from vlm.config import ModelConfig
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return tiny_folders.model_config(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture
+def config(tmp_path: Path, model: ModelConfig) -> TrainConfig:
+    """Two captioned photos, one of them broken; three questions, one of them without a photo."""
+    save_photos(tmp_path, "a.png", "broken.png", "c.png")
+    (tmp_path / "broken.png").write_bytes(b"no photo")
+    lines = [{"image": name, "captions": ["a cat", "a dog"]} for name in ("a.png", "broken.png")]
+    save_lines(tmp_path / "captions", *lines)
+    questions = [
+        {"image": image, "question": question, "answer": "cat"}
+        for image, question in (("c.png", "Who?"), ("c.png", "Which?"), ("none.png", "Why?"))
+    ]
+    save_lines(tmp_path / "questions", *questions)
+    sources = [DataSource(str(tmp_path / name)) for name in ("captions", "questions")]
+    return TrainConfig(sources, model=model, output=tmp_path / "run")
+
+
+def console(**fields: object) -> Console:
+    return Console(file=StringIO(), width=200, **fields)
+
+
+def printed(to: Console) -> list[str]:
+    assert isinstance(to.file, StringIO)
+    return to.file.getvalue().splitlines()
+
+
+def test_a_sample_is_printed_as_the_model_sees_it() -> None:
+    model = tiny.vision_language_model()
+    photo = FilePhoto(Path("[a].png"))
+    sample = Sample("data, line 3", (photo,), (asked("What is it?", "A cat."),))
+    messages = sample.messages(None)[0]
+    prompt = model.prompt(messages, answer_next=False)
+    plain, coloured = console(), console(force_terminal=True, color_system="standard")
+    for to in (plain, coloured):
+        show_samples([(sample, [prompt])], tiny.tokenizer(), to)
+    answer = len(tiny.tokenizer().encode("A cat.", add_special_tokens=False))
+    assert printed(plain) == [
+        "data, line 3: [a].png",
+        f"{len(prompt)} tokens, {tiny.PATCHES} of images, {answer + 1} supervised",
+        "<|im_start|>user",
+        f"<image x{tiny.PATCHES}>",
+        "What is it?<|im_end|>",
+        "<|im_start|>assistant",
+        "A cat.<|im_end|>",
+        "",
+    ]
+    assert "\x1b[32mA cat.<|im_end|>\x1b[0m" in "\n".join(printed(coloured))
+
+
+def test_a_text_only_sample_is_printed() -> None:
+    messages = (Message("user", ("Why?",)), Message("assistant", ("So.",)))
+    sample = Sample("data, line 1", (), (messages,))
+    prompt = tiny.vision_language_model().prompt(sample.messages(None)[0], answer_next=False)
+    to = console()
+    show_samples([(sample, [prompt, prompt])], tiny.tokenizer(), to)
+    assert printed(to)[0] == "data, line 1: no image"
+    assert sum(", 0 of images, " in line for line in printed(to)) == 2
+
+
+def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
+    save_photos(tmp_path, "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    good, broken, gone = (
+        Sample(name, (FilePhoto(tmp_path / f"{name}.png"),), captions("A cat.", "A dog."))
+        for name in "abc"
+    )
+    before = SetAside("z", "empty caption")
+    found = Samples(DataSource("data"), "captions", [good, broken, gone], [before])
+    (one,) = check([found], lambda sample: ["x" * 30, "x" * 20], console())
+    assert one.found.usable == [good]
+    assert one.lengths == [30, 20]
+    assert [(aside.where, aside.reason) for aside in one.found.set_aside] == [
+        ("z", "empty caption"),
+        ("b", "broken image"),
+        ("c", "broken image"),
+    ]
+    assert found.set_aside == [before]
+
+
+def test_summary_by_hand() -> None:
+    sample = Sample("a", (), ())
+    asides = [SetAside("x", "missing image"), SetAside("y", "too long"), SetAside("z", "too long")]
+    first = Samples(DataSource("[red]"), "coco", [sample] * 1200, asides)
+    second = Samples(DataSource("b"), "table", [], [])
+    to = console()
+    to.print(summary([Checked(first, [10, 2000, 30]), Checked(second, [])]))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed(to)]
+    assert [row for row in rows if row] == [
+        ["[red]", "coco", "1,200", "3", "30", "2,000", "2 too long, 1 missing image"],
+        ["b", "table", "0", "0", "", "", "none"],
+    ]
+
+
+def test_what_is_set_aside_is_named_up_to_a_number() -> None:
+    asides = [SetAside(f"line {number}", "too long", "9\ntokens") for number in range(3)]
+    to = console()
+    show_set_aside(asides, to, 2)
+    assert printed(to) == [
+        "line 0: too long 9 tokens",
+        "line 1: too long 9 tokens",
+        "and 1 more that are set aside",
+    ]
+    nothing = console()
+    show_set_aside([], nothing, 2)
+    assert printed(nothing) == []
+
+
+def test_show(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    show(config, show=1)
+    one = capsys.readouterr().out
+    show(config)
+    both = capsys.readouterr().out
+    assert one.count(" supervised") == 2
+    assert both.count(" supervised") == 4
+    assert both.count(f"<image x{tiny.PATCHES}>") == 4
+    assert "A cat.<|im_end|>" in both
+    assert "Which?<|im_end|>" in both
+    assert "1 broken image" in both
+    assert "1 missing image" in both
+    assert "and 1 more that are set aside" in one
+    assert "questions, line 3: missing image none.png" in both
+
+
+def test_show_at_a_length(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config.max_length = tiny.PATCHES
+    show(config)
+    out = capsys.readouterr().out
+    assert " supervised" not in out
+    assert "questions, line 1: too long 33 tokens do not fit into 16" in out
+
+
+def test_the_command(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = {
+        "data": [{"path": source.path} for source in config.data],
+        "validation": [{"path": config.data[1].path, "limit": 1}],
+        "model": {
+            "vision": {"source": config.model.vision.source},
+            "language": {"source": config.model.language.source},
+        },
+    }
+    file = tmp_path / "preset.yaml"
+    file.write_text(json.dumps(preset), encoding="utf-8")
+    assert main(["data", str(file), "--show", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(" supervised") == 2
+    assert out.count("questions") >= 2
+    (tmp_path / "captions").unlink()
+    assert main(["data", str(file)]) == 1
+    assert capsys.readouterr().err.startswith(f"vlm: no data at '{tmp_path / 'captions'}'")

@@ -1,0 +1,530 @@
+"""Whole runs of both stages, on tiny parts and random photos."""
+
+import json
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
+
+import vlm
+from tests import tiny, tiny_folders, tiny_runs
+from tests.test_llava import make_llava
+from train.config import TrainConfig
+from train.data.photos import decode
+from train.data.read import read_sources
+from train.data.source import DataSource
+from train.freeze import Trains
+from train.log import RunLog
+from train.recipe import train
+from train.rows import first_prompts
+from train.state import states
+from vlm.batch import collate
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
+from vlm.errors import CheckpointError, ConfigError, DataError, VLMError
+from vlm.vision import TransformerTower
+
+VISION = "vision.model.encoder.layers."
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """A process has one precision; here each test has."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return tiny_runs.run_config(tmp_path)
+
+
+@pytest.fixture
+def instruct(config: TrainConfig) -> TrainConfig:
+    """Stage 2 with two held-out photos, from pixels, so that a checkpoint's loss is that of the
+    run."""
+    return replace(
+        config,
+        stage="instruct",
+        data=[replace(config.data[0], split="train")],
+        validation=[replace(config.data[0], split="val")],
+        cache="off",
+        epochs=1,
+    )
+
+
+def elsewhere(config: TrainConfig, name: str = "other", **fields: object) -> TrainConfig:
+    """The same run in another folder."""
+    return replace(config, output=config.output.with_name(name), **fields)
+
+
+@torch.no_grad()
+def held_out_loss(config: TrainConfig, model: vlm.VisionLanguageModel) -> float:
+    """Mean loss of a supervised token of the held-out samples, each conversation on its own."""
+    (found,) = read_sources(config.validation)
+    losses, targets = 0.0, 0
+    for sample, prompts in first_prompts(
+        found.usable, lambda m: model.prompt(m, answer_next=False), config.seed, 512
+    ):
+        photos = [decode(photo) for photo in sample.photos] * len(prompts)
+        batch = collate(prompts, model.vision.preprocessing.batch(photos))
+        losses += float(model(batch))
+        targets += len(batch.target_ids)
+    return losses / targets
+
+
+def test_the_loss_falls_and_the_checkpoint_answers(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(config, epochs=8, workers=1)
+    checkpoint = train(config)
+    losses = tiny_runs.metrics(config)
+    assert len(losses) == tiny_runs.metrics(config, "step")[-1] == 32
+    assert losses[-1] < 0.8 * losses[0]
+    assert tiny_runs.metrics(config, "learning_rate")[1] == config.learning_rate
+
+    assert checkpoint == config.output / "checkpoint"
+    assert all(name.startswith("projector.") for name in tiny_runs.weights(config))
+    loaded = vlm.load(checkpoint, device="cpu")
+    assert isinstance(loaded.chat("What is in the picture?", [tiny.photo()], max_tokens=4), str)
+
+    told = capsys.readouterr().err
+    table = [line.split("│") for line in told.splitlines() if "float32" in line]
+    trainable = {cells[1].strip(): cells[3].strip() for cells in table}
+    assert trainable == {"vision tower": "0", "projector": "1,856", "language model": "0"}
+    assert "vision features are cached" in told
+    assert f"{checkpoint}: vlm chat --model talks to it" in told
+
+
+def test_a_run_folder_says_what_was_done(config: TrainConfig) -> None:
+    train(replace(config, trackers=["tensorboard"], answer_every=3))
+    names = {path.name for path in config.output.iterdir()}
+    assert names == {
+        *("answers.jsonl", "checkpoint", "config.yaml", "loss.png", "metrics.jsonl", "run.json"),
+        *("set_aside.jsonl", "state", "trackers"),
+    }
+    assert (config.output / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((config.output / "trackers").rglob("events.out.tfevents.*"))
+    (entry,) = json.loads((config.output / "run.json").read_text(encoding="utf-8"))["runs"]
+    assert entry["config"]["learning_rate"] == 1e-2
+    assert entry["config"]["trains"]["language"] == "frozen"
+    lines = (config.output / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer["step"] for answer in answers] == [3] * 4 + [4] * 4 + [6] * 4 + [8] * 4
+    assert {Path(answer["photo"]).name for answer in answers} == {f"{n}.png" for n in range(4)}
+    assert answers[0]["question"] in config.data[0].questions
+
+
+def test_the_same_run_twice_gives_the_same_bits(config: TrainConfig) -> None:
+    train(config)
+    train(elsewhere(config))
+    assert tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(elsewhere(config)))
+    other = elsewhere(config, "seed", seed=1)
+    train(other)
+    assert not tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(other))
+
+
+def test_max_steps_ends_the_run_and_its_schedule(config: TrainConfig) -> None:
+    train(replace(config, epochs=10, max_steps=3, warmup=0.0))
+    shares = [rate / config.learning_rate for rate in tiny_runs.metrics(config, "learning_rate")]
+    assert shares == pytest.approx([1, 0.75, 0.25])
+
+
+def test_accumulation_equals_a_larger_batch(config: TrainConfig) -> None:
+    parts = elsewhere(config, batch_size=1, accumulate=2)
+    train(config)
+    train(parts)
+    assert len(tiny_runs.metrics(config)) == 8
+    assert tiny_runs.metrics(parts) == pytest.approx(tiny_runs.metrics(config), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_packing_does_not_change_the_losses(config: TrainConfig, stage: str) -> None:
+    config = replace(config, stage=stage, batch_size=4, epochs=1)
+    losses = []
+    for pack in ("none", "image", "sequence"):
+        other = elsewhere(config, pack, pack=pack)
+        train(other)
+        losses.append(tiny_runs.metrics(other))
+    none, image, sequence = losses
+    assert len(none) == 2
+    assert image == pytest.approx(none, rel=1e-5)
+    assert sequence == pytest.approx(none, rel=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(config: TrainConfig) -> None:
+    config = replace(config, stage="instruct", epochs=1)
+    train(config)
+    train(elsewhere(config, gradient_checkpointing=True))
+    losses = tiny_runs.metrics(elsewhere(config))
+    assert losses == pytest.approx(tiny_runs.metrics(config), rel=1e-6)
+
+
+def test_weights_of_sources_mix_them(config: TrainConfig) -> None:
+    train_split, val_split = (replace(config.data[0], split=split) for split in ("train", "val"))
+    mixed = replace(config, data=[replace(train_split, weight=0.4), replace(val_split, weight=3)])
+    train(replace(mixed, epochs=1))
+    assert sum(tiny_runs.metrics(config, "images")) == 0.4 * 5 + 3 * 2
+
+
+def test_augmentation_trains_on_other_views_and_encodes_nothing(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    train(config)
+    plain = tiny_runs.metrics(config)
+    data = [replace(config.data[0], augment=True)]
+    other = elsewhere(config, data=data, cache_folder=tmp_path / "none")
+    train(other)
+    assert len(tiny_runs.metrics(other)) == len(plain)
+    assert tiny_runs.metrics(other) != plain
+    assert not (tmp_path / "none").exists()
+
+
+def test_cached_features_give_the_losses_of_the_tower(config: TrainConfig) -> None:
+    train(replace(config, cache="on"))
+    other = elsewhere(config, cache="off")
+    train(other)
+    assert tiny_runs.metrics(config) == pytest.approx(tiny_runs.metrics(other), rel=1e-3)
+    assert tiny_runs.metrics(config) != tiny_runs.metrics(other)
+
+
+def test_texts_are_shortened(config: TrainConfig) -> None:
+    train(elsewhere(config, epochs=1, pack="none"))
+    train(replace(config, epochs=1, pack="none", max_length=60))
+    tokens = [sum(tiny_runs.metrics(c, "tokens")) for c in (config, elsewhere(config))]
+    assert tokens[0] < min(tokens[1], 13 * 60)
+    images = [sum(tiny_runs.metrics(c, "images")) for c in (config, elsewhere(config))]
+    assert images[0] == images[1] == 13
+
+
+def test_what_is_too_long_is_set_aside(config: TrainConfig) -> None:
+    with pytest.raises(DataError) as error:
+        train(replace(config, max_length=tiny.PATCHES))
+    report = config.output / "set_aside.jsonl"
+    assert str(error.value) == (
+        "2 of 7 samples could not be used (too long), more than allowed_unusable=0.01: "
+        f"see {report}"
+    )
+    (first, _) = map(json.loads, report.read_text(encoding="utf-8").splitlines())
+    assert first["reason"] == "too long"
+    assert first["detail"].endswith(f"tokens do not fit into {tiny.PATCHES}")
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_broken_photos_are_counted_while_it_runs(config: TrainConfig, cache: str) -> None:
+    photo = Path(config.data[0].path).with_name("1.png")
+    photo.write_bytes(b"no picture")
+    config = replace(config, cache=cache)
+    train(replace(config, allowed_unusable=0.2, workers=1))
+    lines = (config.output / "set_aside.jsonl").read_text(encoding="utf-8").splitlines()
+    reasons = [(json.loads(line)["reason"], str(photo) in line) for line in lines]
+    assert reasons == [("broken image", True)] * 2
+    assert sum(tiny_runs.metrics(config, "images")) == 2 * 6
+    asked = (config.output / "answers.jsonl").read_text(encoding="utf-8")
+    assert "0.png" in asked
+    assert "1.png" not in asked
+    with pytest.raises(
+        DataError, match=r"^1 of 7 samples could not be used \(broken image\), more"
+    ):
+        train(elsewhere(config))
+
+
+def test_a_report_outlives_a_resumed_run(config: TrainConfig) -> None:
+    Path(config.data[0].path).with_name("1.png").write_bytes(b"no picture")
+    config = replace(config, allowed_unusable=0.2)
+    train(config)
+    report = config.output / "set_aside.jsonl"
+    before = report.read_text(encoding="utf-8")
+    train(replace(config, resume=True))
+    assert report.read_text(encoding="utf-8") == before
+
+
+def test_broken_validation_photos_are_counted(instruct: TrainConfig) -> None:
+    photo = Path(instruct.data[0].path).with_name("6.png")
+    photo.write_bytes(b"no picture")
+    train(replace(instruct, allowed_unusable=0.5, epochs=2))
+    lines = (instruct.output / "set_aside.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [str(photo) in line for line in lines] == [True]
+    with pytest.raises(DataError, match=r"^1 of 2 samples cannot be used \(1 broken image\), more"):
+        train(elsewhere(instruct))
+
+
+@pytest.mark.parametrize(
+    ("trains", "names"),
+    [
+        (None, {"projector.", ".lora_"}),
+        (Trains(language="full"), {"projector.", "language."}),
+        (Trains(language="lora", projector=False), {"projector.", ".lora_"}),
+        (Trains(language="lora", vision_layers=1), {"projector.", ".lora_", f"{VISION}1."}),
+        (Trains(language="full", vision_layers="all"), {"projector.", "language.", "vision."}),
+    ],
+)
+def test_a_checkpoint_is_what_was_trained(
+    instruct: TrainConfig, trains: Trains | None, names: set[str]
+) -> None:
+    config = replace(instruct, trains=trains, vision_learning_rate=1e-3)
+    checkpoint = train(config)
+    weights = tiny_runs.weights(config)
+    assert {name for name in names if any(name in tensor for tensor in weights)} == names
+    assert all(any(name in tensor for name in names) for tensor in weights)
+    loaded = vlm.load(checkpoint, device="cpu")
+    # Of a part that changed although it was to be frozen, the checkpoint would know nothing.
+    (told,) = tiny_runs.metrics(config, "validation_loss")
+    assert held_out_loss(config, loaded) == pytest.approx(told, rel=1e-4)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_parts_have_learning_rates_of_their_own(instruct: TrainConfig) -> None:
+    trains = Trains(language="full", vision_layers=1)
+    rates = {"learning_rate": 1e-30, "vision_learning_rate": 1e-3, "projector_learning_rate": 1e-30}
+    train(replace(instruct, trains=trains, **rates))
+    torch.manual_seed(instruct.seed)
+    before = vlm.build(instruct.model, "cpu").state_dict()
+    changed = [
+        name
+        for name, weight in tiny_runs.weights(instruct).items()
+        if not weight.equal(before[name])
+    ]
+    assert changed
+    assert all(name.startswith(VISION) for name in changed)
+
+
+def test_adapters_on_four_bit_weights(instruct: TrainConfig) -> None:
+    pytest.importorskip("bitsandbytes")
+    # Widths of multiples of bitsandbytes' block.
+    tiny.language_model(hidden=64).model.save_pretrained(instruct.model.language.source)
+    config = replace(instruct, trains=Trains(language="qlora"))
+    checkpoint = train(config)
+    assert all(".lora_" in n or n.startswith("projector.") for n in tiny_runs.weights(config))
+    loaded = vlm.load(checkpoint, device="cpu")
+    assert loaded.config.language.load_in == "4bit"
+    (told,) = tiny_runs.metrics(config, "validation_loss")
+    assert held_out_loss(config, loaded) == pytest.approx(told, rel=1e-3)
+
+
+def test_stage_2_starts_from_stage_1(config: TrainConfig, instruct: TrainConfig) -> None:
+    first = train(config)
+    second = elsewhere(instruct, start=str(first), model=ModelConfig(), learning_rate=1e-30)
+    train(second)
+    begun, weights = tiny_runs.weights(config), tiny_runs.weights(second)
+    assert all(weights[name].equal(weight) for name, weight in begun.items())
+    assert sum(".lora_" in name for name in weights) == len(weights) - len(begun) > 0
+    # The third goes on with the adapters of the second.
+    third = elsewhere(second, "third", start=str(second.output / "checkpoint"))
+    train(third)
+    for name, weight in tiny_runs.weights(third).items():
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-20)
+
+
+def test_adapters_of_another_rank_to_start_from(config: TrainConfig, instruct: TrainConfig) -> None:
+    first = train(config)
+    lora = ModelConfig(language=LanguageConfig(lora=LoraConfig(rank=2)))
+    second = elsewhere(instruct, start=str(first), model=lora)
+    train(second)
+    ranks = {w.shape[0] for name, w in tiny_runs.weights(second).items() if "lora_A" in name}
+    assert ranks == {2}
+
+
+@pytest.mark.parametrize("start", ["own", "embedded"])
+def test_a_start_of_another_model(config: TrainConfig, start: str) -> None:
+    if start == "own":
+        start = str(train(config))
+    other = replace(config.model, projector=ProjectorConfig("linear"))
+    with pytest.raises(ConfigError, match=f"^start={start} says what the model is made of: leave"):
+        train(elsewhere(config, start=start, model=other))
+
+
+def test_a_start_that_is_no_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty is no checkpoint: it has neither vlm_config"):
+        train(replace(config, start=str(tmp_path / "empty")))
+
+
+def test_training_goes_on_from_a_llava_folder(instruct: TrainConfig, tmp_path: Path) -> None:
+    make_llava(tmp_path / "llava")
+    start = str(tmp_path / "llava")
+    config = replace(instruct, start=start, model=ModelConfig(), learning_rate=1e-30)
+    checkpoint = train(config)
+    original = vlm.load(start, device="cpu").state_dict()
+    projector = {n: w for n, w in tiny_runs.weights(config).items() if n.startswith("projector.")}
+    assert projector
+    assert all(weight.equal(original[name]) for name, weight in projector.items())
+    assert vlm.load(checkpoint).config.llava == start
+
+
+def test_conversations_without_photos_train_too(instruct: TrainConfig, tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "What is the capital of France?"},
+        {"from": "gpt", "value": "Paris."},
+    ]
+    texts = [{"id": str(number), "conversations": turns} for number in range(3)]
+    (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    data = [*instruct.data, DataSource(str(tmp_path / "texts.json"))]
+    train(replace(instruct, data=data))
+    assert sum(tiny_runs.metrics(instruct, "images")) == 5
+    train(elsewhere(instruct, data=data[1:], validation=None))
+    assert sum(tiny_runs.metrics(elsewhere(instruct), "images")) == 0
+
+
+def test_the_best_epoch_is_kept(config: TrainConfig, tmp_path: Path) -> None:
+    # The held-out caption contradicts the one that is learned by heart.
+    sources = []
+    for name, caption in (("one", "A A A A A A"), ("other", "B C D E F G")):
+        file = Path(config.data[0].path).with_name(f"{name}.jsonl")
+        file.write_text(json.dumps({"image": "0.png", "captions": [caption]}), encoding="utf-8")
+        sources.append(DataSource(str(file)))
+    config = replace(config, data=sources[:1], validation=sources[1:], epochs=4, cache="off")
+    checkpoint = train(config)
+    losses = tiny_runs.metrics(config, "validation_loss")
+    assert len(losses) == 4
+    assert min(losses) < losses[-1]
+    loaded = vlm.load(checkpoint, device="cpu")
+    assert held_out_loss(config, loaded) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_validation_within_an_epoch(instruct: TrainConfig) -> None:
+    train(replace(instruct, batch_size=1, validate_every=2))
+    rows = [row for row in tiny_runs.rows(instruct) if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [2, 4, 5]
+
+
+def test_an_average_of_the_weights_is_kept(config: TrainConfig) -> None:
+    train(config)
+    train(elsewhere(config, ema=0.9999))
+    train(elsewhere(config, "begun", learning_rate=1e-30))
+    assert tiny_runs.metrics(config) == tiny_runs.metrics(elsewhere(config))
+    ends, averages, begun = (
+        tiny_runs.weights(c) for c in (config, elsewhere(config), elsewhere(config, "begun"))
+    )
+    for name, average in averages.items():
+        assert not average.equal(begun[name])
+        torch.testing.assert_close(average, begun[name], rtol=0, atol=1e-3)
+    assert not tiny_runs.same(averages, ends)
+
+
+def test_losses_that_are_no_number_are_skipped_and_counted(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(config, learning_rate=1e30, max_skipped=3)
+    with pytest.raises(
+        VLMError,
+        match=r"^loss or gradient was nan at step 5, which makes 4 such steps, more than "
+        "max_skipped: lower learning_rate$",
+    ):
+        train(config)
+    skipped = [row["step"] for row in tiny_runs.rows(config) if "skipped" in row]
+    assert skipped == [2, 3, 4, 5]
+    assert "step 2 skipped: its loss or gradient is nan" in capsys.readouterr().err
+
+
+def test_a_skipped_step_leaves_the_weights(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Photos of one batch whose features are no numbers, as a broken tower would give them.
+    config = replace(config, epochs=1, batch_size=4, cache="off", warmup=0.0)
+    train(elsewhere(config, max_steps=1))
+    only = tiny_runs.metrics(elsewhere(config))
+
+    passes = []
+    forward = TransformerTower.forward
+
+    def broken(tower: TransformerTower, pixel_values: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixel_values))
+        tokens = forward(tower, pixel_values)
+        return tokens * math.nan if len(pixel_values) == 3 else tokens
+
+    monkeypatch.setattr(TransformerTower, "forward", broken)
+    train(config)
+    assert 3 in passes
+    losses = [row["loss"] for row in tiny_runs.rows(config) if "loss" in row]
+    assert losses == [*only, None]
+    assert [row["step"] for row in tiny_runs.rows(config) if "skipped" in row] == [2]
+    assert all(weight.isfinite().all() for weight in tiny_runs.weights(config).values())
+
+
+def test_a_signal_in_the_last_step_leaves_a_run_that_ends(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(elsewhere(config))
+    step = RunLog.step
+
+    def told(log: RunLog, **values: object) -> None:
+        step(log, **values)
+        if values["step"] == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunLog, "step", told)
+        with pytest.raises(VLMError, match=r"^stopped by SIGTERM at step 8: --resume goes on"):
+            train(config)
+    assert states(config.output / "state")[-1].name == "step-00000008"
+    train(replace(config, resume=True))
+    assert tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(elsewhere(config)))
+    lines = [(c.output / "answers.jsonl").read_text() for c in (config, elsewhere(config))]
+    assert lines[0] == lines[1]
+
+
+def test_bfloat16_trains_float32_weights(instruct: TrainConfig) -> None:
+    config = replace(instruct, precision="bf16", epochs=4, gradient_checkpointing=True)
+    checkpoint = train(config)
+    losses = tiny_runs.metrics(config)
+    assert losses[-1] < 0.9 * losses[0]
+    assert {weight.dtype for weight in tiny_runs.weights(config).values()} == {torch.float32}
+    loaded = vlm.load(checkpoint, device="cpu", dtype=torch.bfloat16)
+    assert isinstance(loaded.chat("What is it?", tiny.photo(), max_tokens=2), str)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in float16")
+def test_float16_needs_a_gpu(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"^precision=fp16 needs a GPU: choose bf16 or fp32$"):
+        train(replace(config, precision="fp16"))
+
+
+def test_a_missing_data_file(config: TrainConfig) -> None:
+    with pytest.raises(DataError, match=r"^no data at 'none\.jsonl'"):
+        train(replace(config, data=[DataSource("none.jsonl")]))
+
+
+def test_an_image_root_that_is_not_there(config: TrainConfig, tmp_path: Path) -> None:
+    source = replace(config.data[0], images=tmp_path / "none")
+    with pytest.raises(DataError, match=r"^no folder .*none for the images of .*captions\.jsonl$"):
+        train(replace(config, data=[source]))
+
+
+def test_missing_photos(config: TrainConfig) -> None:
+    Path(config.data[0].path).with_name("3.png").unlink()
+    with pytest.raises(
+        DataError, match=r"^1 of 7 samples cannot be used \(1 missing image\), more than the 0\.01"
+    ):
+        train(config)
+    assert not (config.output / "metrics.jsonl").exists()
+    train(replace(config, allowed_unusable=0.15, epochs=1))
+    assert sum(tiny_runs.metrics(config, "images")) == 6
+
+
+def test_a_cache_of_another_tower(config: TrainConfig, tmp_path: Path) -> None:
+    train(replace(config, cache="on"))
+    model = tiny_folders.model_config(tmp_path / "parts")
+    model.vision.layers = [-1]
+    with pytest.raises(DataError, match=r"features.*layers"):
+        train(elsewhere(config, model=model, cache="on"))
+
+
+def test_an_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VLMError, match=r"^cannot (write|make) .*file/run.*: Not a directory$"):
+        train(replace(config, output=tmp_path / "file" / "run"))
+
+
+def test_a_tensor_that_does_not_fit(config: TrainConfig) -> None:
+    checkpoint = train(config)
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors.pop("projector.projection.linear_1.bias")
+    save_file(tensors, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"linear_1\.bias is missing"):
+        train(elsewhere(config, start=str(checkpoint), model=ModelConfig()))

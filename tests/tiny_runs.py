@@ -1,0 +1,104 @@
+"""Tiny training runs: photos with captions, a config over tiny parts, what a run has written."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny, tiny_folders
+from train.config import TrainConfig
+from train.data.source import DataSource
+from train.describe import resolved
+
+SUBJECTS = ["a cat", "two dogs", "the picture", "an image"]
+
+
+def write_captions(folder: Path, count: int = 7) -> Path:
+    """Photos with one to three captions each, the last two of them of the split `val`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(count):
+        tiny.photo(number).save(folder / f"{number}.png")
+        captions = [f"{SUBJECTS[(number + i) % 4]} on the grass ." for i in range(number % 3 + 1)]
+        split = "val" if number >= count - 2 else "train"
+        lines.append({"image": f"{number}.png", "captions": captions, "split": split})
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    file = folder / "captions.jsonl"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def run_config(folder: Path, **fields: object) -> TrainConfig:
+    """Two epochs of four steps of two photos each, over tiny parts.
+
+    Args:
+        folder: for data, parts and the run.
+        **fields: of the config, where they should be others.
+    """
+    captions = write_captions(folder / "data")
+    config = TrainConfig(
+        data=[DataSource(str(captions))],
+        model=tiny_folders.model_config(folder / "parts"),
+        output=folder / "run",
+        cache_folder=folder / "features",
+        batch_size=2,
+        workers=0,
+        epochs=2,
+        learning_rate=1e-2,
+        save_every=1000,
+        trackers=[],
+    )
+    return replace(config, **fields)
+
+
+def rows(config: TrainConfig) -> list[dict]:
+    """What a run has written into `metrics.jsonl`."""
+    lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def metrics(config: TrainConfig, name: str = "loss") -> list[float]:
+    """One column of `metrics.jsonl`."""
+    return [row[name] for row in rows(config) if name in row]
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The tensors of a run's checkpoint."""
+    return load_file(config.output / "checkpoint" / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether all tensors are the same, bit for bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def command(config: TrainConfig, file: Path, processes: int = 1) -> list[str]:
+    """`vlm train` with this config, written to a file, as processes of their own: forked ones would
+    hang on the locks of the OpenMP threads that earlier tests have started."""
+    file.write_text(json.dumps(resolved(config)), encoding="utf-8")
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [sys.executable, *(launch if processes > 1 else []), "-m", "vlm", "train", str(file)]
+
+
+def environment() -> dict[str, str]:
+    """For such processes."""
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def run(config: TrainConfig, file: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs `command` to its end."""
+    return subprocess.run(
+        command(config, file, processes),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

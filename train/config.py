@@ -1,0 +1,154 @@
+"""Every setting of a training run. The typed config is the command line and the YAML file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from train.data.source import DataSource
+from train.freeze import Trains
+from vlm.config import LoraConfig, ModelConfig, check_choices
+from vlm.errors import ConfigError
+
+
+@dataclass
+class TrainConfig:
+    """One stage of training.
+
+    Args:
+        data: what is trained on.
+        stage: `align`, the projector alone on captions, or `instruct`, projector and language model
+            on conversations. It sets what is left out: `trains` and `learning_rate`.
+        validation: whose loss is measured; the checkpoint with the lowest is kept. None keeps the
+            last.
+        model: what is trained.
+        start: checkpoint whose trained tensors it starts from, a folder or `embedded`; None is a
+            fresh projector.
+        trains: which parts train; None is the projector (`align`), or the projector and LoRA on the
+            language model (`instruct`).
+        output: folder of the run: states to go on from, checkpoint, logs, what it ran on.
+        resume: go on from the newest whole state in `output`, if there is one.
+        force: go on although the config or the data have changed, or begin anew in a folder that
+            holds a run.
+        epochs: passes over the data.
+        max_steps: changes of the weights after which it ends, if the epochs have more; the schedule
+            ends there too. None is all of the epochs.
+        batch_size: samples in one forward pass of one process.
+        accumulate: forward passes of each process before the weights change.
+        learning_rate: peak of the cosine schedule; None is 1e-3 for `align`, and for `instruct`
+            2e-4 with LoRA and 2e-5 without (LLaVA-1.5's).
+        projector_learning_rate: of the projector, where it should not be the same.
+        vision_learning_rate: of the vision tower's layers that train.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: of AdamW, on matrices; biases and norms have none.
+        beta2: of AdamW, the decay of its mean of squared gradients.
+        clip: largest norm of the gradient.
+        max_skipped: steps whose loss or gradient was not a number that are skipped before the run
+            gives up.
+        ema: decay of a running average of the trained weights, which is then what is validated and
+            kept; None is none.
+        seed: of initialisation, shuffle, questions and augmentation.
+        precision: what is computed in; what trains is kept in float32 all the same. `auto` is
+            bfloat16 on CUDA, and on the CPU what accelerate is told (float32 if nothing).
+        gradient_checkpointing: compute the language model's activations again in the backward pass
+            instead of keeping them.
+        compile: the language model, through torch.compile.
+        pack: `image` puts all conversations about a photo behind one copy of its tokens;
+            `sequence` also puts several photos into one row; `none` is a row for each conversation.
+        row_length: tokens of one row with `sequence`.
+        max_length: tokens of one conversation: its text is shortened to fit, its images never. None
+            is as many as the language model has positions, at most 2,048.
+        allowed_unusable: share of the samples that may be unusable before the run fails.
+        cache: the frozen tower's features on disk: `on`, `off`, or `auto`, which weighs epochs and
+            disk. Never for photos that are augmented or when the tower trains.
+        cache_folder: where; None is this project's cache.
+        cache_gb: most disk it may take.
+        cache_dtype: of the features on the disk; bfloat16 where they go beyond float16's range.
+        workers: processes that prepare the batches of each training process.
+        save_every: changes of the weights between two states to go on from.
+        keep: states kept, the newest.
+        validate_every: changes of the weights between two validations, besides the one at the end
+            of each epoch; None is none.
+        answer_every: changes of the weights between two looks at answers to held-out samples; None
+            is only at the end of each epoch.
+        trackers: accelerate's, by name; None is TensorBoard if it is installed.
+    """
+
+    data: list[DataSource]
+    stage: Literal["align", "instruct"] = "align"
+    validation: list[DataSource] | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    start: str | None = None
+    trains: Trains | None = None
+    output: Path = Path("runs/train")
+    resume: bool = False
+    force: bool = False
+    epochs: int = 1
+    max_steps: int | None = None
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float | None = None
+    projector_learning_rate: float | None = None
+    vision_learning_rate: float | None = None
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    beta2: float = 0.95
+    clip: float = 1.0
+    max_skipped: int = 10
+    ema: float | None = None
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    pack: Literal["none", "image", "sequence"] = "image"
+    row_length: int = 1024
+    max_length: int | None = None
+    allowed_unusable: float = 0.01
+    cache: Literal["auto", "on", "off"] = "auto"
+    cache_folder: Path | None = None
+    cache_gb: float = 50.0
+    cache_dtype: Literal["float16", "bfloat16"] = "float16"
+    workers: int = 2
+    save_every: int = 500
+    keep: int = 2
+    validate_every: int | None = None
+    answer_every: int | None = None
+    trackers: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        lowest = {
+            **dict.fromkeys(("epochs", "batch_size", "accumulate", "row_length", "keep"), 1),
+            **dict.fromkeys(("max_steps", "max_length", "save_every"), 1),
+            **dict.fromkeys(("validate_every", "answer_every"), 1),
+            **dict.fromkeys(("weight_decay", "max_skipped", "workers"), 0),
+        }
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, not {value}")
+        rates = ("learning_rate", "projector_learning_rate", "vision_learning_rate")
+        for name in (*rates, "clip", "cache_gb"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, not {value}")
+        for name in ("warmup", "allowed_unusable"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        for name in ("ema", "beta2"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name} must be between 0 and 1, not {value}")
+
+    def resolve(self) -> None:
+        """Fills in what the stage decides, and gives the model the adapters and the quantisation
+        that `trains` asks for."""
+        if self.trains is None:
+            self.trains = Trains(language="lora" if self.stage == "instruct" else "frozen")
+        adapts = self.trains.language in ("lora", "qlora")
+        if self.learning_rate is None:
+            by_stage = 1e-3 if self.stage == "align" else 2e-5
+            self.learning_rate = 2e-4 if adapts else by_stage
+        if adapts and self.model.language.lora is None:
+            self.model.language.lora = LoraConfig()
+        if self.trains.language == "qlora":
+            self.model.language.load_in = self.model.language.load_in or "4bit"

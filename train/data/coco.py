@@ -1,0 +1,43 @@
+"""COCO captions (Chen et al. 2015): one JSON object with `images` (id, file_name) and `annotations`
+(image_id, caption)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from train.data.files import Record, photo_at, read_json
+from train.data.sample import Sample, captioned
+from train.data.source import DataSource
+from vlm.errors import DataError
+
+
+def records(source: DataSource) -> Iterator[Record]:
+    """The images of a file, each with all its captions, in the file's order.
+
+    Raises:
+        DataError: the file cannot be read, or lacks what COCO's have.
+    """
+    whole = read_json(Path(source.path))
+    try:
+        names = {image["id"]: image["file_name"] for image in whole["images"]}
+        captions: dict[Any, list[Any]] = {number: [] for number in names}
+        for annotation in whole["annotations"]:
+            captions[annotation["image_id"]].append(annotation["caption"])
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{source.path}: not COCO captions ({error} is the trouble): expected images with id "
+            "and file_name, and annotations with caption and the image_id of one of the images"
+        ) from error
+    for number, name in names.items():
+        yield Record(f"{source.path}, image {number}", (name, captions[number]))
+
+
+def sample(source: DataSource, where: str, record: tuple[Any, list[Any]]) -> Sample:
+    """One image with its captions.
+
+    Raises:
+        Unusable: it is missing, has no captions, or one that is no text.
+    """
+    name, captions = record
+    photo = photo_at(Path(source.path).parent, source.images, name)
+    return captioned(where, photo, captions, source.questions)

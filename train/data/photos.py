@@ -1,0 +1,132 @@
+"""Photos of training data, wherever their bytes lie: in a file, in a tar shard, in a table."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from vlm.errors import ImageError
+from vlm.images import MAX_BYTES, load_image
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""By which a photo is known in a folder or a tar file."""
+
+
+class Photo(Protocol):
+    """An encoded image that is read only when it is needed.
+
+    Attributes:
+        name: for messages.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def data(self) -> bytes:
+        """The encoded image; of one that is larger than `MAX_BYTES`, one byte more than that.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FilePhoto:
+    """A file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def data(self) -> bytes:
+        return _read(self.name, self.path, 0, MAX_BYTES + 1)
+
+
+@dataclass(frozen=True)
+class TarPhoto:
+    """A member of an uncompressed tar file, read where it lies.
+
+    Args:
+        tar: the file.
+        member: name of the member.
+        offset: where its bytes begin in the file.
+        size: in bytes.
+    """
+
+    tar: Path
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.tar}:{self.member}"
+
+    def data(self) -> bytes:
+        return _read(self.name, self.tar, self.offset, min(self.size, MAX_BYTES + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class RowPhoto:
+    """One row of an image column of a Hugging Face data set, read as it is stored.
+
+    Args:
+        path: of the data set, for messages.
+        dataset: a `datasets.Dataset` whose image column is not decoded (`Image(decode=False)`).
+        column: name of the image column.
+        row: counted from 0.
+    """
+
+    path: str
+    dataset: Any
+    column: str
+    row: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}, row {self.row}"
+
+    def data(self) -> bytes:
+        cell = self.dataset[self.row][self.column]
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise ImageError(f"cannot read {self.name!r}: no image in it")
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        return FilePhoto(Path(cell["path"])).data()
+
+
+def _read(name: str, file: Path, offset: int, size: int) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            return opened.read(size)
+    except OSError as error:
+        raise ImageError(f"cannot read {name!r}: {error.strerror}") from error
+
+
+def decode(photo: Photo) -> Image.Image:
+    """The photo as RGB.
+
+    Raises:
+        ImageError: it cannot be read; names the photo.
+    """
+    data = photo.data()
+    try:
+        return load_image(data)
+    except ImageError as error:
+        reason = str(error).removeprefix("cannot read image bytes: ")
+        raise ImageError(f"cannot read {photo.name!r}: {reason}") from error
+
+
+def digest(photo: Photo) -> bytes:
+    """SHA-256 of the encoded image.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return hashlib.sha256(photo.data()).digest()

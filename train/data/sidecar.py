@@ -1,0 +1,42 @@
+"""A folder of photos with a `.txt` file beside each: `dog.jpg` and `dog.txt`, a caption a line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from train.data.files import Record
+from train.data.photos import ENDINGS, FilePhoto
+from train.data.sample import Sample, Unusable, captioned
+from train.data.source import DataSource
+
+
+def records(source: DataSource) -> Iterator[Record]:
+    """The photos, and the texts without one, of a folder and the folders in it, by their paths."""
+    paths = sorted(Path(source.path).rglob("*"))
+    photos = {path.with_suffix("") for path in paths if path.suffix.lower() in ENDINGS}
+    for path in paths:
+        lone = path.suffix == ".txt" and path.with_suffix("") not in photos
+        if lone or path.suffix.lower() in ENDINGS:
+            yield Record(str(path), path)
+
+
+def sample(source: DataSource, where: str, path: Path) -> Sample:
+    """One photo with its captions.
+
+    Raises:
+        Unusable: a photo without a text, or a text without a photo.
+    """
+    if path.suffix == ".txt":
+        raise Unusable("missing image", f"no photo beside {path}")
+    beside = path.with_suffix(".txt")
+    try:
+        text = beside.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Unusable("no text beside the photo", f"{beside}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Unusable("caption is not text", f"{beside}: {error}") from error
+    return captioned(where, FilePhoto(path), lines_of(text), source.questions)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines with something in them."""
+    return [line for line in text.splitlines() if line.strip()]

@@ -1,0 +1,49 @@
+"""CSV and TSV with a header: a column of image paths and one of captions, or of questions and of
+answers."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from train.data.columns import sample_of, text_columns
+from train.data.files import Record, photo_at, require
+from train.data.sample import Sample, Unusable
+from train.data.source import DataSource
+from vlm.errors import DataError
+
+
+def records(source: DataSource) -> Iterator[Record]:
+    """The rows of a table.
+
+    Raises:
+        DataError: the file cannot be read, or lacks a column; says which it has.
+    """
+    expected = [source.columns.image, *text_columns(source.columns)]
+    expected += [] if source.split is None else ["split"]
+    number = 1
+    try:
+        with open(source.path, encoding="utf-8-sig", newline="") as opened:
+            separator = "\t" if "\t" in opened.readline() else ","
+            opened.seek(0)
+            # Strict, or a quote that is not closed would swallow all rows that follow.
+            rows = csv.DictReader(opened, delimiter=separator, strict=True)
+            require(f"{source.path}: columns", expected, rows.fieldnames or [])
+            for row in rows:
+                yield Record(f"{source.path}, line {rows.line_num}", row, row.get("split"))
+                number = rows.line_num + 1
+    except OSError as error:
+        raise DataError(f"cannot read {source.path}: {error.strerror}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{source.path}, from line {number}: not a table: {error}") from error
+
+
+def sample(source: DataSource, where: str, row: dict[str | None, str | None]) -> Sample:
+    """One row.
+
+    Raises:
+        Unusable: it has not as many cells as the header, its image is missing, or its text empty.
+    """
+    if None in row or None in row.values():
+        raise Unusable("row and header differ in length")
+    photo = photo_at(Path(source.path).parent, source.images, row[source.columns.image])
+    return sample_of(source, where, photo, row)

@@ -1,0 +1,195 @@
+"""What trains: the one place that freezes, keeps what trains in float32 and sets learning rates."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from vlm.errors import ConfigError
+from vlm.model import VisionLanguageModel
+
+LanguageTraining = Literal["frozen", "lora", "qlora", "full"]
+PARTS = {
+    "vision": "vision tower",
+    "projector": "projector",
+    "language": "language model",
+    "adapters": "LoRA adapters",
+}
+"""What a parameter can be part of, and how the table calls it."""
+
+
+@dataclass
+class Trains:
+    """Which parts of the model train.
+
+    Args:
+        projector: the projector.
+        language: of the language model nothing (`frozen`), low-rank adapters (`lora`), low-rank
+            adapters on 4-bit weights (`qlora`), or everything (`full`).
+        vision_layers: of the vision tower the last so many layers, or `all`.
+    """
+
+    projector: bool = True
+    language: LanguageTraining = "frozen"
+    vision_layers: int | Literal["all"] = 0
+
+    def __post_init__(self) -> None:
+        ways = get_args(LanguageTraining)
+        if self.language not in ways:
+            raise ConfigError(
+                f"trains.language must be one of {', '.join(ways)}, not {self.language!r}"
+            )
+        layers = self.vision_layers
+        if layers != "all" and (not isinstance(layers, int) or layers < 0):
+            raise ConfigError(f"trains.vision_layers must be 0 or more, or all, not {layers!r}")
+        if not self.projector and self.language == "frozen" and layers == 0:
+            raise ConfigError("nothing trains: choose trains.projector, language or vision_layers")
+
+
+def freeze(
+    model: VisionLanguageModel,
+    trains: Trains,
+    learning_rate: float,
+    projector_learning_rate: float | None,
+    vision_learning_rate: float | None,
+    weight_decay: float,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Freezes all but what trains, and prints a table of both.
+
+    What trains becomes float32, whatever it was: half precision loses small updates (bfloat16) and
+    AdamW's squared gradients (float16). What is frozen keeps its dtype, so the two go together
+    under autocast. The names of what trains are added to `model.trained`.
+
+    Args:
+        model: changed in place, as `vlm.build` gives it.
+        trains: which parts.
+        learning_rate: of the language model or its adapters.
+        projector_learning_rate: of the projector; None is the same.
+        vision_learning_rate: of the vision tower; None is the same.
+        weight_decay: of weight matrices. Biases, norms and learned inputs (a resampler's queries, a
+            tower's positions) have none: it would only pull them towards zero.
+        console: where the table goes.
+
+    Returns:
+        AdamW's parameter groups, each with `name`, `params`, `lr` and `weight_decay`.
+
+    Raises:
+        ConfigError: the model has not what is to train, or cannot train it.
+    """
+    check(model, trains)
+    model.requires_grad_(False)
+    if trains.vision_layers == "all":
+        # With the norm that stands behind the last layer: it does not train, but it runs, and on
+        # the CPU one of half precision would refuse what float32 layers give.
+        model.vision.float()
+    if trains.vision_layers != 0:
+        for module in model.vision.last_layers(trains.vision_layers):
+            module.float().requires_grad_()
+    if trains.projector:
+        model.projector.float().requires_grad_()
+    if trains.language == "full":
+        model.language.float().requires_grad_()
+    elif trains.language != "frozen":
+        for name, parameter in model.language.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_()
+    model.trained |= {name for name, value in model.named_parameters() if value.requires_grad}
+
+    rates = dict.fromkeys(PARTS, learning_rate)
+    rates["projector"] = projector_learning_rate or learning_rate
+    rates["vision"] = vision_learning_rate or learning_rate
+    members: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part = "adapters" if ".lora_" in name else name.split(".")[0]
+        members[part][name] = parameter
+    console.print(table_of(members, rates))
+    return [
+        group
+        for part, parameters in members.items()
+        for group in parameter_groups(part, parameters, rates[part], weight_decay)
+    ]
+
+
+def check(model: VisionLanguageModel, trains: Trains) -> None:
+    """Checks that a model has what is to train, in a form that trains.
+
+    Raises:
+        ConfigError: it does not; says what to change.
+    """
+    language = model.config.language
+    if trains.language == "full" and language.load_in:
+        raise ConfigError(
+            f"trains.language=full cannot train {language.load_in} weights: "
+            "leave out model.language.load_in, or choose qlora"
+        )
+    if trains.language == "full" and language.lora:
+        raise ConfigError(
+            "trains.language=full trains the weights themselves: leave out model.language.lora"
+        )
+    if trains.language == "qlora" and language.load_in != "4bit":
+        raise ConfigError(
+            f"trains.language=qlora needs model.language.load_in=4bit, not {language.load_in}"
+        )
+    if trains.language in ("lora", "qlora"):
+        if language.lora is None:
+            raise ConfigError(
+                f"trains.language={trains.language} needs adapters: set model.language.lora"
+            )
+        if any(getattr(module, "merged", False) for module in model.language.modules()):
+            raise ConfigError(
+                "adapters that are merged into the weights cannot train: make the model with "
+                "vlm.build and read the checkpoint with vlm.checkpoint.load_tensors"
+            )
+
+
+def parameter_groups(
+    part: str, parameters: dict[str, nn.Parameter], learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """What trains of a part, as one group with weight decay and one without; no empty ones."""
+    matrices, others = [], []
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim > 1 and name.endswith(".weight")
+            (matrices if is_matrix else others).append(parameter)
+    groups = [
+        {"name": part, "params": matrices, "weight_decay": weight_decay},
+        {"name": f"{part}, no decay", "params": others, "weight_decay": 0.0},
+    ]
+    return [group | {"lr": learning_rate} for group in groups if group["params"]]
+
+
+def table_of(members: dict[str, dict[str, nn.Parameter]], rates: dict[str, float]) -> Table:
+    """The parameters of each part that has any, at their learning rates."""
+    table = Table("module", "dtype")
+    for title in ("trainable", "frozen", "learning rate"):
+        table.add_column(title, justify="right")
+    for part, parameters in members.items():
+        if not parameters:
+            continue
+        counts = {True: 0, False: 0}
+        for parameter in parameters.values():
+            counts[parameter.requires_grad] += size(parameter)
+        table.add_row(
+            PARTS[part],
+            ", ".join(sorted({dtype(parameter) for parameter in parameters.values()})),
+            f"{counts[True]:,}",
+            f"{counts[False]:,}",
+            f"{rates[part]:g}" if counts[True] else "",
+        )
+    return table
+
+
+def size(parameter: nn.Parameter) -> int:
+    """Weights in a parameter; bitsandbytes packs two of 4 bits into one byte."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else packed.shape.numel()
+
+
+def dtype(parameter: nn.Parameter) -> str:
+    """Name of a parameter's dtype, `nf4` for packed ones."""
+    packed = getattr(parameter, "quant_state", None)
+    return str(parameter.dtype).removeprefix("torch.") if packed is None else packed.quant_type

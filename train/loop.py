@@ -1,0 +1,457 @@
+"""The training loop: batches in, steps, validation, states to go on from, a checkpoint out."""
+
+import math
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.utils.data import DataLoader
+
+import vlm
+from train.config import TrainConfig
+from train.data.report import check_share
+from train.data.sample import SetAside
+from train.epochs import Epochs
+from train.flops import ModelFlops
+from train.log import RunLog
+from train.rows import Prepared
+from train.state import load_state, restore_random_state, save_state
+from vlm.batch import Batch
+from vlm.checkpoint import save
+from vlm.errors import DataError, VLMError
+
+ANSWER_LENGTH = 48
+"""Tokens of an answer that is looked at during a run, at most."""
+
+
+@dataclass
+class Position:
+    """Where a run is.
+
+    Attributes:
+        step: changes of the weights so far, skipped ones included.
+        epoch: passes over the data that are complete.
+        step_in_epoch: steps of the epoch that it is in.
+        skipped: steps whose loss or gradient was not a number.
+        unusable: samples of this epoch that could not be used.
+        best: lowest validation loss so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    skipped: int = 0
+    unusable: int = 0
+    best: float = math.inf
+
+
+@dataclass
+class Run:
+    """What trains, and on what.
+
+    Attributes:
+        config: of the run, resolved.
+        accelerator: processes and precision.
+        model: the model itself.
+        network: the model as the accelerator prepared it.
+        optimizer: likewise.
+        epochs: the data.
+        flops: what a step costs.
+        average: running averages of what trains, by name, if there are any.
+        at: where it is.
+        held_out_checked: whether it was told which held-out samples cannot be used.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    model: vlm.VisionLanguageModel
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    epochs: Epochs
+    flops: ModelFlops
+    average: dict[str, Tensor] | None = None
+    at: Position = field(default_factory=Position)
+    held_out_checked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.config.ema:
+            self.average = {
+                name: parameter.detach().clone()
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad
+            }
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed holds the weights: it clips and steps inside the backward pass."""
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
+    def train(self, log: RunLog) -> None:
+        """Runs to the end, from wherever it is, and tells the log.
+
+        Raises:
+            VLMError: too many losses that are not numbers, or a signal to end.
+            DataError: too many samples that cannot be used.
+            CheckpointError: the disk refuses.
+        """
+        self.log = log
+        self.train_mode()
+        with signals() as told:
+            # A signal in the last step of an epoch leaves its end, though no step, to be done.
+            while self.at.step < self.epochs.total_steps or self.at.step_in_epoch:
+                self.epoch(self.epochs.loader(self.at.epoch, self.at.step_in_epoch), told)
+
+    def epoch(self, loader: DataLoader, told: list[int]) -> None:
+        """What is left of one epoch."""
+        config, at = self.config, self.at
+        last = min(at.step + len(loader) // config.accumulate, self.epochs.total_steps)
+        batches = iter(loader)
+        while at.step < last:
+            began = perf_counter()
+            together = list(islice(batches, config.accumulate))
+            stop = self.step(together, bool(told), began, waited=perf_counter() - began)
+            # At the end of the epoch all of it is done anyway.
+            if due(config.validate_every, at.step) and at.step < last:
+                self.validate()
+            if due(config.answer_every, at.step) and at.step < last:
+                self.answer()
+            if stop or (due(config.save_every, at.step) and at.step < last):
+                self.save_state()
+            if stop:
+                name = signal.Signals(told[0]).name if told else "a signal"
+                ways = "it cannot be resumed" if self.deepspeed else "--resume goes on from there"
+                raise VLMError(f"stopped by {name} at step {at.step}: {ways}")
+        at.epoch, at.step_in_epoch, at.unusable = at.epoch + 1, 0, 0
+        self.validate()
+        self.answer()
+        self.save_state()
+
+    def step(self, together: list[Prepared], told: bool, began: float, waited: float) -> bool:
+        """One change of the weights, every supervised token of all batches and processes weighing
+        the same.
+
+        Returns:
+            Whether some process was told to end.
+        """
+        config, accelerator, at = self.config, self.accelerator, self.at
+        rate = config.learning_rate * share(at.step, config.warmup, self.epochs.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate / config.learning_rate
+        set_aside = [sample for prepared in together for sample in prepared.set_aside]
+        lengths = [group_lengths(prepared.batch) for prepared in together]
+        own = [
+            sum(len(prepared.batch.target_ids) for prepared in together),
+            sum(int(length.sum()) for length in lengths),
+            sum(int(length.square().sum()) for length in lengths),
+            sum(prepared.images for prepared in together),
+            len(set_aside),
+            int(told),
+        ]
+        counts = accelerator.reduce(torch.tensor(own, device=accelerator.device), "sum").tolist()
+        targets, tokens, pairs, images, unusable, stop = counts
+        if unusable:
+            self.count_unusable(set_aside, unusable)
+        total = torch.zeros((), device=accelerator.device)
+        for prepared in together:
+            batch = prepared.batch.to(accelerator.device)
+            # Processes exchange gradients once, with those of the last batch.
+            accelerator.sync_gradients = last = prepared is together[-1]
+            with nullcontext() if last or self.deepspeed else accelerator.no_sync(self.network):
+                loss = self.network(batch)
+                # DDP averages over processes, but each token is to weigh 1 / targets.
+                accelerator.backward(loss * (accelerator.num_processes / max(targets, 1)))
+            total += loss.detach()
+        norm = accelerator.clip_grad_norm_(self.trained_parameters(), config.clip)
+        loss = float(accelerator.reduce(total, "sum")) / max(targets, 1)
+        norm = float(norm)
+        # A float16 scaler looks for its scale by overflowing: it skips such a step by itself.
+        finite = math.isfinite(loss) and (math.isfinite(norm) or accelerator.scaler is not None)
+        if finite:
+            self.optimizer.step()
+            self.update_average()
+        elif accelerator.scaler is not None:
+            # It has seen these gradients, and would refuse those of the next step.
+            accelerator.scaler.update()
+        self.optimizer.zero_grad()
+        at.step += 1
+        at.step_in_epoch += 1
+        if not finite:
+            self.skip(loss if not math.isfinite(loss) else norm)
+        self.log.step(
+            step=at.step,
+            epoch=at.epoch,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=tokens,
+            images=images,
+            seconds=perf_counter() - began,
+            waited=waited,
+            flops=self.flops.step(tokens, pairs, targets, images),
+        )
+        return stop > 0
+
+    def skip(self, value: float) -> None:
+        """Counts a step whose loss or gradient is not a number.
+
+        Raises:
+            VLMError: there were too many.
+        """
+        self.at.skipped += 1
+        self.log.skipped(self.at.step, value)
+        if self.deepspeed:
+            raise VLMError(
+                f"loss or gradient was {value} at step {self.at.step}, and DeepSpeed has changed "
+                "the weights by it: lower learning_rate, or use FSDP2, which skips such steps"
+            )
+        if self.at.skipped > self.config.max_skipped:
+            raise VLMError(
+                f"loss or gradient was {value} at step {self.at.step}, which makes "
+                f"{self.at.skipped} such steps, more than max_skipped: lower learning_rate"
+            )
+
+    def count_unusable(self, own: list[SetAside], count: int) -> None:
+        """Reports samples that turned out unusable in this step.
+
+        Raises:
+            DataError: they are more of this epoch than is allowed.
+        """
+        self.at.unusable += count
+        everyone: list[SetAside] = gather_object(own)
+        self.epochs.report(everyone)
+        size = self.epochs.size(self.at.epoch)
+        if self.at.unusable > self.config.allowed_unusable * size:
+            reasons = ", ".join(sorted({sample.reason for sample in everyone}))
+            raise DataError(
+                f"{self.at.unusable} of {size} samples could not be used ({reasons}), more than "
+                f"allowed_unusable={self.config.allowed_unusable}: see {self.epochs.report_file}"
+            )
+
+    def train_mode(self) -> None:
+        """Dropout where something trains; a frozen language model needs the mode only to compute
+        its activations again."""
+        self.network.train()
+        frozen = self.config.trains.language == "frozen"
+        if frozen and not self.config.gradient_checkpointing:
+            self.model.language.eval()
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Whatever trains."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Moves the running averages towards the weights."""
+        if self.average is not None:
+            weights = dict(self.model.named_parameters())
+            for name, average in self.average.items():
+                average.lerp_(weights[name].detach(), 1 - self.config.ema)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model has its averaged weights, if there are any."""
+        if self.average is None:
+            yield
+            return
+        weights = {name: p for name, p in self.model.named_parameters() if name in self.average}
+        kept = {name: parameter.detach().clone() for name, parameter in weights.items()}
+        try:
+            with torch.no_grad():
+                for name, average in self.average.items():
+                    weights[name].copy_(average)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in weights.items():
+                    parameter.copy_(kept[name])
+
+    def validate(self) -> None:
+        """Measures the loss of the held-out samples, and keeps the checkpoint if it is the best;
+        without such samples, keeps it in any case."""
+        loss = -math.inf
+        with self.averaged():
+            if self.epochs.held_out:
+                self.network.eval()
+                batches = self.epochs.validation()
+                loss, set_aside = validation_loss(self.accelerator, self.network, batches)
+                self.train_mode()
+                self.check_held_out(set_aside)
+                self.log.validation(self.at.step, loss)
+            if not self.epochs.held_out or loss < self.at.best:
+                self.at.best = loss
+                self.save_checkpoint()
+
+    def check_held_out(self, own: list[SetAside]) -> None:
+        """Reports held-out samples that turned out unusable; the same each time, so once.
+
+        Raises:
+            DataError: they are more than is allowed.
+        """
+        everyone: list[SetAside] = gather_object(own)
+        if not self.held_out_checked:
+            self.held_out_checked = True
+            self.epochs.report(everyone)
+            held_out, allowed = len(self.epochs.held_out), self.config.allowed_unusable
+            check_share(everyone, held_out, allowed, self.epochs.report_file)
+
+    def answer(self) -> None:
+        """Asks a few held-out samples, or, without them, a few that are trained on. Sharded weights
+        cannot generate: there it does nothing."""
+        kind = self.accelerator.distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return
+        if self.accelerator.is_main_process:
+            language = self.model.language.model
+            attention = language.config._attn_implementation
+            # FlexAttention would be compiled anew for each step of decoding.
+            language.set_attn_implementation("sdpa")
+            self.network.eval()
+            with self.accelerator.autocast(), self.averaged():
+                self.model.forget_images()
+                asked = self.epochs.questions(ANSWER_LENGTH)
+                pairs = [(images, text) for _, images, text in asked]
+                answers = self.model.batch(pairs, max_tokens=ANSWER_LENGTH)
+                self.model.forget_images()
+            language.set_attn_implementation(attention)
+            self.train_mode()
+            told = [
+                (name, text, answer) for (name, _, text), answer in zip(asked, answers, strict=True)
+            ]
+            self.log.answers(self.at.step, told)
+        self.accelerator.wait_for_everyone()
+
+    def save_checkpoint(self) -> None:
+        """Writes the model, to talk to and to go on from, into `checkpoint`."""
+        trained = self.trained_tensors()
+        if self.accelerator.is_main_process:
+            save(self.model, self.config.output / "checkpoint", tensors=trained)
+        self.accelerator.wait_for_everyone()
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, whole, wherever their parts are; on the CPU."""
+        if self.deepspeed:
+            # Of ZeRO-3, only the main process has them.
+            state = self.accelerator.get_state_dict(self.network) or {}
+            return {name: state[name].cpu() for name in sorted(self.model.trained) if name in state}
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(self.network, options=options)
+        return {name: state[name] for name in sorted(self.model.trained) if name in state}
+
+    def save_state(self) -> None:
+        """Writes all that is needed to go on from here; not with DeepSpeed, whose own states are
+        pickles."""
+        if self.deepspeed:
+            return
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        training: dict[str, Any] = {
+            "at": asdict(self.at),
+            "optimizer": get_optimizer_state_dict(self.network, self.optimizer, options=options),
+            "average": self.average,
+            "data": self.epochs.fingerprint,
+        }
+        if self.accelerator.scaler is not None:
+            training["scaler"] = self.accelerator.scaler.state_dict()
+        save_state(
+            self.config.output / "state",
+            self.at.step,
+            self.trained_tensors(),
+            training,
+            self.accelerator,
+            self.config.keep,
+        )
+
+    def load_state(self, folder: Path) -> None:
+        """Puts back what `save_state` wrote.
+
+        Raises:
+            CheckpointError: written by fewer processes.
+        """
+        trained, training = load_state(folder)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_optimizer_state_dict(
+            self.network, self.optimizer, training["optimizer"], options=options
+        )
+        set_model_state_dict(self.network, trained, options=options)
+        if self.average is not None:
+            for name, average in training["average"].items():
+                self.average[name].copy_(average)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(training["scaler"])
+        self.at = Position(**training["at"])
+        restore_random_state(folder, self.accelerator.process_index)
+
+
+def group_lengths(batch: Batch) -> Tensor:
+    """Tokens of each packed group, or of each row that is not packed."""
+    if batch.blocks is None:
+        return batch.attention_mask.sum(dim=1)
+    groups = batch.blocks[..., 0]
+    most = int(groups.max()) + 1
+    rows = torch.arange(len(groups))[:, None] * most
+    return torch.bincount((rows + groups)[groups >= 0])
+
+
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
+    return every is not None and step % every == 0
+
+
+def share(step: int, warmup: float, total: int) -> float:
+    """Of the peak learning rate, in the step behind `step` others: a linear rise, then half a
+    cosine down to zero (Loshchilov & Hutter 2016; transformers' cosine schedule)."""
+    rise = round(warmup * total)
+    if step < rise:
+        return step / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+@torch.no_grad()
+def validation_loss(
+    accelerator: Accelerator, network: nn.Module, batches: DataLoader | Iterable[Prepared]
+) -> tuple[float, list[SetAside]]:
+    """Mean loss of a supervised token, over all processes (no number if there is none), and this
+    process's samples that cannot be used."""
+    set_aside: list[SetAside] = []
+    total = torch.zeros(2, device=accelerator.device)
+    for prepared in batches:
+        set_aside += prepared.set_aside
+        batch = prepared.batch.to(accelerator.device)
+        total += torch.stack([network(batch), torch.tensor(len(batch.target_ids)).to(total)])
+    loss, targets = accelerator.reduce(total, "sum").tolist()
+    return loss / targets if targets else math.nan, set_aside
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Within, the first SIGTERM or SIGINT is written into the list given; a second one ends the
+    process as it always does."""
+    told: list[int] = []
+    before = {}
+
+    def tell(number: int, _: Any) -> None:
+        told.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, tell)
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,214 @@
+"""Samples -> the batches of one epoch: prompts that fit, photos as features or as pixel values."""
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from train.augment import augment
+from train.data.photos import Photo, decode
+from train.data.sample import Sample, SetAside, Unusable
+from train.features import FeatureCache
+from train.packing import empty_batch, pack
+from vlm.batch import Batch
+from vlm.errors import ImageError
+from vlm.preprocess import Preprocessing
+from vlm.prompt import Prompt
+
+Promptings = Callable[[list[dict]], Prompt]
+"""Turns one conversation into a whole prompt (`answer_next=False`)."""
+
+
+def prompts_of(
+    sample: Sample, prompt: Promptings, generator: random.Random, max_length: int
+) -> list[Prompt]:
+    """The conversations of a sample, none of them longer than `max_length` tokens.
+
+    Raises:
+        Unusable: an image that would not fit, or no answer that would.
+    """
+    return [shorten(prompt(messages), max_length) for messages in sample.messages(generator)]
+
+
+def shorten(prompt: Prompt, max_length: int) -> Prompt:
+    """Leaves out the end of a conversation that is too long; an image's tokens are never cut.
+
+    Raises:
+        Unusable: an image ends behind the last token that fits, or no supervised token is in front
+            of it.
+    """
+    if len(prompt) <= max_length:
+        return prompt
+    inside = not prompt.image_slots or prompt.image_slots[-1].stop <= max_length
+    if not inside or True not in prompt.loss_mask[:max_length]:
+        raise Unusable("too long", f"{len(prompt)} tokens do not fit into {max_length}")
+    return Prompt(
+        prompt.input_ids[:max_length],
+        prompt.loss_mask[:max_length],
+        prompt.image_slots,
+        prompt.images,
+    )
+
+
+@dataclass(frozen=True)
+class Photos:
+    """How the photos of training samples become what the model takes.
+
+    Attributes:
+        preprocessing: of the vision tower.
+        features: patch tokens of photos that are not augmented; None computes them in each step.
+        shape: (N, D) of the patch tokens.
+    """
+
+    preprocessing: Preprocessing
+    features: FeatureCache | None
+    shape: tuple[int, int]
+
+    def none(self) -> Tensor:
+        """No photo, in the form of the others: (0, N, D) or (0, 3, H, W)."""
+        if self.features is not None:
+            return torch.empty((0, *self.shape), dtype=self.features.store.dtype)
+        size = self.preprocessing.size
+        return torch.empty((0, 3, size, size))
+
+    def load(self, photo: Photo) -> Tensor:
+        """Patch tokens (N, D), or pixel values (3, H, W).
+
+        Raises:
+            Unusable: the photo cannot be read.
+        """
+        if self.features is None:
+            return self.preprocessing(readable(photo))
+        found = self.features.get(photo)
+        if found is None:
+            raise Unusable("broken image", photo.name)
+        return found
+
+
+def readable(photo: Photo) -> Image.Image:
+    """The photo as RGB.
+
+    Raises:
+        Unusable: it cannot be read.
+    """
+    try:
+        return decode(photo)
+    except ImageError as error:
+        raise Unusable("broken image", str(error)) from error
+
+
+@dataclass
+class Prepared:
+    """One batch, and what is missing from it.
+
+    Attributes:
+        batch: what the model is trained on.
+        images: photos in it.
+        samples: samples in it.
+        set_aside: samples that were to be in it and cannot be used.
+    """
+
+    batch: Batch
+    images: int
+    samples: int
+    set_aside: list[SetAside]
+
+
+class Rows(Dataset):
+    """The samples of one epoch.
+
+    Args:
+        samples: in the epoch's order.
+        augmented: for each, whether its photos are cropped and flipped at random.
+        photos: how photos are read.
+        prompt: how conversations are written.
+        max_length: tokens of one conversation.
+        seed: with epoch and place, determines whatever is drawn.
+        epoch: counted from 0.
+        pack: as in the config.
+        row_length: tokens of one row, where several samples share one.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        augmented: list[bool],
+        photos: Photos,
+        prompt: Promptings,
+        max_length: int,
+        seed: int,
+        epoch: int,
+        pack: str,
+        row_length: int,
+    ) -> None:
+        self.samples, self.augmented = samples, augmented
+        self.photos, self.prompt, self.max_length = photos, prompt, max_length
+        self.seed, self.epoch = seed, epoch
+        self.pack, self.row_length = pack, row_length
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: int) -> tuple[list[Prompt], list[Tensor]] | SetAside:
+        """Prompts and photos of one sample, or what is wrong with it."""
+        sample = self.samples[place]
+        generator = random.Random(f"{self.seed}/{self.epoch}/{place}")
+        try:
+            prompts = prompts_of(sample, self.prompt, generator, self.max_length)
+            if not self.augmented[place]:
+                return prompts, [self.photos.load(photo) for photo in sample.photos]
+            views = [augment(readable(p), sample.texts(), generator) for p in sample.photos]
+            return prompts, [self.photos.preprocessing(view) for view in views]
+        except Unusable as error:
+            return SetAside(sample.where, error.reason, error.detail)
+
+    def collate(self, rows: list[tuple[list[Prompt], list[Tensor]] | SetAside]) -> Prepared:
+        """One batch of those that can be used."""
+        usable = [row for row in rows if not isinstance(row, SetAside)]
+        set_aside = [row for row in rows if isinstance(row, SetAside)]
+        groups = [prompts for prompts, _ in usable]
+        images = [image for _, own in usable for image in own]
+        if self.pack == "none":
+            # Each conversation has a copy of its sample's images.
+            images = [image for prompts, own in usable for _ in prompts for image in own]
+            groups = [[prompt] for prompts in groups for prompt in prompts]
+        stacked = torch.stack(images) if images else self.photos.none()
+        row_length = self.row_length if self.pack == "sequence" else None
+        batch = pack(groups, stacked, row_length) if groups else empty_batch(stacked)
+        return Prepared(batch, len(images), len(usable), set_aside)
+
+    def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
+        """The given batches in their order."""
+        return DataLoader(
+            self,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=self.collate,
+            worker_init_fn=ignore_signals,
+            # Its own, or each start of a loader would draw from the run's random numbers, and a
+            # resumed run has one start more.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+def ignore_signals(_: int) -> None:
+    """In a worker: the training process alone decides how a run ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def first_prompts(
+    samples: list[Sample], prompt: Promptings, seed: int, max_length: int
+) -> Iterator[tuple[Sample, list[Prompt]]]:
+    """Samples with their prompts as the first epoch sees them; unusable ones are left out."""
+    for place, sample in enumerate(samples):
+        generator = random.Random(f"{seed}/0/{place}")
+        try:
+            yield sample, prompts_of(sample, prompt, generator, max_length)
+        except Unusable:
+            continue

@@ -1,0 +1,160 @@
+"""`vlm data`: training data as the model will see it, and what of it cannot be used."""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+import vlm
+from train.config import TrainConfig
+from train.data.mixture import epoch_order
+from train.data.read import read_sources
+from train.data.sample import Sample, Samples, SetAside, Unusable, by_reason
+from train.epochs import longest
+from train.rows import first_prompts, prompts_of, readable
+from vlm.checkpoint import read
+from vlm.prompt import Prompt, show_prompt
+
+
+@dataclass
+class Checked:
+    """One source after every photo was decoded and every conversation tokenised.
+
+    Attributes:
+        found: the source's samples; `usable` holds those that really are.
+        lengths: tokens of each conversation of the usable ones.
+    """
+
+    found: Samples
+    lengths: list[int]
+
+
+def show(config: TrainConfig, show: int = 5) -> None:
+    """Look at training data as the model will see it; every photo is opened.
+
+    Args:
+        config: of a training run.
+        show: samples that are printed, the first of the first epoch; and of those that cannot be
+            used, the first ones.
+
+    Raises:
+        DataError: data that cannot be read.
+        ConfigError, WeightsError, CheckpointError: a model that cannot be built.
+    """
+    config.resolve()
+    sources = read_sources([*config.data, *(config.validation or [])])
+    model = model_of(config)
+    max_length = longest(config, model)
+    prompt = partial(model.prompt, answer_next=False)
+
+    def prompts(sample: Sample) -> list[Prompt]:
+        return prompts_of(sample, prompt, random.Random(config.seed), max_length)
+
+    checked = check(sources, prompts, Console(stderr=True))
+    console = Console()
+    training = [one.found.usable for one in checked[: len(config.data)]]
+    weights = [source.weight for source in config.data]
+    order = epoch_order([len(usable) for usable in training], weights, config.seed, epoch=0)
+    samples = [sample for usable in training for sample in usable]
+    first = [samples[place] for place in order[:show]]
+    show_samples(
+        first_prompts(first, prompt, config.seed, max_length), model.language.tokenizer, console
+    )
+    console.print(summary(checked))
+    show_set_aside([one for each in checked for one in each.found.set_aside], console, show)
+
+
+def model_of(config: TrainConfig) -> vlm.VisionLanguageModel:
+    """The model whose prompts these are, on the CPU, without adapters or quantisation, which change
+    no prompt."""
+    parts = config.model if config.start is None else read(config.start)[0]
+    plain = replace(parts.language, lora=None, load_in=None)
+    return vlm.build(replace(parts, language=plain), "cpu")
+
+
+def check(
+    sources: list[Samples], prompts: Callable[[Sample], list[Prompt]], console: Console
+) -> list[Checked]:
+    """Decodes every photo and writes every prompt; what that fails for is set aside too.
+
+    Args:
+        sources: what was read.
+        prompts: of a sample.
+        console: for the progress bar.
+    """
+    checked = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("checking", total=sum(len(found.usable) for found in sources))
+        for found in sources:
+            usable, set_aside, lengths = [], list(found.set_aside), []
+            for sample in found.usable:
+                try:
+                    for photo in sample.photos:
+                        readable(photo)
+                    lengths += map(len, prompts(sample))
+                    usable.append(sample)
+                except Unusable as error:
+                    set_aside.append(error.at(sample.where))
+                progress.advance(task)
+            checked.append(Checked(replace(found, usable=usable, set_aside=set_aside), lengths))
+    return checked
+
+
+def show_samples(
+    shown: Iterable[tuple[Sample, list[Prompt]]],
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
+) -> None:
+    """Prints each conversation of samples under its place and its lengths: supervised tokens green,
+    image slots as `<image x49>`."""
+    for sample, prompts in shown:
+        names = ", ".join(photo.name for photo in sample.photos) or "no image"
+        console.print(Text.assemble((sample.where, "bold"), f": {names}"), soft_wrap=True)
+        for prompt in prompts:
+            of_images = sum(map(len, prompt.image_slots))
+            console.print(
+                Text(
+                    f"{len(prompt)} tokens, {of_images} of images, "
+                    f"{sum(prompt.loss_mask)} supervised",
+                    style="cyan",
+                )
+            )
+            console.print(show_prompt(prompt, tokenizer))
+
+
+def summary(checked: list[Checked]) -> Table:
+    """A row for each source: what was found, what is set aside, how long conversations are."""
+    table = Table(title="data")
+    table.add_column("source", overflow="fold")
+    table.add_column("format")
+    for name in ("samples", "conversations", "median tokens", "longest"):
+        table.add_column(name, justify="right")
+    table.add_column("set aside")
+    for one in checked:
+        found = one.found
+        table.add_row(
+            Text(found.source.path),
+            found.format,
+            f"{len(found.usable):,}",
+            f"{len(one.lengths):,}",
+            f"{median(one.lengths):,.0f}" if one.lengths else "",
+            f"{max(one.lengths):,}" if one.lengths else "",
+            by_reason(found.set_aside) or "none",
+        )
+    return table
+
+
+def show_set_aside(set_aside: list[SetAside], console: Console, count: int) -> None:
+    """Prints the first samples that cannot be used, and how many more there are."""
+    for one in set_aside[:count]:
+        line = f"{one.where}: {one.reason} {one.detail}"
+        console.print(Text(" ".join(line.split()), style="red"), soft_wrap=True)
+    if len(set_aside) > count:
+        console.print(f"and {len(set_aside) - count:,} more that are set aside")
