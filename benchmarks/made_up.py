@@ -86,7 +86,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator([WORDS, WORDS.title(), QUESTION, "user assistant"], trainer)
+    backend.train_from_iterator(
+        [WORDS, *WORDS.title().split(), QUESTION, "user", "assistant"], trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|im_start|>",

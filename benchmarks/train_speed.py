@@ -50,7 +50,8 @@ def main(tokens: int | None = None, quick: bool = False, json: bool = False) -> 
     if not chosen:
         known = ", ".join(str(setting.tokens) for setting in settings)
         sys.exit(f"train_speed: no setting has {tokens} image tokens, there are {known}")
-    console = Console(highlight=False)
+    # Narrower, the table would not fit: a pipe counts as 80.
+    console = Console(highlight=False, width=max(100, Console().width))
     line: dict[str, Any] = {"machine": machine()}
     console.print(f"{line['machine']}; shapes are real, weights, photos and captions are made up")
     for setting in chosen:

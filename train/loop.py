@@ -322,7 +322,9 @@ class Run:
             # FlexAttention would be compiled anew for each step of decoding.
             language.set_attn_implementation("sdpa")
             self.network.eval()
-            with self.accelerator.autocast(), self.averaged():
+            # Compiled layers would be compiled anew for decoding, too.
+            eager = torch.compiler.set_stance("force_eager")
+            with eager, self.accelerator.autocast(), self.averaged():
                 self.model.forget_images()
                 asked = self.epochs.questions(ANSWER_LENGTH)
                 pairs = [(images, text) for _, images, text in asked]

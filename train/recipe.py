@@ -39,7 +39,7 @@ from vlm.mask import attention_for
 
 FREE_TO_DIFFER = {
     *("resume", "force", "output", "workers", "trackers", "save_every", "keep", "answer_every"),
-    *("cache", "cache_folder", "cache_gb", "max_skipped", "allowed_unusable"),
+    *("cache_folder", "cache_gb", "max_skipped", "allowed_unusable"),
 }
 """Settings that a resumed run may have otherwise: they do not change its weights."""
 
@@ -102,7 +102,8 @@ def train(config: TrainConfig) -> Path:
     peak = peak_flops(accelerator.device)
     set_attention(model, config, accelerator)
     if config.compile:
-        model.language.model.compile()
+        # The layers: the loss calls the output head by itself.
+        model.language.model.base_model.compile(dynamic=True)
     network, optimizer = prepare(model, groups, config, accelerator)
     # From here on, what is drawn is drawn by each process for itself.
     set_seed(config.seed, device_specific=True)
