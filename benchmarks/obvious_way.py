@@ -104,7 +104,7 @@ def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
     arguments = TrainingArguments(
         str(folder / "trainer"),
         per_device_train_batch_size=setting.photos * CAPTIONS,
-        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         adam_beta2=config.beta2,
@@ -146,8 +146,8 @@ def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
 
 
 def in_recipe_order(setting: Setting, folder: Path) -> list[Prompt]:
-    """One sequence for each caption, written once before it begins; those of a step of the recipe
-    are together."""
+    """A sequence for each caption, written before it begins: those of the recipe's first step, of
+    its second, and so on to the end of the run."""
     config = config_of(setting, folder, RECIPE)
     (source,) = read_sources(config.data)
     order = epoch_order([len(source.usable)], [source.source.weight], config.seed, epoch=0)
@@ -160,10 +160,11 @@ def in_recipe_order(setting: Setting, folder: Path) -> list[Prompt]:
         prompt_format="chatml",
         answer_next=False,
     )
+    steps = epoch_batches(lengths, config.batch_size, config.seed, epoch=0)
     most = setting.language["max_position_embeddings"]
     return [
         one
-        for step in epoch_batches(lengths, config.batch_size, config.seed, epoch=0)
+        for step in steps[: config.max_steps]
         for place in step
         for one in prompts_of(samples[place], prompt, random.Random(config.seed), most)
     ]

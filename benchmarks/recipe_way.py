@@ -83,6 +83,7 @@ def config_of(setting: Setting, folder: Path, name: str) -> TrainConfig:
         model=ModelConfig(llava=str(folder / "llava")),
         output=folder / "runs" / name,
         batch_size=setting.photos,
+        max_steps=setting.total_steps,
         workers=workers(),
         trackers=[],
         **{"cache": "on", "cache_folder": folder / "features"} | VARIANTS[name].config,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from train.batches import POOL
+
 CAPTIONS = 5
 """Captions of a photo, as in Flickr8k and COCO."""
 
@@ -34,8 +36,13 @@ class Setting:
 
     @property
     def total_steps(self) -> int:
-        """Steps of a run, which is one epoch."""
+        """Steps of a run."""
         return self.warm_up + self.steps
+
+    @property
+    def all_photos(self) -> int:
+        """Photos of the epoch that the run is the beginning of: enough to be grouped by length."""
+        return self.photos * max(POOL, self.total_steps)
 
 
 VIT_B_32 = {

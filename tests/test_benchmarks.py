@@ -48,11 +48,13 @@ def test_every_way_to_train_has_the_losses_of_the_obvious_one(tmp_path: Path) ->
     write(TINY, tmp_path)
     filled = fill(TINY, tmp_path)
     obvious = time_trainer(TINY, tmp_path, filled.flops)
-    for name in VARIANTS:
-        row = time_recipe(TINY, tmp_path, name)
-        # In another order, the photos are the same but not those of each step.
-        near = 1e-2 if NO_GROUPING in VARIANTS[name].replaced else 1e-4
-        assert row.loss == pytest.approx(obvious.loss, abs=near), name
+    losses = {name: time_recipe(TINY, tmp_path, name).loss for name in VARIANTS}
+    shuffled = {name for name in VARIANTS if NO_GROUPING in VARIANTS[name].replaced}
+    for name in VARIANTS.keys() - shuffled:
+        assert losses[name] == pytest.approx(obvious.loss, abs=1e-4), name
+    # In another order, the first steps have other photos.
+    first, second = (losses[name] for name in shuffled)
+    assert first == pytest.approx(second, abs=1e-4)
     assert obvious.captions > 0
     assert filled.photos > 0
 

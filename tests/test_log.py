@@ -18,12 +18,14 @@ from train.log import RunLog
 from vlm.errors import ConfigError, DataError, VLMError
 
 
-def run_log(folder: Path, screen: io.StringIO | None = None, **settings: Any) -> RunLog:
-    """A log of ten steps, told into a terminal of 200 columns if none is given."""
+def run_log(
+    folder: Path, screen: io.StringIO | None = None, terminal: bool = False, **settings: Any
+) -> RunLog:
+    """A log of ten steps, told into a terminal of 200 columns if no screen is given."""
     if screen is None:
         console = Console(file=io.StringIO(), force_terminal=True, width=200)
     else:
-        console = Console(file=screen, width=200)
+        console = Console(file=screen, width=200, force_terminal=terminal)
     usual = {"accelerator": Accelerator(), "total_steps": 10, "trackers": []}
     return RunLog(folder, console=console, **usual | settings)
 
@@ -80,12 +82,13 @@ def test_a_row_is_in_the_file_before_the_next_step(tmp_path: Path) -> None:
 
 def test_the_bar_shows_smoothed_values(tmp_path: Path) -> None:
     screen = io.StringIO()
-    with run_log(tmp_path, screen, peak_flops=1000.0) as log:
+    with run_log(tmp_path, screen, terminal=True, peak_flops=1000.0) as log:
         tell(log, 1, loss=1.0, flops=500.0)
         tell(log, 2, loss=2.0, flops=500.0)
         log.skipped(3, math.inf)
         tell(log, 3, loss=math.nan, seconds=2.0, flops=500.0)
-    shown = screen.getvalue().splitlines()[-1]
+    # Behind the last line, the cursor is shown again.
+    shown = screen.getvalue().splitlines()[-2]
     # (0.9 x 1 + 2) / (0.9 + 1): what is not a number does not count.
     assert "loss 1.526" in shown
     assert "50 tokens/s  4.0 images/s  25% waiting for data" in shown

@@ -87,32 +87,34 @@ def test_packed_equals_separate(
         assert (gradient - other).norm() <= 1e-4 * other.norm()
 
 
-def test_the_image_is_there_once() -> None:
+def test_the_image_is_there_once_and_nothing_behind_the_last_prediction() -> None:
     model = tiny.vision_language_model()
     prompts = [conversation(model, [0], WHAT, caption) for caption in (CAT, DOGS)]
     batch = pack([prompts], encoded(model, [prompts]))
     assert batch.images_per_row == (1,)
-    own = sum(len(prompt) - shared_length(prompts) for prompt in prompts)
+    # An answer ends with its end of turn, which nothing is predicted from, and a newline.
+    own = sum(len(prompt) - 2 - shared_length(prompts) for prompt in prompts)
     assert batch.input_ids.shape == (1, shared_length(prompts) + own)
     assert packed_length(prompts) == shared_length(prompts) + own
 
 
 def test_groups_in_a_row_by_hand() -> None:
-    image = Prompt([1, -200, 5], [False, False, True], [range(1, 2)], ["a"])
-    other = Prompt([1, -200, 6, 7], [False, False, True, True], [range(1, 2)], ["a"])
-    text = Prompt([1, 8], [False, True], [], [])
+    image = Prompt([1, -200, 5, 3], [False, False, True, False], [range(1, 2)], ["a"])
+    answer = [False, False, True, True, True, False]
+    other = Prompt([1, -200, 6, 7, 2, 3], answer, [range(1, 2)], ["a"])
+    text = Prompt([1, 4, 8, 3], [False, False, True, False], [], [])
     late = Prompt([1, -200, 9], [False] * 3, [range(1, 2)], ["b"])
     images = torch.arange(2.0)[:, None, None]
-    batch = pack([[text], [late], [image, other]], images, row_length=8)
-    assert batch.input_ids.tolist() == [[1, -200, 5, 6, 7, 1, -200, 9], [1, 8, 0, 0, 0, 0, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 2, 3, 0, 1, 2], [0, 1, 0, 0, 0, 0, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1] * 8, [1] * 2 + [0] * 6]
+    batch = pack([[text], [late], [image, other]], images, row_length=7)
+    assert batch.input_ids.tolist() == [[1, -200, 6, 7, 1, -200, 9], [1, 4, 0, 0, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2], [0, 1, 0, 0, 0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1] * 7, [1] * 2 + [0] * 5]
     groups, conversations = batch.blocks.unbind(dim=-1)
-    assert groups.tolist() == [[0] * 5 + [1] * 3, [0] * 2 + [-1] * 6]
-    assert conversations.tolist() == [[0, 0, 1, 2, 2, 0, 0, 0], [0, 1] + [-1] * 6]
-    assert batch.target_rows.tolist() == [0, 0, 0, 1]
-    assert batch.target_positions.tolist() == [1, 1, 3, 0]
-    assert batch.target_ids.tolist() == [5, 6, 7, 8]
+    assert groups.tolist() == [[0] * 4 + [1] * 3, [0] * 2 + [-1] * 5]
+    assert conversations.tolist() == [[0, 0, 2, 2, 0, 0, 0], [0, 0] + [-1] * 5]
+    assert batch.target_rows.tolist() == [0, 0, 0, 0, 1]
+    assert batch.target_positions.tolist() == [1, 1, 2, 3, 1]
+    assert batch.target_ids.tolist() == [5, 6, 7, 2, 8]
     # The text moved behind the others, and the second image behind the third.
     assert batch.images.flatten().tolist() == [1, 0]
     assert batch.images_per_row == (2, 0)

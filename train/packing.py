@@ -112,16 +112,16 @@ def lay_out(prompts: list[Prompt]) -> Block:
     positions = list(range(shared))
     targets: list[tuple[int, int]] = []
     for number, prompt in enumerate(prompts, start=1):
-        start = len(input_ids) - shared
+        start, end = len(input_ids) - shared, needed_length(prompt, shared)
         targets += [
             # The first own token is predicted from the end of the common part.
             (shared - 1 if at == shared else start + at - 1, prompt.input_ids[at])
             for at in range(shared, len(prompt))
             if prompt.loss_mask[at]
         ]
-        input_ids = input_ids + prompt.input_ids[shared:]
-        conversations += [number] * (len(prompt) - shared)
-        positions += range(shared, len(prompt))
+        input_ids = input_ids + prompt.input_ids[shared:end]
+        conversations += [number] * (end - shared)
+        positions += range(shared, end)
     return Block(input_ids, conversations, positions, targets)
 
 
@@ -148,10 +148,18 @@ def shared_length(prompts: list[Prompt]) -> int:
     return shared
 
 
+def needed_length(prompt: Prompt, shared: int) -> int:
+    """Tokens of a conversation that something is predicted from, and its images: nothing looks at
+    the last supervised token and what follows it."""
+    last = max((at for at, supervised in enumerate(prompt.loss_mask) if supervised), default=0)
+    return max([shared, last, *(slot.stop for slot in prompt.image_slots)])
+
+
 def packed_length(prompts: list[Prompt]) -> int:
-    """Tokens of a group's block: the common part once, and each conversation's own."""
+    """Tokens of a group's block: the common part once, and of each conversation's own what is
+    needed."""
     shared = shared_length(prompts)
-    return shared + sum(len(prompt) - shared for prompt in prompts)
+    return shared + sum(needed_length(prompt, shared) - shared for prompt in prompts)
 
 
 def fill_rows(lengths: list[int], row_length: int) -> list[list[int]]:
