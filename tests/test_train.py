@@ -195,9 +195,9 @@ def test_cached_features_give_the_losses_of_the_tower(config: TrainConfig) -> No
 
 def test_texts_are_shortened(config: TrainConfig) -> None:
     train(elsewhere(config, epochs=1, pack="none"))
-    train(replace(config, epochs=1, pack="none", max_length=60))
+    train(replace(config, epochs=1, pack="none", max_length=54))
     tokens = [sum(tiny_runs.metrics(c, "tokens")) for c in (config, elsewhere(config))]
-    assert tokens[0] < min(tokens[1], 13 * 60)
+    assert tokens[0] < min(tokens[1], 13 * 54)
     images = [sum(tiny_runs.metrics(c, "images")) for c in (config, elsewhere(config))]
     assert images[0] == images[1] == 13
 
