@@ -14,7 +14,14 @@ from rich.table import Table
 
 import vlm
 from eval.captions import Answerer
-from vlm.captions import image_path, read_records, require_images, write_records
+from vlm.captions import (
+    image_path,
+    read_records,
+    require_images,
+    require_names,
+    require_texts,
+    write_records,
+)
 from vlm.errors import DataError
 from vlm.images import load_image
 
@@ -96,17 +103,10 @@ def read_questions(
     questions = []
     for number, record in read_records(file, required=("image", "question", "answers")):
         where = f"{file}, line {number}"
-        answers = record["answers"]
-        if not isinstance(answers, list) or not answers:
-            raise DataError(f"{where}: 'answers' must be a non-empty list of strings")
-        if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise DataError(f"{where}: every answer must be a non-empty string")
+        answers = require_texts(where, record["answers"], "answer")
         if not isinstance(record["question"], str) or not record["question"].strip():
             raise DataError(f"{where}: 'question' must be a non-empty string")
-        for key in ("split", "kind"):
-            value = record.get(key)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise DataError(f"{where}: '{key}' must be a non-empty string or left out")
+        require_names(where, record, ("split", "kind"))
         questions.append(
             Question(
                 image_path(file, number, record["image"]),

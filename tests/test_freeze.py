@@ -14,7 +14,6 @@ from transformers import LlamaForCausalLM
 import vlm
 from tests import tiny, tiny_folders
 from train.freeze import Trains, freeze
-from vlm.batch import Batch, collate
 from vlm.checkpoint import TENSOR_FILE
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.errors import ConfigError
@@ -53,22 +52,11 @@ def groups_of(
     return groups, console.file.getvalue()
 
 
-def training_batch(model: vlm.VisionLanguageModel) -> Batch:
-    image = {"type": "image", "image": tiny.photo()}
-    question = [image, {"type": "text", "text": "What is in the picture?"}]
-    messages = [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": "A cat sits on the grass."},
-    ]
-    prompt = model.prompt(messages, answer_next=False)
-    return collate([prompt], model.vision.preprocessing.batch(prompt.images))
-
-
 def step(model: vlm.VisionLanguageModel, groups: list[dict], **autocast: object) -> Tensor:
     """One change of the weights; gives the loss before it."""
     optimizer = torch.optim.AdamW(groups)
     with torch.autocast("cpu", **{"enabled": False} | autocast):
-        loss = model(training_batch(model))
+        loss = model(tiny.training_batch(model))
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -187,7 +175,7 @@ def test_adapters_on_half_precision_train_as_on_float32(config: ModelConfig) -> 
             nn.init.normal_(parameter, std=0.1)
         model.to(dtype) if dtype == torch.float32 else model
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            model(training_batch(model)).backward()
+            model(tiny.training_batch(model)).backward()
         found.append(torch.cat([p.grad.flatten() for p in trainable(model).values()]))
     half, whole = found
     assert half.dtype == torch.float32
@@ -292,7 +280,7 @@ def steps(config: ModelConfig, dtype: torch.dtype, learning_rate: float, frees: 
     for _ in range(3):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=dtype):
-            loss = model(training_batch(model))
+            loss = model(tiny.training_batch(model))
         (loss / 100).backward()
         optimizer.step()
     return weights, {name: p.detach().float() for name, p in trainable(model).items()}

@@ -11,7 +11,6 @@ from torch import Tensor
 import vlm
 from tests import tiny, tiny_folders
 from train.freeze import Trains, freeze
-from vlm.batch import collate
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -50,14 +49,7 @@ def dequantise(quantised: vlm.VisionLanguageModel, whole: vlm.VisionLanguageMode
 
 
 def gradients(model: vlm.VisionLanguageModel) -> dict[str, Tensor]:
-    image = {"type": "image", "image": tiny.photo()}
-    question = [image, {"type": "text", "text": "What is in the picture?"}]
-    messages = [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": "A cat sits on the grass."},
-    ]
-    prompt = model.prompt(messages, answer_next=False)
-    batch = collate([prompt], model.vision.preprocessing.batch(prompt.images))
+    batch = tiny.training_batch(model)
     model.train()(batch).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 

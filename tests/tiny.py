@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vlm.batch import Batch, collate
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.language import LanguageModel
 from vlm.model import VisionLanguageModel
@@ -118,3 +119,15 @@ def photo(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
+
+
+def training_batch(model: VisionLanguageModel) -> Batch:
+    """One question about a photo and its answer, to train on."""
+    image = {"type": "image", "image": photo()}
+    question = [image, {"type": "text", "text": "What is in the picture?"}]
+    messages = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "A cat sits on the grass."},
+    ]
+    prompt = model.prompt(messages, answer_next=False)
+    return collate([prompt], model.vision.preprocessing.batch(prompt.images))

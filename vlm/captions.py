@@ -49,15 +49,8 @@ def read_captions(file: Path, split: str | None = None) -> list[CaptionedImage]:
     items = []
     for number, record in read_records(file, required=("image", "captions")):
         where = f"{file}, line {number}"
-        captions = record["captions"]
-        if not isinstance(captions, list) or not captions:
-            raise DataError(f"{where}: 'captions' must be a non-empty list of strings")
-        if not all(isinstance(caption, str) and caption.strip() for caption in captions):
-            raise DataError(f"{where}: every caption must be a non-empty string")
-        for key in ("split", "question"):
-            value = record.get(key)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise DataError(f"{where}: '{key}' must be a non-empty string or left out")
+        captions = require_texts(where, record["captions"], "caption")
+        require_names(where, record, ("split", "question"))
         items.append(
             CaptionedImage(
                 image_path(file, number, record["image"]),
@@ -135,6 +128,36 @@ def image_path(file: Path, number: int, image: Any) -> Path:
     inside = file.parent / "images" / relative
     # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
     return inside if os.path.isfile(inside) else file.parent / relative
+
+
+def require_texts(where: str, texts: Any, what: str) -> list[str]:
+    """Checks that a record's list holds texts.
+
+    Args:
+        where: file and line.
+        texts: what the record holds.
+        what: one of them is; its plural is the record's key.
+
+    Raises:
+        DataError: no list, an empty one, or one with something else than text in it.
+    """
+    if not isinstance(texts, list) or not texts:
+        raise DataError(f"{where}: '{what}s' must be a non-empty list of strings")
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{where}: every {what} must be a non-empty string")
+    return texts
+
+
+def require_names(where: str, record: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Checks what a record may have or leave out.
+
+    Raises:
+        DataError: a key that is there and holds no text.
+    """
+    for key in keys:
+        value = record.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise DataError(f"{where}: '{key}' must be a non-empty string or left out")
 
 
 def require_images(file: Path, images: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """What every vision tower is to the rest of the model."""
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing
 
 
-class VisionTower(nn.Module):
+class VisionTower(nn.Module, ABC):
     """A vision model that gives patch tokens, frozen but for layers that training asks for.
 
     Attributes:
@@ -30,6 +31,7 @@ class VisionTower(nn.Module):
         norms keep the statistics they came with: the batches of a fine-tuning are too small."""
         return super().train(False)
 
+    @abstractmethod
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """Modules whose parameters are those of the last layers, as many as asked for, and of what
         stands behind them; `all` is whatever the patch tokens depend on. Parts of the model that
@@ -38,7 +40,6 @@ class VisionTower(nn.Module):
         Raises:
             ConfigError: more layers than the tower has.
         """
-        raise NotImplementedError
 
     def gradients(self) -> torch.set_grad_enabled:
         """Context of the forward pass: with gradients where a layer trains. Autograd keeps no
