@@ -15,7 +15,7 @@ from tests.data_folders import asked, captions
 from train.data.photos import FilePhoto
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import Photos, Prepared, Promptings, Rows, first_prompts, shorten
+from train.rows import PhotoReader, Prepared, PromptBuilder, Rows, first_prompts, shorten
 from vlm.config import VisionConfig
 from vlm.model import VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT, Prompt
@@ -29,7 +29,7 @@ def model() -> VisionLanguageModel:
 
 
 @pytest.fixture(scope="module")
-def prompt(model: VisionLanguageModel) -> Promptings:
+def prompt(model: VisionLanguageModel) -> PromptBuilder:
     return lambda messages: model.prompt(messages, answer_next=False)
 
 
@@ -46,18 +46,20 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 @pytest.fixture
-def photos(model: VisionLanguageModel) -> Photos:
+def photos(model: VisionLanguageModel) -> PhotoReader:
     """Pixel values."""
     shape = (model.vision.num_tokens, model.vision.width)
-    return Photos(model.vision.preprocessing, None, shape)
+    return PhotoReader(model.vision.preprocessing, None, shape)
 
 
 @pytest.fixture
-def rows(samples: list[Sample], photos: Photos, prompt: Promptings) -> Rows:
+def rows(samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder) -> Rows:
     return rows_of(samples, photos, prompt)
 
 
-def rows_of(samples: list[Sample], photos: Photos, prompt: Promptings, **fields: object) -> Rows:
+def rows_of(
+    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder, **fields: object
+) -> Rows:
     """Rows of an epoch; the fields that are not given have the usual values."""
     usual = {"max_length": 512, "seed": 0, "epoch": 0, "pack": "image", "row_length": 512}
     augmented = fields.pop("augmented", [False] * len(samples))
@@ -66,8 +68,8 @@ def rows_of(samples: list[Sample], photos: Photos, prompt: Promptings, **fields:
 
 @pytest.fixture
 def cached(
-    samples: list[Sample], model: VisionLanguageModel, photos: Photos, tmp_path: Path
-) -> Photos:
+    samples: list[Sample], model: VisionLanguageModel, photos: PhotoReader, tmp_path: Path
+) -> PhotoReader:
     """Features of the photos."""
     tower = model.vision
     cache = FeatureCache(tmp_path / "features", tower, VisionConfig("tiny"), 10**9)
@@ -116,7 +118,7 @@ def test_text_is_shortened_and_images_are_never_cut(prompt: Prompt, max_length: 
 
 
 def test_questions_are_drawn_by_seed_epoch_and_place(
-    samples: list[Sample], photos: Photos, prompt: Promptings
+    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
     def questions(**fields: int) -> list[str]:
         drawn = rows_of(samples * 5, photos, prompt, **fields)
@@ -146,7 +148,7 @@ def test_a_batch_has_a_row_and_the_pixels_of_each_photo(
 
 
 def test_features_take_the_place_of_pixels(
-    samples: list[Sample], cached: Photos, prompt: Promptings
+    samples: list[Sample], cached: PhotoReader, prompt: PromptBuilder
 ) -> None:
     rows = rows_of(samples, cached, prompt)
     prepared = rows.collate([rows[2], rows[0]])
@@ -160,8 +162,8 @@ def test_features_take_the_place_of_pixels(
 )
 def test_packing(
     samples: list[Sample],
-    photos: Photos,
-    prompt: Promptings,
+    photos: PhotoReader,
+    prompt: PromptBuilder,
     pack: str,
     shape: int,
     images: tuple[int, ...],
@@ -174,7 +176,7 @@ def test_packing(
 
 
 def test_views_of_photos_that_are_augmented_differ_by_epoch(
-    samples: list[Sample], photos: Photos, prompt: Promptings
+    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
     def pixels(epoch: int) -> list[torch.Tensor]:
         augmented = [True, False, True, False]
@@ -188,7 +190,11 @@ def test_views_of_photos_that_are_augmented_differ_by_epoch(
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])
 def test_broken_photos_are_set_aside(
-    samples: list[Sample], photos: Photos, cached: Photos, prompt: Promptings, kind: str
+    samples: list[Sample],
+    photos: PhotoReader,
+    cached: PhotoReader,
+    prompt: PromptBuilder,
+    kind: str,
 ) -> None:
     file = samples[1].photos[0].path
     file.write_bytes(b"no picture")
@@ -203,9 +209,9 @@ def test_broken_photos_are_set_aside(
 @pytest.mark.parametrize("kind", ["pixels", "features"])
 def test_a_batch_of_nothing_can_be_trained_on(
     samples: list[Sample],
-    photos: Photos,
-    cached: Photos,
-    prompt: Promptings,
+    photos: PhotoReader,
+    cached: PhotoReader,
+    prompt: PromptBuilder,
     model: VisionLanguageModel,
     kind: str,
 ) -> None:
@@ -217,7 +223,7 @@ def test_a_batch_of_nothing_can_be_trained_on(
 
 
 def test_what_is_too_long_is_set_aside(
-    samples: list[Sample], photos: Photos, prompt: Promptings
+    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
     rows = rows_of(samples, photos, prompt, max_length=tiny.PATCHES)
     assert rows[0].reason == "too long"
@@ -242,7 +248,7 @@ def test_the_loader_leaves_the_runs_random_numbers_alone(rows: Rows) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_text_alone_needs_no_photo(photos: Photos, prompt: Promptings) -> None:
+def test_text_alone_needs_no_photo(photos: PhotoReader, prompt: PromptBuilder) -> None:
     (user, assistant) = asked("What is the capital of France?", "Paris.")
     sample = Sample("line 1", (), ((replace(user, parts=user.parts[1:]), assistant),))
     rows = rows_of([sample], photos, prompt)
@@ -252,7 +258,7 @@ def test_text_alone_needs_no_photo(photos: Photos, prompt: Promptings) -> None:
 
 
 def test_first_prompts_are_those_of_the_first_epoch(
-    samples: list[Sample], rows: Rows, prompt: Promptings
+    samples: list[Sample], rows: Rows, prompt: PromptBuilder
 ) -> None:
     found = list(first_prompts(samples, prompt, seed=0, max_length=512))
     assert [sample for sample, _ in found] == samples

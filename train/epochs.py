@@ -15,7 +15,7 @@ from train.data.mixture import epoch_order
 from train.data.report import append_report
 from train.data.sample import Sample, Samples, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import Photos, Rows, readable
+from train.rows import PhotoReader, Rows, read_photo
 from vlm.model import VisionLanguageModel, with_images
 
 ASKED = 4
@@ -115,7 +115,7 @@ class Epochs:
         return Rows(
             samples,
             augmented,
-            Photos(vision.preprocessing, features, (vision.num_tokens, vision.width)),
+            PhotoReader(vision.preprocessing, features, (vision.num_tokens, vision.width)),
             partial(self.model.prompt, answer_next=False),
             longest(config, self.model),
             config.seed,
@@ -138,7 +138,7 @@ class Epochs:
             first = sample.messages(random.Random(self.config.seed))[0][0]["content"]
             text = "\n".join(part["text"] for part in first if part["type"] == "text")
             try:
-                images = [readable(photo) for photo in sample.photos]
+                images = [read_photo(photo) for photo in sample.photos]
             except Unusable:
                 continue
             length = len(self.model.prompt(with_images(text, images)))

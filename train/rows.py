@@ -20,12 +20,12 @@ from vlm.errors import ImageError
 from vlm.preprocess import Preprocessing
 from vlm.prompt import Prompt
 
-Promptings = Callable[[list[dict]], Prompt]
+PromptBuilder = Callable[[list[dict]], Prompt]
 """Turns one conversation into a whole prompt (`answer_next=False`)."""
 
 
 def prompts_of(
-    sample: Sample, prompt: Promptings, generator: random.Random, max_length: int
+    sample: Sample, prompt: PromptBuilder, generator: random.Random, max_length: int
 ) -> list[Prompt]:
     """The conversations of a sample, none of them longer than `max_length` tokens.
 
@@ -56,7 +56,7 @@ def shorten(prompt: Prompt, max_length: int) -> Prompt:
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoReader:
     """How the photos of training samples become what the model takes.
 
     Attributes:
@@ -83,14 +83,14 @@ class Photos:
             Unusable: the photo cannot be read.
         """
         if self.features is None:
-            return self.preprocessing(readable(photo))
+            return self.preprocessing(read_photo(photo))
         found = self.features.get(photo)
         if found is None:
             raise Unusable("broken image", photo.name)
         return found
 
 
-def readable(photo: Photo) -> Image.Image:
+def read_photo(photo: Photo) -> Image.Image:
     """The photo as RGB.
 
     Raises:
@@ -138,8 +138,8 @@ class Rows(Dataset):
         self,
         samples: list[Sample],
         augmented: list[bool],
-        photos: Photos,
-        prompt: Promptings,
+        photos: PhotoReader,
+        prompt: PromptBuilder,
         max_length: int,
         seed: int,
         epoch: int,
@@ -162,7 +162,7 @@ class Rows(Dataset):
             prompts = prompts_of(sample, self.prompt, generator, self.max_length)
             if not self.augmented[place]:
                 return prompts, [self.photos.load(photo) for photo in sample.photos]
-            views = [augment(readable(p), sample.texts(), generator) for p in sample.photos]
+            views = [augment(read_photo(p), sample.texts(), generator) for p in sample.photos]
             return prompts, [self.photos.preprocessing(view) for view in views]
         except Unusable as error:
             return SetAside(sample.where, error.reason, error.detail)
@@ -203,7 +203,7 @@ def ignore_signals(_: int) -> None:
 
 
 def first_prompts(
-    samples: list[Sample], prompt: Promptings, seed: int, max_length: int
+    samples: list[Sample], prompt: PromptBuilder, seed: int, max_length: int
 ) -> Iterator[tuple[Sample, list[Prompt]]]:
     """Samples with their prompts as the first epoch sees them; unusable ones are left out."""
     for place, sample in enumerate(samples):

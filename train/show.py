@@ -18,7 +18,7 @@ from train.data.mixture import epoch_order
 from train.data.read import read_sources
 from train.data.sample import Sample, Samples, SetAside, Unusable, by_reason
 from train.epochs import longest
-from train.rows import first_prompts, prompts_of, readable
+from train.rows import first_prompts, prompts_of, read_photo
 from vlm.checkpoint import read
 from vlm.prompt import Prompt, show_prompt
 
@@ -97,7 +97,7 @@ def check(
             for sample in found.usable:
                 try:
                     for photo in sample.photos:
-                        readable(photo)
+                        read_photo(photo)
                     lengths += map(len, prompts(sample))
                     usable.append(sample)
                 except Unusable as error:
