@@ -87,7 +87,7 @@ def test_the_mask_is_the_naive_loop(drawn: tuple[list, list], window: int | None
     model = MistralForCausalLM(MistralConfig(**{**SMALL, "num_hidden_layers": 1}))
     model.config.sliding_window = window
     masks = {}
-    for implementation in ("sdpa", "eager", "flex_attention"):
+    for implementation in ("sdpa", "eager", "short_rows", "flex_attention"):
         model.config._attn_implementation = implementation
         masks[implementation] = block_mask(*tensors, model, torch.float32)
     length = len(blocks[0])
@@ -98,9 +98,9 @@ def test_the_mask_is_the_naive_loop(drawn: tuple[list, list], window: int | None
                 near = window is None or positions[number][at] - positions[number][seen] < window
                 if near and group == other_group and other in (0, own):
                     expected[number, 0, at, seen] = True
-    assert torch.equal(masks["sdpa"], expected)
-    assert torch.equal(masks["eager"] == 0, expected)
-    assert (masks["eager"][~expected] == torch.finfo(torch.float32).min).all()
+    for implementation in ("sdpa", "eager", "short_rows"):
+        assert torch.equal(masks[implementation] == 0, expected)
+        assert (masks[implementation][~expected] == torch.finfo(torch.float32).min).all()
     flex = masks["flex_attention"]
     dense = create_mask(flex.mask_mod, len(blocks), 1, length, length, device="cpu")
     assert torch.equal(dense, expected)
@@ -150,7 +150,7 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "short_rows"])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_sliding_window_counts_positions_not_places_in_the_row(
     name: str, implementation: str
@@ -190,6 +190,10 @@ def test_an_implementation_without_block_masks_is_refused() -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("long", [True, False])
-def test_the_cpu_has_one_implementation(packed: bool, long: bool) -> None:
+def test_the_cpu_has_an_implementation_for_packed_rows_in_bfloat16(
+    packed: bool, long: bool
+) -> None:
     model = language_model("sdpa").model
     assert attention_for(model, torch.float32, packed, long) == "sdpa"
+    expected = "short_rows" if packed else "sdpa"
+    assert attention_for(model, torch.bfloat16, packed, long) == expected

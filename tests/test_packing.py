@@ -19,7 +19,7 @@ CAT, DOGS, GRASS = "A cat sits on the grass.", "Two dogs run.", "A cat sits on t
 WHAT, DESCRIBE = "What is in the picture?", "Describe the image."
 
 
-@pytest.fixture(params=["sdpa", "eager"])
+@pytest.fixture(params=["sdpa", "eager", "short_rows"])
 def model(request: pytest.FixtureRequest) -> VisionLanguageModel:
     model = tiny.vision_language_model()
     model.language.model.set_attn_implementation(request.param)

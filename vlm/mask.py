@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 
+from vlm.attention import SHORT_ROWS
 from vlm.errors import ConfigError
 
 Mask = Tensor | BlockMask
@@ -28,6 +29,7 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
       each other, and needs no (T, T) mask; compiling it takes a minute.
     - FlashAttention 2 for rows that are not packed, on CUDA in half precision, where the package
       flash-attn is installed. It knows no common part that several conversations see.
+    - On a CPU in bfloat16 that of attention.py for packed rows.
     - PyTorch's scaled dot-product attention otherwise: with a mask it stays with fused kernels.
 
     Args:
@@ -42,6 +44,8 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
         half = dtype in (torch.float16, torch.bfloat16)
         if not packed and half and model._supports_flash_attn and find_spec("flash_attn"):
             return "flash_attention_2"
+    elif packed and dtype == torch.bfloat16 and model._supports_sdpa:
+        return SHORT_ROWS
     return "sdpa"
 
 
@@ -57,9 +61,9 @@ def block_mask(
         dtype: of the embeddings.
 
     Returns:
-        For `sdpa` (B, 1, T, T) bool, True where a row sees a column; for `eager` the same in
-        `dtype`, 0 there and the least number elsewhere; for `flex_attention` a BlockMask. A model
-        that mixes full and sliding windows gets one for each, by the kind of layer.
+        (B, 1, T, T), for `sdpa` on CUDA bool, True where a row sees a column; else in `dtype`, 0
+        there and the least number elsewhere. For `flex_attention` a BlockMask. A model that mixes
+        full and sliding windows gets one for each, by the kind of layer.
 
     Raises:
         ConfigError: a model or an attention implementation that cannot keep packed conversations
@@ -119,15 +123,15 @@ def build(sees: Visible, position_ids: Tensor, implementation: str, dtype: torch
         return create_block_mask(
             sees, rows, None, length, length, device=str(device), _compile=compiled
         )
-    if implementation not in ("sdpa", "eager"):
+    if implementation not in ("sdpa", "eager", SHORT_ROWS):
         raise ConfigError(
             f"{implementation} cannot keep packed conversations apart: use sdpa or flex_attention"
         )
     index = torch.arange(length, device=device)
     batch = torch.arange(rows, device=device)[:, None, None, None]
     mask = sees(batch, torch.zeros_like(batch), index[:, None], index)
-    if implementation == "sdpa":
+    # On a CPU, SDPA would make numbers of it anew for each head of each layer.
+    if implementation == "sdpa" and device.type == "cuda":
         return mask
-    # transformers adds what it is given to the scores: True would be 1, not "may look".
     least = torch.finfo(dtype).min
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, least)
