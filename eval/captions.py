@@ -35,19 +35,26 @@ class CaptionReport:
         metrics: `bleu_1` to `bleu_4`, `rouge_l`, `cider`; see `score_captions`.
         variant: which implementation and tokenizer the metrics are of.
         question: what the model was asked.
+        beams: width of the search for each caption; 1 is greedy.
         photos: number of photos captioned.
     """
 
     metrics: dict[str, float]
     variant: str
     question: str
+    beams: int
     photos: int
 
 
 def answer_all(
-    model: Answerer, images: list[Path], question: str, batch_size: int, label: str
+    model: Answerer,
+    images: list[Path],
+    question: str,
+    batch_size: int,
+    label: str,
+    beams: int = 1,
 ) -> list[str]:
-    """The greedy answers, of at most 40 tokens, to one question about each photo.
+    """The answers, of at most 40 tokens, to one question about each photo.
 
     Args:
         model: a loaded model.
@@ -55,8 +62,10 @@ def answer_all(
         question: asked of every photo.
         batch_size: photos answered at a time.
         label: text in front of the progress bar, on standard error.
+        beams: width of the search; 1 is greedy.
 
     Raises:
+        ConfigError: `beams` is not positive.
         DataError: `batch_size` is not positive.
         ImageError: a photo cannot be read.
     """
@@ -66,7 +75,7 @@ def answer_all(
     answers = []
     for start in track(starts, escape(label), console=Console(stderr=True)):
         pairs = [(image, question) for image in images[start : start + batch_size]]
-        answers += model.batch(pairs, max_tokens=MAX_TOKENS)
+        answers += model.batch(pairs, max_tokens=MAX_TOKENS, beams=beams)
     return answers
 
 
@@ -76,8 +85,9 @@ def evaluate_captions(
     question: str,
     batch_size: int,
     output: Path | None = None,
+    beams: int = 1,
 ) -> CaptionReport:
-    """Caption photos greedily and score the captions.
+    """Caption photos and score the captions.
 
     Args:
         model: a loaded model.
@@ -85,14 +95,16 @@ def evaluate_captions(
         question: asked of every photo.
         batch_size: photos captioned at a time.
         output: folder for `predictions.jsonl` (image, prediction, references); None writes none.
+        beams: width of the search for each caption; 1 is greedy.
 
     Raises:
+        ConfigError: `beams` is not positive.
         DataError: no photos, or the predictions cannot be written.
         ImageError: a photo cannot be read.
         VLMError: `pycocoevalcap` is not installed.
     """
     predictions = answer_all(
-        model, [item.image for item in items], question, batch_size, "captioning"
+        model, [item.image for item in items], question, batch_size, "captioning", beams
     )
     if output is not None:
         write_records(
@@ -103,7 +115,7 @@ def evaluate_captions(
             ),
         )
     metrics = score_captions([item.captions for item in items], predictions)
-    return CaptionReport(metrics, VARIANT, question, len(items))
+    return CaptionReport(metrics, VARIANT, question, beams, len(items))
 
 
 def main(
@@ -111,6 +123,7 @@ def main(
     model: str = "embedded",
     split: str = "test",
     question: str = QUESTION,
+    beams: int = 1,
     batch_size: int = 16,
     output: Path | None = None,
     limit: int | None = None,
@@ -123,6 +136,7 @@ def main(
         model: what to evaluate: `embedded`, or a checkpoint folder.
         split: the split to caption.
         question: asked of every photo.
+        beams: width of the search for each caption; 1 takes the most probable word each time.
         batch_size: photos captioned at a time.
         output: folder for `predictions.jsonl`; none is written without it.
         limit: only the first photos of the split; all of them without it.
@@ -133,11 +147,13 @@ def main(
         if limit < 1:
             raise DataError(f"limit must be at least 1, not {limit}")
         items = items[:limit]
-    report = evaluate_captions(vlm.load(model), items, question, batch_size, output)
+    report = evaluate_captions(vlm.load(model), items, question, batch_size, output, beams)
     if json:
         print(dumps(asdict(report)))
         return
-    table = Table("metric", "score", title=escape(f"{report.photos} photos, {split}: {question}"))
+    search = "greedy" if beams == 1 else f"{beams} beams"
+    title = f"{report.photos} photos, {split}, {search}: {question}"
+    table = Table("metric", "score", title=escape(title))
     for name, score in report.metrics.items():
         table.add_row(name, f"{score:.3f}")
     Console().print(table)

@@ -102,13 +102,17 @@ class Parrot:
 def test_every_photo_is_captioned_once_and_in_order(tmp_path: Path) -> None:
     items = [CaptionedImage(Path(f"a {name}.jpg"), [f"a {name}"]) for name in ("cat", "dog", "bus")]
     model = Parrot()
-    report = evaluate_captions(model, items, "Describe.", batch_size=2, output=tmp_path / "out")
+    report = evaluate_captions(
+        model, items, "Describe.", batch_size=2, output=tmp_path / "out", beams=3
+    )
+    assert [generation["beams"] for _, generation in model.asked] == [3, 3]
     assert [[path.stem for path, _ in pairs] for pairs, _ in model.asked] == [
         ["a cat", "a dog"],
         ["a bus"],
     ]
     assert model.asked[0][0][0][1] == "Describe."
-    assert (report.photos, report.question, report.variant) == (3, "Describe.", VARIANT)
+    assert (report.photos, report.question, report.beams) == (3, "Describe.", 3)
+    assert report.variant == VARIANT
     assert report.metrics["bleu_1"] == pytest.approx(1)
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     assert json.loads(lines[2]) == {

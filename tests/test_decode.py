@@ -15,6 +15,7 @@ from vlm.batch import pad
 from vlm.config import GenerationConfig
 from vlm.decode import decode, filter_top_k, filter_top_p, next_token, penalise_repetition
 from vlm.language import LanguageModel
+from vlm.prefill import prefill
 
 ROWS = [[5, 6, 7, 8, 9], [40, 41], [100, 7, 120]]
 
@@ -34,7 +35,8 @@ def generated(
     ids, mask = pad(rows, value=0, side="left")
     config = GenerationConfig(**settings)
     answers: list[list[int]] = [[] for _ in rows]
-    for step in decode(language, language.embed(ids), mask, rows, end_ids, config):
+    start = prefill(language, language.embed(ids), mask)
+    for step in decode(language, start, rows, end_ids, config):
         for answer, token in zip(answers, step, strict=True):
             answer += [] if token is None else [token]
     return answers
@@ -138,9 +140,8 @@ def test_no_more_than_max_tokens_and_no_forward_pass_too_many(language: Language
 
 def test_a_row_ends_when_told_to(language: LanguageModel) -> None:
     ids, mask = pad(ROWS[:2], value=0, side="left")
-    steps = decode(
-        language, language.embed(ids), mask, ROWS[:2], set(), GenerationConfig(max_tokens=5)
-    )
+    start = prefill(language, language.embed(ids), mask)
+    steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5))
     assert None not in next(steps)
     second = steps.send({0})
     assert second[0] is None

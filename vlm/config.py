@@ -139,6 +139,8 @@ class GenerationConfig:
         top_k: keep this many tokens; None keeps all.
         repetition_penalty: above 1 makes tokens already in the text less likely (CTRL, Keskar et
             al. 2019).
+        beams: above 1 searches for the most probable answer, this many beginnings at a time (beam
+            search), instead of taking the most probable token each time.
         stop: strings that end an answer; they are not part of it.
         seed: seed of the sampling; a question gives the same answer alone and in any batch.
     """
@@ -148,6 +150,7 @@ class GenerationConfig:
     top_p: float = 1.0
     top_k: int | None = None
     repetition_penalty: float = 1.0
+    beams: int = 1
     stop: list[str] = field(default_factory=list)
     seed: int = 0
 
@@ -158,9 +161,15 @@ class GenerationConfig:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("beams", self.beams >= 1, "at least 1"),
         ):
             if not holds:
                 raise ConfigError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        if self.beams > 1 and (self.temperature, self.repetition_penalty) != (0.0, 1.0):
+            raise ConfigError(
+                "beams above 1 search for the most probable answer: leave temperature at 0 and "
+                "repetition_penalty at 1"
+            )
 
 
 def to_json(config: ModelConfig) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from vlm.config import GenerationConfig
 from vlm.language import LanguageModel
+from vlm.prefill import Prefill
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -65,8 +65,7 @@ def next_token(
 @torch.inference_mode()
 def decode(
     language: LanguageModel,
-    embeddings: Tensor,
-    attention_mask: Tensor,
+    start: Prefill,
     prompt_ids: list[list[int]],
     end_ids: set[int],
     config: GenerationConfig,
@@ -75,8 +74,7 @@ def decode(
 
     Args:
         language: the language model.
-        embeddings: spliced prompts (B, T, H), padded on the left.
-        attention_mask: (B, T), 0 for padding.
+        start: of B prompts; its cache is used up.
         prompt_ids: the text tokens of each prompt, for the repetition penalty.
         end_ids: tokens that end an answer.
         config: how to choose, and for how long.
@@ -85,22 +83,18 @@ def decode(
         At each step the new token of each row, None for a row that has ended. The generator can be
         sent a set of rows to end early (a stop string was seen).
     """
-    device = embeddings.device
-    batch = len(embeddings)
-    cache = DynamicCache(config=language.model.config)
+    device = start.logits.device
+    batch = len(start.logits)
     generators = [torch.Generator().manual_seed(config.seed) for _ in range(batch)]
     seen = [torch.tensor(ids, dtype=torch.long, device=device) for ids in prompt_ids]
     ended: set[int] = set()
-    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    last = torch.tensor([embeddings.shape[1] - 1], device=device)
-    logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)
     for left in reversed(range(config.max_tokens)):
         step: list[int | None] = []
         for row in range(batch):
             if row in ended:
                 step.append(None)
                 continue
-            token = next_token(logits[row, -1].float(), seen[row], config, generators[row])
+            token = next_token(start.logits[row], seen[row], config, generators[row])
             if token in end_ids:
                 ended.add(row)
                 step.append(None)
@@ -114,6 +108,4 @@ def decode(
             return
         # A row that has ended rides along on any token; what comes of it is not read.
         ids = torch.tensor([[0 if t is None else t] for t in step], device=device)
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1)
-        position_ids = position_ids[:, -1:] + 1
-        logits = language(language.embed(ids), attention_mask, position_ids, cache)
+        start = start.extend(language, ids)

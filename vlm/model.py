@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from vlm.answer import AnswerText
 from vlm.batch import Batch, pad, splice
+from vlm.beams import beam_search
 from vlm.config import GenerationConfig, ModelConfig
 from vlm.decode import decode
 from vlm.errors import ConfigError, PromptError
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.language import LanguageModel
 from vlm.loss import target_loss
+from vlm.prefill import Prefill, prefill, share
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt, read_messages
 from vlm.tower import VisionTower
@@ -148,7 +150,9 @@ class VisionLanguageModel(nn.Module):
             PromptError: a malformed conversation.
             ImageError: an image that cannot be read.
         """
-        embeddings, _ = self._embed_prompts([self.prompt(messages)], max_tokens=0)
+        prompt = self.prompt(messages)
+        self._require_room([prompt], max_tokens=0)
+        embeddings, _ = self._embed_prompts([prompt])
         return self.language(embeddings)[0].float()
 
     def stream(self, messages: Messages, images: Images = None, **generation: Any) -> Iterator[str]:
@@ -219,11 +223,18 @@ class VisionLanguageModel(nn.Module):
 
     def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
         """At each step the new text of each prompt's answer, "" where there is none yet."""
-        embeddings, mask = self._embed_prompts(prompts, config.max_tokens)
+        start = self._prefill(prompts, config.max_tokens)
         tokenizer = self.language.tokenizer
         answers = [AnswerText(tokenizer, config.stop) for _ in prompts]
+        if config.beams > 1:
+            found = beam_search(
+                self.language, start, self._end_ids(), config.beams, config.max_tokens
+            )
+            yield ["".join(map(text.push, ids)) for text, ids in zip(answers, found, strict=True)]
+            yield [answer.finish() for answer in answers]
+            return
         text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
-        steps = decode(self.language, embeddings, mask, text_ids, self._end_ids(), config)
+        steps = decode(self.language, start, text_ids, self._end_ids(), config)
         stopped: set[int] | None = None
         while True:
             try:
@@ -237,9 +248,20 @@ class VisionLanguageModel(nn.Module):
             stopped = {row for row, answer in enumerate(answers) if answer.stopped}
         yield [answer.finish() for answer in answers]
 
-    def _embed_prompts(self, prompts: list[Prompt], max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Prompts -> left-padded embeddings (B, T, H) and attention mask (B, T), if there is room
-        for an answer of `max_tokens`."""
+    def _prefill(self, prompts: list[Prompt], max_tokens: int) -> Prefill:
+        """Prompts -> where decoding begins, if there is room for answers of `max_tokens`."""
+        self._require_room(prompts, max_tokens)
+        # A recurrent state cannot be taken back to where a photo's tokens end.
+        shared = None if self.language.model._is_stateful else share(prompts)
+        if shared is None:
+            return prefill(self.language, *self._embed_prompts(prompts))
+        beginnings, ends, numbers = shared
+        start = prefill(self.language, *self._embed_prompts(beginnings))
+        start = start.select(torch.tensor(numbers, device=self.device))
+        return prefill(self.language, *self._embed_prompts(ends), after=start)
+
+    def _require_room(self, prompts: list[Prompt], max_tokens: int) -> None:
+        """Checks that the language model has positions for prompts and answers."""
         longest = max(map(len, prompts))
         limit = self.language.max_length
         if limit is not None and longest + max_tokens > limit:
@@ -247,6 +269,9 @@ class VisionLanguageModel(nn.Module):
                 f"a prompt of {longest} tokens and max_tokens={max_tokens} exceed the language "
                 f"model's {limit} tokens: shorten the conversation or lower max_tokens"
             )
+
+    def _embed_prompts(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
+        """Prompts -> left-padded embeddings (B, T, H) and attention mask (B, T)."""
         input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
         images = [image for prompt in prompts for image in prompt.images]
         with torch.no_grad():

@@ -1,0 +1,111 @@
+"""Prefill: prompts -> keys and values in a cache, and the logits of each answer's first token.
+
+Questions about one photo begin alike, with the photo: that part is computed once for all of them
+(`share`), and each question's own words are put behind a copy of its keys and values.
+"""
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+from vlm.language import LanguageModel
+from vlm.prompt import Prompt
+
+
+@dataclass
+class Prefill:
+    """Where decoding begins.
+
+    Attributes:
+        cache: keys and values of B prompts; what is decoded is added to it.
+        attention_mask: (B, S), int64, 0 for padding.
+        position_ids: (B, 1), int64, of each prompt's last token.
+        logits: (B, V), float32, of each answer's first token.
+    """
+
+    cache: Cache
+    attention_mask: Tensor
+    position_ids: Tensor
+    logits: Tensor
+
+    def select(self, rows: Tensor) -> "Prefill":
+        """These of the B prompts, in this order; one may come several times.
+
+        Args:
+            rows: numbers (R,), int64.
+
+        Returns:
+            For R prompts. The cache is the same object, changed in place.
+        """
+        self.cache.batch_select_indices(rows)
+        mask, positions = self.attention_mask[rows], self.position_ids[rows]
+        return Prefill(self.cache, mask, positions, self.logits[rows])
+
+    def extend(self, language: LanguageModel, ids: Tensor) -> "Prefill":
+        """One token more for each prompt.
+
+        Args:
+            language: the language model.
+            ids: (B, 1).
+        """
+        return prefill(language, language.embed(ids), torch.ones_like(ids), after=self)
+
+
+@torch.inference_mode()
+def prefill(
+    language: LanguageModel,
+    embeddings: Tensor,
+    attention_mask: Tensor,
+    after: Prefill | None = None,
+) -> Prefill:
+    """Runs the language model over prompts.
+
+    Args:
+        language: the language model.
+        embeddings: spliced prompts (B, T, H), padded on the left.
+        attention_mask: (B, T), 0 for padding.
+        after: what came before in each row; its cache is extended in place.
+    """
+    cache = DynamicCache(config=language.model.config) if after is None else after.cache
+    if after is not None:
+        attention_mask = torch.cat([after.attention_mask, attention_mask], dim=1)
+    tokens = embeddings.shape[1]
+    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
+    last = torch.tensor([tokens - 1], device=embeddings.device)
+    logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)
+    return Prefill(cache, attention_mask, position_ids[:, -1:], logits[:, -1].float())
+
+
+def share(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:
+    """Splits prompts into what neighbours about the same images begin with and what is their own.
+
+    Args:
+        prompts: at least one; those about the same images should be next to each other.
+
+    Returns:
+        The G beginnings, with the images; each prompt's own end, of a token or more; and for each
+        prompt the number of its beginning. None if nothing is shared.
+    """
+    groups: list[list[Prompt]] = []
+    for prompt in prompts:
+        if groups and prompt.images and prompt.images == groups[-1][0].images:
+            groups[-1].append(prompt)
+        else:
+            groups.append([prompt])
+    beginnings, ends, numbers = [], [], []
+    for number, group in enumerate(groups):
+        first = group[0]
+        shortest = min(map(len, group)) - 1
+        alike = zip(*(prompt.input_ids[:shortest] for prompt in group), strict=True)
+        shared = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, alike))
+        images_end = max((slot.stop for slot in first.image_slots), default=0)
+        if len(groups) == len(prompts) or shared < max(images_end, 1):
+            return None
+        slots, images = first.image_slots, first.images
+        beginnings.append(Prompt(first.input_ids[:shared], first.loss_mask[:shared], slots, images))
+        ends += [Prompt(p.input_ids[shared:], p.loss_mask[shared:], [], []) for p in group]
+        numbers += [number] * len(group)
+    return beginnings, ends, numbers
