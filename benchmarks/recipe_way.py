@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import train.batches
+import train.recipe
 import vlm.model
 from train.config import TrainConfig
 from train.data.read import read_sources
@@ -65,13 +66,18 @@ class Variant:
 NO_GROUPING = (train.batches, "POOL", 1)
 ALL_LOGITS = (vlm.model, "target_loss", loss_from_all_logits)
 
+NO_ONEDNN = (train.recipe, "uses_onednn", lambda *_: False)
+
 VARIANTS = {
     RECIPE: Variant(),
     "without shared-image packing": Variant({"pack": "none"}),
     "without the feature cache": Variant({"cache": "off"}),
     "without length grouping": Variant(replaced=(NO_GROUPING,)),
     "with logits at all positions": Variant(replaced=(ALL_LOGITS,)),
-    "all four switched off": Variant({"pack": "none", "cache": "off"}, (NO_GROUPING, ALL_LOGITS)),
+    "without oneDNN": Variant(replaced=(NO_ONEDNN,)),
+    "all five switched off": Variant(
+        {"pack": "none", "cache": "off"}, (NO_GROUPING, ALL_LOGITS, NO_ONEDNN)
+    ),
     "with sequence packing": Variant({"pack": "sequence"}),
 }
 

@@ -30,6 +30,7 @@ from train.flops import model_flops, peak_flops
 from train.freeze import freeze
 from train.log import RunLog
 from train.loop import Run
+from train.onednn import through_onednn
 from train.plot import plot
 from train.state import newest_state, states
 from vlm.checkpoint import load_tensors, read
@@ -101,6 +102,8 @@ def train(config: TrainConfig) -> Path:
     flops = model_flops(model, encoded=epochs.features is not None)
     peak = peak_flops(accelerator.device)
     set_attention(model, config, accelerator)
+    if uses_onednn(model, config, accelerator):
+        through_onednn(model.language.model)
     if config.compile:
         # The layers: the loss calls the output head by itself.
         model.language.model.base_model.compile(dynamic=True)
@@ -311,6 +314,16 @@ def set_attention(
         model.language.model, dtype, packed=config.pack != "none", long=config.pack == "sequence"
     )
     model.language.model.set_attn_implementation(kind)
+
+
+def uses_onednn(
+    model: vlm.VisionLanguageModel, config: TrainConfig, accelerator: Accelerator
+) -> bool:
+    """Whether frozen layers go through oneDNN: on a CPU that has it, in float32, whole and not
+    compiled."""
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    plain = not config.compile and not sharded and accelerator.mixed_precision == "no"
+    return model.device.type == "cpu" and plain and torch.backends.mkldnn.is_available()
 
 
 def prepare(
