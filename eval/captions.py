@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 import vlm
-from eval.caption_metrics import VARIANT, score_captions
+from eval.metrics.captions import VARIANT, score_captions
 from vlm.captions import CaptionedImage, read_captions, write_records
 from vlm.errors import DataError
 

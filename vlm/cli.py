@@ -25,8 +25,16 @@ COMMANDS = {
     "replay": ("train.replay:main", "let the language model answer text questions itself"),
     "names": ("train.names:main", "write captions that name the thing in each photo"),
     "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
+    "eval": ("eval.run:main", "ask the questions of benchmarks, and score the answers"),
     "eval captions": ("eval.captions:main", "caption photos: BLEU, ROUGE-L, CIDEr"),
     "eval questions": ("eval.questions:main", "ask questions about photos: exact match"),
+    "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
+    "score gqa": ("eval.score:gqa", "score answers as GQA does"),
+    "score pope": ("eval.score:pope", "score answers as POPE does"),
+    "score scienceqa": ("eval.score:scienceqa", "score answers as ScienceQA does"),
+    "score choice": ("eval.score:choice", "score choices of options, circular or not"),
+    "score exact": ("eval.score:exact", "score answers by exact match"),
+    "score captions": ("eval.score:captions", "score captions: BLEU, ROUGE-L, CIDEr"),
     "eval objects": ("eval.objects:main", "name the main thing of everyday photos"),
 }
 """Each command with the function that it runs, as module:function, and what it does."""
@@ -35,7 +43,7 @@ USAGE = "\n".join(
     [
         "usage: vlm COMMAND [options]",
         "",
-        *(f"  vlm {name:<15}{what}" for name, (_, what) in COMMANDS.items()),
+        *(f"  vlm {name:<17}{what}" for name, (_, what) in COMMANDS.items()),
         "",
         "vlm COMMAND --help says what a command takes; vlm --version, which version this is.",
     ]
@@ -75,9 +83,9 @@ def dispatch(arguments: list[str]) -> int:
     Raises:
         VLMError: what the command raises.
     """
-    words = 2 if arguments[:1] == ["eval"] else 1
+    words = 2 if arguments[:1] == ["score"] or " ".join(arguments[:2]) in COMMANDS else 1
     command, options = " ".join(arguments[:words]), arguments[words:]
-    if command in ("", "-h", "--help", "eval", "eval -h", "eval --help"):
+    if command in ("", "-h", "--help", "score"):
         print(USAGE)
         return 0
     if command == "--version":
@@ -142,15 +150,19 @@ def add_fields(parser: ArgumentParser, config_class: type) -> set[str]:
 
 def add_parameters(parser: ArgumentParser, function: Callable[..., None]) -> set[str]:
     """Gives the parser a function's parameters: those without a default as words (a list of strings
-    takes any number), `False` as a flag, the others as options with a value.
+    takes any number), `False` as a flag, the others as options with a value. One that can only be
+    named and has no default is an option that must be given, a list of strings once for each.
 
     Returns:
         The options that take no value.
     """
     parameters = inspect.signature(function).parameters.values()
     flags = [p.name for p in parameters if p.default is False]
-    lists = [p.name for p in parameters if p.default is p.empty and p.annotation == list[str]]
-    parser.add_function_arguments(function, as_positional=True, skip={*flags, *lists})
+    named = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    words = [p for p in parameters if p.default is p.empty and p not in named]
+    lists = [p.name for p in words if p.annotation == list[str]]
+    skip = {*flags, *lists, *(p.name for p in named)}
+    parser.add_function_arguments(function, as_positional=True, skip=skip)
     described = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__).params}
     for name in lists:
         parser.add_argument(
@@ -160,6 +172,15 @@ def add_parameters(parser: ArgumentParser, function: Callable[..., None]) -> set
             default=[],
             help=described[name],
             metavar=name.upper(),
+        )
+    for parameter in named:
+        several = parameter.annotation == list[str]
+        parser.add_argument(
+            f"--{parameter.name}",
+            type=str if several else parameter.annotation,
+            required=True,
+            action="append" if several else "store",
+            help=described[parameter.name],
         )
     forms = {name: [f"--{name}", *SHORT.get(name, [])] for name in flags}
     for name in flags:

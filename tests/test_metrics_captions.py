@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.caption_metrics import VARIANT, score_captions, tokenize
 from eval.captions import evaluate_captions, main
+from eval.metrics.captions import VARIANT, score_captions, tokenize
 from vlm.captions import CaptionedImage
 from vlm.errors import DataError, VLMError
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_scored_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DataError, match="1 photos without references, the first is 1"):
         score_captions([["a"], []], ["a", "b"])
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
-    with pytest.raises(VLMError, match=r"pip install 'vlm\[dev\]'"):
+    with pytest.raises(VLMError, match=r"pip install 'vlm\[eval\]'"):
         score_captions([["a"]], ["a"])
 
 

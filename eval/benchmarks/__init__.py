@@ -1,0 +1,45 @@
+"""The benchmarks, a file for each kind: where its data is, what is asked, and how it is scored."""
+
+from eval.benchmarks.caption_sets import COCO, FLICKR8K, FLICKR30K
+from eval.benchmarks.choice import A_OKVQA, AI2D, MMBENCH, SEED_IMAGE
+from eval.benchmarks.daquar import DAQUAR
+from eval.benchmarks.documents import CHART_QA, DOC_VQA
+from eval.benchmarks.easy_vqa import EASY_VQA
+from eval.benchmarks.gqa import GQA
+from eval.benchmarks.mme import MME
+from eval.benchmarks.naming import NAMING
+from eval.benchmarks.pope import POPE
+from eval.benchmarks.pope_captions import POPE_CAPTIONS
+from eval.benchmarks.scienceqa import SCIENCE_QA
+from eval.benchmarks.textvqa import TEXT_VQA, TEXT_VQA_OCR
+from eval.benchmarks.vizwiz import VIZWIZ
+from eval.benchmarks.vqa_v2 import OK_VQA, VQA_V2
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        VQA_V2,
+        GQA,
+        TEXT_VQA,
+        TEXT_VQA_OCR,
+        VIZWIZ,
+        POPE,
+        POPE_CAPTIONS,
+        SCIENCE_QA,
+        MMBENCH,
+        SEED_IMAGE,
+        AI2D,
+        OK_VQA,
+        A_OKVQA,
+        DOC_VQA,
+        CHART_QA,
+        MME,
+        COCO,
+        FLICKR30K,
+        FLICKR8K,
+        DAQUAR,
+        EASY_VQA,
+        NAMING,
+    )
+}
+"""By the name that `vlm eval` knows."""

@@ -1,0 +1,234 @@
+"""Benchmarks of options with letters: MMBench (Liu et al. 2023), circular; SEED-Bench's images (Li
+et al. 2023); AI2D (Kembhavi et al. 2016); A-OKVQA (Schwenk et al. 2022)."""
+
+import base64
+import binascii
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from eval.hub import Hub
+from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
+from eval.metrics.scores import Scores
+from eval.official import entries, read_json
+from eval.prompts import with_options
+from eval.question import Benchmark, Question, RowImage
+from vlm.errors import DataError
+
+LETTERS = "ABCDEFGHIJ"
+
+SEPARATOR = "\x1f"
+"""Between the options in a question's label: no option has it."""
+
+
+def choice(
+    number: str,
+    image: Any,
+    text: str,
+    options: dict[str, str],
+    answer: str,
+    category: str = "",
+    group: str = "",
+) -> Question:
+    """A question with options, all that its score needs in its labels."""
+    labels = {"category": category, "group": group}
+    labels["options"] = SEPARATOR.join(f"{letter}{option}" for letter, option in options.items())
+    return Question(number, image, with_options(text, options), (answer,), labels)
+
+
+def options_of(question: Question) -> dict[str, str]:
+    """Its options by letter."""
+    parts = question.labels["options"].split(SEPARATOR)
+    return {part[0]: part[1:] for part in parts}
+
+
+def score(questions: list[Question], predictions: list[str]) -> Scores:
+    """Accuracy by category, circular where questions have a group."""
+    return score_choice(
+        [
+            ChoiceQuestion(
+                options_of(question),
+                question.answers[0],
+                question.labels["category"] or None,
+                question.labels["group"] or None,
+            )
+            for question in questions
+        ],
+        predictions,
+    )
+
+
+def mmbench(folder: Path, split: str) -> Iterator[Question]:
+    """Every rotation of every question of the official table."""
+    file = folder / "mmbench_dev_20230712.tsv"
+    # A cell is an image; the limit is for all tables of the process.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with open(file, encoding="utf-8", newline="") as lines:
+        for place, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=2):
+            options = [row.get(letter) for letter in LETTERS[:4]]
+            options = [option for option in options if option and option != "nan"]
+            answer = LETTERS.find(row.get("answer") or "-")
+            if not row.get("question") or not 0 <= answer < len(options):
+                raise DataError(f"{file}, line {place}: a question, options and answer are needed")
+            try:
+                image = base64.b64decode(row.get("image") or "", validate=True)
+            except binascii.Error as error:
+                raise DataError(f"{file}, line {place}: the image is not base64") from error
+            hint = row.get("hint")
+            text = f"{hint}\n{row['question']}" if hint and hint != "nan" else row["question"]
+            for turn in range(len(options)):
+                turned = options[turn:] + options[:turn]
+                letter = LETTERS[turned.index(options[answer])]
+                yield choice(
+                    f"{row['index']}_{turn}",
+                    image,
+                    text,
+                    dict(zip(LETTERS, turned, strict=False)),
+                    letter,
+                    row.get("category") or "",
+                    row["index"],
+                )
+
+
+def seed(folder: Path, split: str) -> Iterator[Question]:
+    """The questions about images, by type."""
+    file = folder / "SEED-Bench.json"
+    whole = read_json(file)
+    names = whole.get("question_type", {}) if isinstance(whole, dict) else {}
+    types = {number: name for name, number in names.items()}
+    for place, entry in enumerate(entries(file, "questions"), start=1):
+        if entry.get("data_type") != "image":
+            continue
+        keys = ("question_id", "data_id", "question", "answer", *(f"choice_{c}" for c in "abcd"))
+        values = [entry.get(key) for key in keys]
+        if not all(isinstance(value, str) for value in values) or ".." in values[1]:
+            raise DataError(f"{file}: entry {place} needs texts {', '.join(keys)}")
+        number, image, text, answer, *options = values
+        yield choice(
+            number,
+            folder / "SEED-Bench-image" / image,
+            text,
+            dict(zip(LETTERS, options, strict=False)),
+            answer,
+            str(types.get(entry.get("question_type_id"), "")),
+        )
+
+
+def ai2d(folder: Path, split: str) -> Iterator[Question]:
+    """The questions of the diagrams whose numbers are in `ai2d_test_ids.csv`."""
+    try:
+        names = (folder / "ai2d_test_ids.csv").read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+    for name in names:
+        file = folder / "questions" / f"{Path(name).name}.png.json"
+        asked = read_json(file)
+        asked = asked.get("questions") if isinstance(asked, dict) else None
+        if not isinstance(asked, dict):
+            raise DataError(f"{file}: an object 'questions' is needed")
+        for text, entry in asked.items():
+            options, right = entry.get("answerTexts"), entry.get("correctAnswer")
+            if not isinstance(options, list) or not isinstance(right, int):
+                raise DataError(f"{file}: '{text}' needs 'answerTexts' and 'correctAnswer'")
+            yield choice(
+                str(entry.get("questionId", f"{name} {text}")),
+                folder / "images" / f"{Path(name).name}.png",
+                text,
+                dict(zip(LETTERS, map(str, options), strict=False)),
+                LETTERS[right],
+            )
+
+
+def a_okvqa(folder: Path, split: str) -> Iterator[Question]:
+    """The validation questions with their four choices."""
+    file = folder / "aokvqa_v1p0_val.json"
+    for place, entry in enumerate(entries(file), start=1):
+        options, right = entry.get("choices"), entry.get("correct_choice_idx")
+        text, image, number = (entry.get(k) for k in ("question", "image_id", "question_id"))
+        whole = isinstance(options, list) and isinstance(right, int) and isinstance(text, str)
+        if not whole or not isinstance(image, int) or not isinstance(number, str):
+            raise DataError(
+                f"{file}: entry {place} needs question_id, image_id, question, choices and "
+                "correct_choice_idx"
+            )
+        yield choice(
+            number,
+            folder / "val2017" / f"{image:012d}.jpg",
+            text,
+            dict(zip(LETTERS, map(str, options), strict=False)),
+            LETTERS[right],
+        )
+
+
+def ai2d_row(row: dict[str, Any], image: RowImage) -> Question:
+    """A row of AI2D on the hub, which has no numbers."""
+    options = dict(zip(LETTERS, row["options"], strict=False))
+    return choice(str(image.place), image, row["question"], options, LETTERS[int(row["answer"])])
+
+
+def a_okvqa_row(row: dict[str, Any], image: RowImage) -> Question:
+    """A row of A-OKVQA on the hub."""
+    options = dict(zip(LETTERS, row["choices"], strict=False))
+    answer = LETTERS[row["correct_choice_idx"]]
+    return choice(row["question_id"], image, row["question"], options, answer)
+
+
+def benchmark(
+    name: str,
+    title: str,
+    split: str,
+    layout: str,
+    questions: Callable[[Path, str], Iterator[Question]],
+    hub: Hub | None = None,
+) -> Benchmark:
+    """A benchmark of options, whose questions come from a generator."""
+
+    def load(folder: Path, split: str) -> list[Question]:
+        try:
+            found = list(questions(folder, split))
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        counts = {question.id for question in found}
+        if len(counts) < len(found):
+            raise DataError(f"{folder}: {len(found) - len(counts)} questions with an id of another")
+        return found
+
+    return Benchmark(
+        name=name,
+        title=title,
+        splits=(split,),
+        layout=layout,
+        load=load,
+        score=score,
+        max_tokens=16,
+        each=lambda question, answer: float(
+            read_choice(answer, options_of(question)) == question.answers[0]
+        ),
+        hub=hub,
+    )
+
+
+MMBENCH = benchmark(
+    "mmbench", "MMBench, circular accuracy", "dev", "mmbench_dev_20230712.tsv", mmbench
+)
+SEED_IMAGE = benchmark(
+    "seed", "SEED-Bench images, accuracy", "all", "SEED-Bench.json and SEED-Bench-image/", seed
+)
+AI2D = benchmark(
+    "ai2d",
+    "AI2D, accuracy",
+    "test",
+    "ai2d_test_ids.csv, questions/ and images/",
+    ai2d,
+    Hub("lmms-lab/ai2d", {"test": "test"}, ai2d_row),
+)
+A_OKVQA = benchmark(
+    "aokvqa",
+    "A-OKVQA, accuracy",
+    "val",
+    "aokvqa_v1p0_val.json and val2017/",
+    a_okvqa,
+    Hub("HuggingFaceM4/A-OKVQA", {"val": "validation"}, a_okvqa_row),
+)

@@ -1,0 +1,80 @@
+"""Questions or captions of one's own: `vlm eval FOLDER/questions.jsonl`."""
+
+from functools import partial
+from pathlib import Path
+
+from eval.benchmarks.caption_sets import DESCRIBE
+from eval.benchmarks.caption_sets import score as score_captions
+from eval.metrics.any_of import any_match, score_any
+from eval.metrics.scores import Scores
+from eval.question import Benchmark, Question
+from vlm.captions import image_path, read_captions, read_records, require_names, require_texts
+from vlm.errors import DataError
+
+
+def own(file: Path) -> Benchmark:
+    """A JSON-lines file as a benchmark: lines with `image` and `captions`, or with `image`,
+    `question`, `answers`, and optionally `kind`; both optionally with `split`.
+
+    Raises:
+        DataError: no such file, or lines that are neither.
+    """
+    records = read_records(file, ("image",))
+    splits = tuple(dict.fromkeys(r["split"] for _, r in records if r.get("split"))) or ("all",)
+    # What is held out comes first.
+    order = ("test", "val")
+    first = [split for split in order if split in splits]
+    splits = (*first, *(split for split in splits if split not in first))
+    captions = "captions" in records[0][1]
+    return Benchmark(
+        name=f"{file.resolve().parent.name}-{file.stem}",
+        title=f"{file}, {'CIDEr-D' if captions else 'any answer'}",
+        splits=splits,
+        layout=None,
+        load=partial(captions_of if captions else questions_of, file),
+        score=score_captions if captions else score,
+        max_tokens=40 if captions else 16,
+        each=None if captions else lambda q, answer: float(any_match(answer, q.answers)),
+    )
+
+
+def captions_of(file: Path, folder: Path, split: str) -> list[Question]:
+    """The photos of a split.
+
+    Raises:
+        DataError: a line that is broken, or a photo that is not there.
+    """
+    items = read_captions(file, None if split == "all" else split)
+    return [
+        Question(f"{place}/{item.image.name}", item.image, DESCRIBE, tuple(item.captions))
+        for place, item in enumerate(items)
+    ]
+
+
+def questions_of(file: Path, folder: Path, split: str) -> list[Question]:
+    """The questions of a split, as they are.
+
+    Raises:
+        DataError: a line that is broken.
+    """
+    questions = []
+    for number, record in read_records(file, ("image", "question", "answers")):
+        where = f"{file}, line {number}"
+        require_names(where, record, ("question", "split", "kind"))
+        if split not in ("all", record.get("split")):
+            continue
+        answers = tuple(require_texts(where, record["answers"], "answer"))
+        labels = {"kind": record["kind"]} if record.get("kind") else {}
+        image = image_path(file, number, record["image"])
+        questions.append(Question(str(number), image, record["question"] or "", answers, labels))
+    empty = [question.id for question in questions if not question.text.strip()]
+    if empty:
+        raise DataError(f"{file}, line {empty[0]}: 'question' must be a non-empty string")
+    return questions
+
+
+def score(questions: list[Question], predictions: list[str]) -> Scores:
+    """The share of answers that are one of the right ones, by kind."""
+    kinds = [question.labels.get("kind") for question in questions]
+    answers = [question.answers for question in questions]
+    return score_any(predictions, answers, kinds if any(kinds) else None)

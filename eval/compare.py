@@ -1,0 +1,138 @@
+"""`vlm eval --compare`: two runs on the same questions, their paired differences."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eval.metrics.bootstrap import interval
+from eval.predictions import read_predictions
+from eval.report import SCORES, read_scores
+from vlm.errors import DataError
+
+SHOWN = 20
+"""Changed questions shown."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the second run differs from the first on some questions.
+
+    Attributes:
+        questions: their number.
+        first: mean score of the first run, in percent.
+        second: of the second.
+        interval: of the difference, second less first, 95%.
+        gained: questions that only the second has right.
+        lost: questions that only the first has right.
+        p: McNemar's test (1947), exact: how likely so uneven a split of gained and lost would be,
+            were the runs equally good.
+    """
+
+    questions: int
+    first: float
+    second: float
+    interval: tuple[float, float]
+    gained: int
+    lost: int
+    p: float
+
+
+def difference(first: list[float], second: list[float]) -> Difference:
+    """Compares the scores (0 to 1) of the same questions; a half and more is right."""
+    one, two = np.array(first), np.array(second)
+    low, high = interval(two - one)
+    gained = int(((one < 0.5) & (two >= 0.5)).sum())
+    lost = int(((one >= 0.5) & (two < 0.5)).sum())
+    return Difference(
+        len(one),
+        100 * float(one.mean()),
+        100 * float(two.mean()),
+        (100 * low, 100 * high),
+        gained,
+        lost,
+        mcnemar(gained, lost),
+    )
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p-value: of as many fair coins, how often at most the fewer, or at least
+    the more, fall on one side."""
+    changed = gained + lost
+    logs = [
+        math.lgamma(changed + 1) - math.lgamma(k + 1) - math.lgamma(changed - k + 1)
+        for k in range(min(gained, lost) + 1)
+    ]
+    return min(1.0, 2 * sum(math.exp(log - changed * math.log(2)) for log in logs))
+
+
+def compare(first: Path, second: Path, json: bool = False) -> dict[str, Any]:
+    """Compares two runs' folders.
+
+    Returns:
+        `overall`, each breakdown by name, and `changed`, the ids of the questions that are right in
+        one of them only.
+
+    Raises:
+        DataError: a folder that holds no finished run, or runs on different questions.
+    """
+    one, two = read_scores(first / SCORES), read_scores(second / SCORES)
+    for here, there, folder in ((one, two, second), (two, one, first)):
+        missing = [number for number in here if number not in there]
+        if missing:
+            raise DataError(
+                f"{folder}: {len(missing):,} questions of the other run are not in it, the first "
+                f"is {missing[0]}: only runs on the same questions can be compared"
+            )
+    result: dict[str, Any] = {
+        "overall": difference([one[n].score for n in one], [two[n].score for n in one])
+    }
+    for breakdown in sorted({name for each in one.values() for name in each.labels}):
+        groups: dict[str, list[str]] = {}
+        for number, each in one.items():
+            if label := each.labels.get(breakdown):
+                groups.setdefault(label, []).append(number)
+        result[f"per_{breakdown}"] = {
+            label: difference([one[n].score for n in numbers], [two[n].score for n in numbers])
+            for label, numbers in sorted(groups.items())
+        }
+    result["changed"] = [n for n in one if (one[n].score >= 0.5) != (two[n].score >= 0.5)]
+    return result
+
+
+def show(first: Path, second: Path, result: dict[str, Any], console: Console) -> None:
+    """Prints a comparison, and the first questions that changed."""
+    table = Table(title=escape(f"{first} -> {second}"))
+    for column in ("", "questions", "first", "second", "difference", "gained", "lost", "p"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    rows = {"overall": result["overall"]}
+    for name, groups in result.items():
+        if name.startswith("per_"):
+            rows |= {f"{name[4:]}: {label}": each for label, each in groups.items()}
+    for name, each in rows.items():
+        low, high = each.interval
+        table.add_row(
+            escape(name),
+            f"{each.questions:,}",
+            f"{each.first:.2f}",
+            f"{each.second:.2f}",
+            f"{each.second - each.first:+.2f}  ({low:+.2f} to {high:+.2f})",
+            f"{each.gained:,}",
+            f"{each.lost:,}",
+            f"{each.p:.2g}",
+        )
+    console.print(table)
+    before = read_predictions(first / "predictions.jsonl")
+    after = read_predictions(second / "predictions.jsonl")
+    for number in result["changed"][:SHOWN]:
+        asked = before[number].question.split("\n")[0]
+        said = f"{before[number].prediction!r} -> {after[number].prediction!r}"
+        console.print(escape(f"{number}  {asked}  {said}"), highlight=False)
+    more = len(result["changed"]) - SHOWN
+    if more > 0:
+        console.print(f"and {more:,} more that changed")

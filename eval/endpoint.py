@@ -1,0 +1,159 @@
+"""Any model behind an OpenAI-compatible address (OpenAI, Anthropic, vLLM, llama.cpp): the same
+questions, for the same table."""
+
+import base64
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import httpx
+
+from eval.answerer import Answer
+from eval.question import Question
+from vlm.errors import ConfigError, VLMError
+
+RETRIES = 5
+"""Further tries of a request that the server was too busy for, or that got lost."""
+
+LONGEST_WAIT = 60.0
+"""Seconds between two tries, at most."""
+
+WORTH_A_RETRY = {408, 409, 429, 500, 502, 503, 504, 529}
+
+REFUSED = {401, 403, 404}
+"""The same would happen to every question: the run ends."""
+
+
+@dataclass
+class Usage:
+    """What the server counted.
+
+    Attributes:
+        requests: answered.
+        prompt_tokens: of all requests, images included.
+        completion_tokens: of all answers.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class EndpointAnswerer:
+    """Asks a server, several questions at a time.
+
+    Args:
+        url: what `/chat/completions` is put behind, such as `http://localhost:8000/v1`.
+        name: of the model.
+        key: sent as bearer token; None sends none.
+        concurrency: requests under way at a time.
+        first_wait: seconds before the second try; they double with each.
+        transport: in place of the network.
+
+    Raises:
+        ConfigError: an address that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        key: str | None = None,
+        concurrency: int = 8,
+        first_wait: float = 1.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"endpoint must begin with http:// or https://, not {url}")
+        if concurrency < 1:
+            raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+        self.name = name
+        self.concurrency = concurrency
+        self.first_wait = first_wait
+        self.usage = Usage()
+        self._address = f"{url.rstrip('/')}/chat/completions"
+        self._lock = threading.Lock()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(headers=headers, timeout=120, transport=transport)
+
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+        """See `Answerer`. A question that fails after all tries is an error of its own.
+
+        Raises:
+            VLMError: the server refuses the key, or knows no such address or model.
+        """
+        with ThreadPoolExecutor(self.concurrency) as executor:
+            return list(executor.map(lambda question: self._ask(question, max_tokens), questions))
+
+    def _ask(self, question: Question, max_tokens: int) -> Answer:
+        try:
+            content = [
+                {"type": "image_url", "image_url": {"url": data_url(question)}},
+                {"type": "text", "text": question.text},
+            ]
+        except VLMError as error:
+            return Answer("", str(error))
+        body = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+        }
+        wait, problem = self.first_wait, ""
+        for left in range(RETRIES, -1, -1):
+            try:
+                reply = self._client.post(self._address, json=body)
+            except httpx.HTTPError as error:
+                problem, retry = f"{type(error).__name__}: {error}", True
+            else:
+                if reply.status_code == 200:
+                    return self._read(reply)
+                problem = f"{reply.status_code}: {' '.join(reply.text.split())[:200]}"
+                if reply.status_code in REFUSED:
+                    raise VLMError(f"{self._address} refuses: {problem}")
+                retry = reply.status_code in WORTH_A_RETRY
+                wait = max(wait, seconds(reply.headers.get("retry-after")))
+            if not retry or not left:
+                break
+            time.sleep(min(wait, LONGEST_WAIT))
+            wait *= 2
+        return Answer("", problem)
+
+    def _read(self, reply: httpx.Response) -> Answer:
+        """The answer in a reply, its tokens counted."""
+        try:
+            found: dict[str, Any] = reply.json()
+            text = found["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError):
+            return Answer("", f"no answer in the reply: {' '.join(reply.text.split())[:200]}")
+        usage = found.get("usage") or {}
+        with self._lock:
+            self.usage.requests += 1
+            self.usage.prompt_tokens += usage.get("prompt_tokens") or 0
+            self.usage.completion_tokens += usage.get("completion_tokens") or 0
+        if not isinstance(text, str):
+            return Answer("", "the reply has no text")
+        return Answer(text.strip())
+
+
+def seconds(header: str | None) -> float:
+    """A `Retry-After` header in seconds; 0 for none, and for a date."""
+    try:
+        return float(header or 0)
+    except ValueError:
+        return 0.0
+
+
+def data_url(question: Question) -> str:
+    """The photo as a `data:` URL: as PNG, so that a server sees the pixels that our models see.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    file = BytesIO()
+    question.photo().save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

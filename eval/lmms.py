@@ -1,0 +1,153 @@
+"""Our models in lmms-eval (EvolvingLMMs-Lab), for the tasks that it has and we have not:
+
+    pip install lmms-eval
+    python -m lmms_eval --model vlm --model_args model=embedded --tasks mmstar
+
+It finds this file by the entry point `lmms_eval.models` of our package.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from PIL import Image
+
+import vlm
+from vlm.errors import DataError
+
+IMAGE = "<image>"
+"""Where a task's text has an image; those without it stand in front."""
+
+
+class VLM(lmms):
+    """A model of this project as lmms-eval's "simple" kind.
+
+    Args:
+        model: `embedded`, a checkpoint folder, a LLaVA folder or hub id.
+        batch_size: questions answered at a time.
+        device: of the model; lmms-eval gives one. Of several processes each has its own.
+        **_: what lmms-eval gives to all models.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        model: str = "embedded",
+        batch_size: int | str = 16,
+        device: str | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        state = PartialState(cpu=not torch.cuda.is_available())
+        self._rank, self._world_size = state.process_index, state.num_processes
+        self.batch_size = int(batch_size)
+        alone = state.num_processes == 1
+        self.model = vlm.load(model, device=(device if alone and device else str(state.device)))
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """An answer to each request, cut at the task's stop strings.
+
+        Raises:
+            DataError: something else than images is to be looked at.
+        """
+        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            settings = request.args[1]
+            until = settings.get("until") or []
+            stop = (until,) if isinstance(until, str) else tuple(until)
+            beams = settings.get("num_beams") or 1
+            temperature = settings.get("temperature") or 0.0
+            longest = settings.get("max_new_tokens") or 1024
+            alike[longest, stop, 1 if temperature else beams, temperature].append(place)
+        answers = [""] * len(requests)
+        for (longest, stop, beams, temperature), places in alike.items():
+            # Rows of like length are padded least.
+            places.sort(key=lambda place: -len(requests[place].args[0]))
+            for start in range(0, len(places), self.batch_size):
+                some = places[start : start + self.batch_size]
+                texts = self.model.batch(
+                    [(None, self.conversation(requests[place])) for place in some],
+                    batch_size=self.batch_size,
+                    max_tokens=longest,
+                    stop=list(stop),
+                    beams=beams,
+                    temperature=temperature,
+                )
+                for place, text in zip(some, texts, strict=True):
+                    answers[place] = text
+                    self.cache_hook.add_partial("generate_until", requests[place].args[:2], text)
+        return answers
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """For each request the log-probability of its continuation, and whether greedy decoding
+        would give it."""
+        results = []
+        for request in requests:
+            continuation = request.args[1]
+            if callable(continuation):
+                continuation = continuation(self.document(request))
+            talk = [*self.conversation(request), {"role": "assistant", "content": continuation}]
+            prompt = self.model.prompt(talk, answer_next=False)
+            # The end of the turn is not the continuation's.
+            own = [place for place, is_own in enumerate(prompt.loss_mask) if is_own][:-1]
+            before = [place - 1 for place in own]
+            chances = self.model.logits(talk)[before].log_softmax(dim=-1)
+            ids = chances.new_tensor([prompt.input_ids[place] for place in own]).long()
+            each = chances.gather(1, ids[:, None])
+            results.append((each.sum().item(), bool((chances.argmax(dim=1) == ids).all())))
+        return results
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Raises:
+        NotImplementedError: always; tasks of several rounds are not supported.
+        """
+        raise NotImplementedError("vlm answers tasks of one round")
+
+    def document(self, request: Instance) -> Any:
+        """The task's own record of a request."""
+        *_, number, task, split = request.args
+        return self.task_dict[task][split][number]
+
+    def conversation(self, request: Instance) -> list[dict[str, Any]]:
+        """A request as a conversation of ours, each image where its text has `<image>`, or all in
+        front.
+
+        Raises:
+            DataError: something else than images is to be looked at.
+        """
+        text, see = request.args[0], request.args[2]
+        images = list(flat(see(self.document(request)))) if see is not None else []
+        other = [type(each).__name__ for each in images if not isinstance(each, Image.Image)]
+        if other:
+            raise DataError(
+                f"this task shows {', '.join(sorted(set(other)))}: vlm sees images only"
+            )
+        content: list[dict[str, Any]] = []
+        parts = text.split(IMAGE)
+        if len(parts) != len(images) + 1:
+            parts = [""] * len(images) + [text]
+        for part, image in zip(parts, [*images, None], strict=True):
+            content += [{"type": "text", "text": part}] if part else []
+            content += [{"type": "image", "image": image}] if image is not None else []
+        return [{"role": "user", "content": content}]
+
+
+def flat(items: Any) -> Iterable[Any]:
+    """What lists hold, and lists in them."""
+    if not isinstance(items, list | tuple):
+        yield items
+        return
+    for item in items:
+        yield from flat(item)
+
+
+def manifest() -> Any:
+    """What lmms-eval registers."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest("vlm", simple_class_path="eval.lmms.VLM")

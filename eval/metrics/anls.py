@@ -1,0 +1,49 @@
+"""ANLS (Biten et al. 2019), DocVQA's metric: how near an answer's spelling is to the right one."""
+
+from collections.abc import Sequence
+
+from eval.metrics.scores import Scores, mean_scores
+
+THRESHOLD = 0.5
+"""Answers further off than this, as a share of the longer string, are worth nothing."""
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Insertions, deletions and substitutions between two strings (Levenshtein 1966)."""
+    row = list(range(len(second) + 1))
+    for place, letter in enumerate(first, start=1):
+        previous, row[0] = row[0], place
+        for column, other in enumerate(second, start=1):
+            cost = previous + (letter != other)
+            previous = row[column]
+            row[column] = min(cost, row[column] + 1, row[column - 1] + 1)
+    return row[-1]
+
+
+def anls(prediction: str, answers: Sequence[str]) -> float:
+    """Of one question, 0 to 1: the best over its answers of one minus the edit distance as a share
+    of the longer string, or 0 where that is less than a half. Case and the spaces around do not
+    count.
+
+    Args:
+        prediction: the answer to score.
+        answers: each of them is right.
+    """
+    best = 0.0
+    said = " ".join(prediction.strip().lower().split())
+    for answer in answers:
+        right = " ".join(answer.strip().lower().split())
+        longer = max(len(said), len(right))
+        distance = edit_distance(said, right) / longer if longer else 0.0
+        best = max(best, 1 - distance if distance < THRESHOLD else 0.0)
+    return best
+
+
+def score_anls(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Scores:
+    """The mean over the questions.
+
+    Args:
+        predictions: for each question, one at least.
+        answers: of each question, all that are right.
+    """
+    return mean_scores("ANLS", [anls(*pair) for pair in zip(predictions, answers, strict=True)])

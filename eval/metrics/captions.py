@@ -1,0 +1,146 @@
+"""Caption metrics by `pycocoevalcap`, over a tokenizer that needs no Java."""
+
+import contextlib
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from typing import Literal
+
+from eval.metrics.bootstrap import interval
+from eval.metrics.scores import Scores
+from vlm.errors import DataError, VLMError
+
+Tokenizer = Literal["python", "ptb"]
+
+VARIANTS = {
+    "python": "pycocoevalcap, pure-Python tokenizer after PTB (no Java), idf from these references",
+    "ptb": "pycocoevalcap, PTB tokenizer, idf from these references",
+}
+VARIANT = VARIANTS["python"]
+
+_TOKEN = re.compile(
+    r"(?:[^\W\d_]\.){2,}"  # initials: u.s.
+    r"|'(?:s|m|d|ll|re|ve)\b"
+    r"|\w+(?:(?:[-'/.]|(?<=\d)[,:](?=\d))\w+)*"
+    r"|[^\w\s]"
+)
+_CLITIC = re.compile(r"(?<=.)(n't|'(?:s|m|d|ll|re|ve))$")
+_SPLIT = {"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "wanna": "wan na"}
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_REMOVED = set("'`\".?!,:;-–—…“”‘")  # noqa: RUF001
+
+
+def tokenize(caption: str) -> str:
+    """Lower-case words joined by single spaces, punctuation removed.
+
+    A pure-Python stand-in for the Stanford PTB tokenizer of the COCO caption evaluation, with its
+    list of removed punctuation and its quirks: hyphens and slashes stay inside words, clitics are
+    split off ("dog's" gives "dog 's", "isn't" gives "is n't"), a bracket is a word (`-lrb-`). The
+    differences left are rare ones, such as abbreviations, which lose their final period here.
+    """
+    text = caption.lower().replace("’", "'")  # noqa: RUF001
+    words = []
+    for token in _TOKEN.findall(text):
+        word = _SPLIT.get(token) or _BRACKETS.get(token) or _CLITIC.sub(r" \1", token)
+        if word not in _REMOVED:
+            words.append(word)
+    return " ".join(words)
+
+
+def score_captions(
+    references: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+    tokenizer: Tokenizer = "python",
+) -> dict[str, float]:
+    """BLEU-1 to -4, ROUGE-L and CIDEr-D of one predicted caption for each photo, and METEOR with
+    Java.
+
+    BLEU (Papineni et al. 2002) is over the corpus, with the closest reference length; ROUGE-L (Lin
+    2004) has beta 1.2; CIDEr-D (Vedantam et al. 2015) is times 10, its idf from these references,
+    so it is 0 for a single photo. All as `pycocoevalcap` computes them.
+
+    Args:
+        references: human captions, one or more for each photo.
+        predictions: one caption for each photo.
+        tokenizer: `python` is `tokenize`; `ptb` the one of the COCO evaluation, which needs Java,
+            and with it comes METEOR (Banerjee and Lavie 2005).
+
+    Returns:
+        `bleu_1`, `bleu_2`, `bleu_3`, `bleu_4`, `rouge_l`, `meteor` (0 to 1) and `cider` (0 to 10).
+
+    Raises:
+        DataError: no photos, not as many predictions as photos, or a photo without references.
+        VLMError: `pycocoevalcap` is not installed, or Java is needed and not there.
+    """
+    return {
+        name: score for name, (score, _) in _evaluate(references, predictions, tokenizer).items()
+    }
+
+
+def caption_scores(
+    references: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+    tokenizer: Tokenizer = "python",
+) -> Scores:
+    """The same as `Scores`: CIDEr-D in percent overall, each photo's own in `each`, and the others,
+    in percent, in `more`. Arguments and errors as `score_captions`."""
+    found = _evaluate(references, predictions, tokenizer)
+    cider, each = found.pop("cider")
+    low, high = interval(each)
+    return Scores(
+        f"CIDEr-D, {VARIANTS[tokenizer]}",
+        100 * cider,
+        (100 * low, 100 * high),
+        each,
+        more={name: 100 * score for name, (score, _) in found.items()},
+    )
+
+
+def _evaluate(
+    references: Sequence[Sequence[str]], predictions: Sequence[str], tokenizer: Tokenizer
+) -> dict[str, tuple[float, list[float]]]:
+    """Each metric: over all photos, and of each."""
+    if not predictions:
+        raise DataError("no captions to score")
+    if len(references) != len(predictions):
+        raise DataError(f"{len(predictions)} predictions for {len(references)} photos' references")
+    if without := [index for index, captions in enumerate(references) if not captions]:
+        raise DataError(f"{len(without)} photos without references, the first is {without[0]}")
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.meteor.meteor import Meteor
+        from pycocoevalcap.rouge.rouge import Rouge
+        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+    except ImportError as error:
+        raise VLMError("caption metrics need pycocoevalcap: pip install 'vlm[eval]'") from error
+
+    truth: dict[int, list[str]] = {n: list(captions) for n, captions in enumerate(references)}
+    answers = {n: [prediction] for n, prediction in enumerate(predictions)}
+    scorers = {"rouge_l": Rouge, "cider": Cider}
+    with contextlib.redirect_stdout(io.StringIO()):
+        if tokenizer == "python":
+            truth, answers = (
+                {n: [tokenize(text) for text in texts] for n, texts in each.items()}
+                for each in (truth, answers)
+            )
+        elif shutil.which("java") is None:
+            raise VLMError("the ptb tokenizer and METEOR need Java: install it, or take python")
+        else:
+            truth, answers = (
+                PTBTokenizer().tokenize(
+                    {n: [{"caption": text} for text in texts] for n, texts in each.items()}
+                )
+                for each in (truth, answers)
+            )
+            scorers["meteor"] = Meteor
+        bleu, each_bleu = Bleu(4).compute_score(truth, answers)
+        found = {
+            f"bleu_{order}": (float(score), [float(one) for one in each])
+            for order, (score, each) in enumerate(zip(bleu, each_bleu, strict=True), start=1)
+        }
+        for name, scorer in scorers.items():
+            score, each = scorer().compute_score(truth, answers)
+            found[name] = (float(score), [float(one) for one in each])
+    return found

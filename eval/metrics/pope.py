@@ -1,0 +1,89 @@
+"""POPE (Li et al. 2023): yes-or-no questions about objects that are or are not on the photo."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.metrics.bootstrap import interval
+from eval.metrics.scores import Scores
+
+NEGATIONS = {"No", "not", "no"}
+
+
+def says_yes(text: str) -> bool:
+    """How POPE's evaluation reads an answer: by what stands in front of the first full stop, no if
+    one of its words is `No`, `not` or `no`, and else yes.
+
+    >>> says_yes("There is no dog.")
+    False
+    >>> says_yes("NO")
+    True
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return not NEGATIONS & set(words)
+
+
+def figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Accuracy, precision, recall, F1 of `yes` and the share of answers that are yes, 0 to 1.
+
+    Args:
+        sums: true positives, false positives, false negatives and true negatives (..., 4).
+
+    Returns:
+        Each (...). What is undefined, such as the precision of who never says yes, is 0.
+    """
+    hits, wrong, missed, rejected = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+
+    def share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+    total = hits + wrong + missed + rejected
+    return {
+        "accuracy": share(hits + rejected, total),
+        "precision": share(hits, hits + wrong),
+        "recall": share(hits, hits + missed),
+        "f1": share(2 * hits, 2 * hits + wrong + missed),
+        "yes_ratio": share(hits + wrong, total),
+    }
+
+
+def score_pope(splits: Mapping[str, tuple[Sequence[str], Sequence[bool]]]) -> Scores:
+    """F1 of `yes`, the mean of the splits (what LLaVA-1.5 reports), and every figure of each split.
+
+    Args:
+        splits: by name (`random`, `popular`, `adversarial`), the answers, and for each whether
+            the object is there; one question at least in each.
+    """
+    names = list(splits)
+    tables = []
+    for position, name in enumerate(names):
+        answers, there = splits[name]
+        said = np.array([says_yes(answer) for answer in answers])
+        truth = np.array(there, dtype=bool)
+        counts = np.stack([said & truth, said & ~truth, ~said & truth, ~said & ~truth], axis=1)
+        table = np.zeros((len(counts), len(names), 4))
+        table[:, position] = counts
+        tables.append(table.reshape(len(counts), -1))
+    values = np.concatenate(tables)
+
+    def mean_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return figures(sums.reshape(len(sums), len(names), 4))["f1"].mean(axis=1)
+
+    by_split = figures(values.sum(axis=0).reshape(len(names), 4))
+    low, high = interval(values, mean_f1)
+    return Scores(
+        "POPE F1 of yes, mean of splits; 0 where undefined",
+        100 * fmean(by_split["f1"]),
+        (100 * low, 100 * high),
+        # True positives and true negatives, of whichever split.
+        [float(row.reshape(-1, 4)[:, [0, 3]].sum()) for row in values],
+        {
+            f"per_split_{figure}": {
+                name: 100 * float(value) for name, value in zip(names, column, strict=True)
+            }
+            for figure, column in by_split.items()
+        },
+        {figure: 100 * fmean(column) for figure, column in by_split.items() if figure != "f1"},
+    )

@@ -1,0 +1,161 @@
+"""Every benchmark: its official layout, the exact prompt, the right answers, and broken files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.benchmarks import BENCHMARKS
+from eval.question import Question
+from tests.benchmark_folders import FOLDERS
+from vlm.errors import DataError
+from vlm.images import load_image
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+CAPTION = "Provide a one-sentence caption for the provided image."
+
+# There are a dog and a cat; a dog and a couch; a ball and a dog. No photo has a plane, one person's
+# word being too little, so that all kinds have the same two things left to choose.
+POPE_FROM_CAPTIONS = [
+    f"Is there a {thing} in the image?" + SHORT
+    for things in (
+        ["dog", "cat", "couch", "sports ball"],
+        ["dog", "couch", "cat", "sports ball"],
+        ["sports ball", "dog", "couch", "cat"],
+    )
+    for thing in things * 3
+]
+
+PROMPTS = {
+    "vqav2": ["What is this?" + SHORT],
+    "okvqa": ["What is this?" + SHORT],
+    "gqa": ["Which color?" + SHORT],
+    "textvqa": ["what brand?" + SHORT],
+    "textvqa-ocr": ["what brand?\nReference OCR token: NOKIA, 3310" + SHORT],
+    "vizwiz": [
+        "What is it?\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+        + SHORT
+    ],
+    "pope": ["Is there a cat?" + SHORT, "Is there a dog?" + SHORT] * 3,
+    "pope-captions": POPE_FROM_CAPTIONS,
+    "scienceqa": ["Context: Some metals are.\nWhich is magnetic?\nA. iron\nB. wood" + LETTER],
+    "mmbench": [
+        "Look.\nWhat?\nA. cat\nB. dog" + LETTER,
+        "Look.\nWhat?\nA. dog\nB. cat" + LETTER,
+    ],
+    "seed": ["What?\nA. a thing\nB. b thing\nC. c thing\nD. d thing" + LETTER],
+    "ai2d": ["What is eaten?\nA. a\nB. b\nC. c\nD. d" + LETTER],
+    "aokvqa": ["What?\nA. one\nB. two" + LETTER],
+    "docvqa": ["Date?" + SHORT],
+    "chartqa": ["How many?" + SHORT] * 2,
+    "mme": ["Is there a cat?" + SHORT, "Is there a dog?" + SHORT] * 2,
+    "coco-captions": [CAPTION] * 2,
+    "flickr30k": [CAPTION] * 2,
+    "flickr8k": ["Describe the image."] * 2,
+    "daquar": ["what is on the desk ?" + SHORT],
+    "naming": ["What is this?", "Describe the image."],
+}
+
+FILES = {
+    "vqav2": "v2_mscoco_val2014_annotations.json",
+    "okvqa": "OpenEnded_mscoco_val2014_questions.json",
+    "gqa": "testdev_balanced_questions.json",
+    "textvqa": "TextVQA_0.5.1_val.json",
+    "textvqa-ocr": "TextVQA_Rosetta_OCR_v0.2_val.json",
+    "vizwiz": "val.json",
+    "pope": "coco_pope_popular.json",
+    "pope-captions": "captions.jsonl",
+    "scienceqa": "problems.json",
+    "mmbench": "mmbench_dev_20230712.tsv",
+    "seed": "SEED-Bench.json",
+    "ai2d": "questions/10.png.json",
+    "aokvqa": "aokvqa_v1p0_val.json",
+    "docvqa": "val_v1.0_withQT.json",
+    "chartqa": "test/test_augmented.json",
+    "mme": "existence/1.txt",
+    "coco-captions": "dataset_coco.json",
+    "flickr30k": "dataset_flickr30k.json",
+    "flickr8k": "captions.jsonl",
+    "daquar": "questions.jsonl",
+    "naming": "captions.jsonl",
+}
+
+
+def load(name: str, data: Path) -> list[Question]:
+    if not (data / name).exists():
+        FOLDERS[name](data / name)
+    return BENCHMARKS[name].questions(data, None)
+
+
+def test_every_benchmark_is_here() -> None:
+    assert BENCHMARKS.keys() == PROMPTS.keys() | {"easy-vqa"} == FOLDERS.keys() | {"easy-vqa"}
+    assert FILES.keys() == FOLDERS.keys()
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_prompt_is_exactly_this(name: str, tmp_path: Path) -> None:
+    questions = load(name, tmp_path)
+    assert [question.text for question in questions] == PROMPTS[name]
+    assert len({question.id for question in questions}) == len(questions)
+
+
+@pytest.mark.parametrize("name", PROMPTS.keys() - {"coco-captions", "flickr30k"})
+def test_the_photos_are_where_they_are_said_to_be(name: str, tmp_path: Path) -> None:
+    for question in load(name, tmp_path):
+        assert load_image(question.image).size == (40, 30)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_right_answers_have_the_highest_score(name: str, tmp_path: Path) -> None:
+    questions = load(name, tmp_path)
+    benchmark = BENCHMARKS[name]
+    answers = [question.answers[0] for question in questions]
+    scores = benchmark.score(questions, answers)
+    if benchmark.each is None:
+        assert scores.more["bleu_1"] == pytest.approx(100)
+        assert benchmark.score(questions, ["a"] * len(questions)).overall < scores.overall
+        return
+    assert scores.overall == pytest.approx(100)
+    assert scores.to_json()["metric"]
+    worth = [benchmark.each(*pair) for pair in zip(questions, answers, strict=True)]
+    assert worth == pytest.approx([1] * len(questions))
+    wrong = ["something else, no"] * len(questions)
+    assert benchmark.score(questions, wrong).overall < 100
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("content", ["[{}]", '{"questions": [{}]}', "{", None])
+def test_broken_files_are_named(name: str, content: str | None, tmp_path: Path) -> None:
+    load(name, tmp_path)
+    file = tmp_path / name / FILES[name]
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    if name == "mme" and content is None:
+        assert len(load(name, tmp_path)) == 2
+        return
+    with pytest.raises(DataError) as raised:
+        load(name, tmp_path)
+    assert name in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_easy_vqa_comes_with_its_package(tmp_path: Path) -> None:
+    pytest.importorskip("easy_vqa")
+    questions = BENCHMARKS["easy-vqa"].questions(tmp_path, None)
+    assert len(questions) == 9673
+    assert questions[0].text == "what is the red shape?" + SHORT
+    assert {question.labels["kind"] for question in questions} == {"yes/no", "shape", "colour"}
+    assert load_image(questions[-1].image).size == (64, 64)
+
+
+def test_annotations_of_another_split_are_refused(tmp_path: Path) -> None:
+    load("vqav2", tmp_path)
+    file = tmp_path / "vqav2" / FILES["vqav2"]
+    annotations = json.loads(file.read_text())
+    annotations["annotations"][0]["question_id"] = 1
+    file.write_text(json.dumps(annotations))
+    with pytest.raises(DataError, match="1 questions with no annotation: 458752000"):
+        load("vqav2", tmp_path)

@@ -1,0 +1,84 @@
+"""Two runs side by side: differences, McNemar's test, and which questions changed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.compare import compare, difference, mcnemar
+from vlm.cli import main
+
+
+def write_run(folder: Path, scores: dict[str, float]) -> Path:
+    folder.mkdir()
+    lines = [
+        {"question_id": number, "score": score, "labels": {"kind": number[0]}}
+        for number, score in scores.items()
+    ]
+    (folder / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    lines = [
+        {
+            "question_id": number,
+            "image": None,
+            "question": "What?\nIn a word.",
+            "prediction": f"answer {score}",
+            "answers": ["a"],
+            "error": None,
+        }
+        for number, score in scores.items()
+    ]
+    (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [(0, 0, 1), (1, 0, 1), (5, 0, 2 / 32), (0, 5, 2 / 32), (3, 1, 10 / 16), (4, 4, 1)],
+)
+def test_mcnemar_by_hand(gained: int, lost: int, p: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(p)
+
+
+def test_mcnemar_of_many() -> None:
+    assert mcnemar(60_000, 59_000) == pytest.approx(0.00377, rel=0.01)
+    assert mcnemar(50_000, 0) == 0
+
+
+def test_a_difference_is_paired() -> None:
+    found = difference([1, 1, 0, 0.3] * 50, [1, 1, 0, 0.9] * 50)
+    assert (found.first, found.second) == (pytest.approx(57.5), pytest.approx(72.5))
+    assert (found.gained, found.lost, found.questions) == (50, 0, 200)
+    low, high = found.interval
+    # The questions that do not differ add no doubt: 0.6 for a fourth of them.
+    assert 10 < low < 15 < high < 20
+    assert found.p < 1e-10
+
+
+def test_runs_are_compared_by_kind_and_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path / "first", {"a1": 1, "a2": 0, "b1": 0})
+    second = write_run(tmp_path / "second", {"b1": 0.9, "a1": 1, "a2": 0})
+    result = compare(first, second)
+    assert result["changed"] == ["b1"]
+    assert result["per_kind"]["a"].second == result["per_kind"]["a"].first == 50
+    assert result["per_kind"]["b"].second - result["per_kind"]["b"].first == pytest.approx(90)
+    assert main(["eval", "--compare", str(first), str(second)]) == 0
+    shown = capsys.readouterr().out
+    assert "kind: b" in shown
+    assert "b1  What?  'answer 0' -> 'answer 0.9'" in shown
+    assert main(["eval", "--compare", str(first), str(second), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["overall"]["gained"] == 1
+
+
+def test_runs_on_other_questions_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path / "first", {"a1": 1, "a2": 0})
+    second = write_run(tmp_path / "second", {"a1": 1})
+    for pair in ((first, second), (second, first)):
+        assert main(["eval", "--compare", *map(str, pair)]) == 1
+        told = capsys.readouterr().err
+        assert f"{second}: 1 questions of the other run are not in it, the first is a2" in told
+    assert main(["eval", "--compare", str(first), str(tmp_path / "none")]) == 1
+    assert "No such file" in capsys.readouterr().err

@@ -1,0 +1,176 @@
+"""Benchmarks from the hub: data sets of the same columns, on the disk instead."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from eval.answerer import ModelAnswerer
+from eval.benchmarks import BENCHMARKS
+from eval.question import Question
+from tests import tiny
+from tests.test_eval_benchmarks import PROMPTS
+from vlm.errors import DataError
+
+ANSWERS = [{"answer": "net", "answer_id": n} for n in range(1, 11)]
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "vqav2": [
+        {
+            "question_id": n,
+            "image_id": 7,
+            "question": "What is this?",
+            "question_type": "what is this",
+            "answer_type": "other",
+            "answers": ANSWERS,
+        }
+        for n in (1, 2)
+    ],
+    "okvqa": [{"question_id": "1", "question": "What is this?", "answers": ["net"] * 10}],
+    "textvqa": [
+        {
+            "question_id": 5,
+            "image_id": "i",
+            "question": "what brand?",
+            "answers": ["nokia"] * 10,
+            "ocr_tokens": ["NOKIA", "3310"],
+        }
+    ],
+    "vizwiz": [
+        {
+            "question_id": "a.jpg",
+            "question": "What is it?",
+            "answers": ["no"] * 10,
+            "category": "other",
+        }
+    ],
+    "pope": [
+        {
+            "question_id": "1",
+            "question": "Is there a cat?",
+            "answer": "yes",
+            "category": kind,
+            "image_source": "a",
+        }
+        for kind in ("random", "popular", "adversarial")
+    ],
+    "scienceqa": [
+        {
+            "question": "Which is magnetic?",
+            "choices": ["iron", "wood"],
+            "answer": 0,
+            "hint": "Some metals are.",
+            "subject": "natural science",
+            "grade": "grade4",
+        }
+    ],
+    "ai2d": [{"question": "What is eaten?", "options": ["a", "b", "c", "d"], "answer": "3"}],
+    "aokvqa": [
+        {
+            "question_id": "x",
+            "question": "What?",
+            "choices": ["one", "two"],
+            "correct_choice_idx": 1,
+        }
+    ],
+    "docvqa": [{"questionId": "1", "question": "Date?", "docId": 3, "answers": ["1/8/93"]}],
+    "chartqa": [{"question": "How many?", "answer": "12", "type": "human_test"}],
+    "mme": [
+        {
+            "question_id": "existence/1.png",
+            "question": "Is there a cat? Please answer yes or no.",
+            "answer": "Yes",
+            "category": "existence",
+        }
+    ],
+}
+ROWS["textvqa-ocr"] = ROWS["textvqa"]
+
+
+def on_disk(folder: Path, split: str, rows: list[dict[str, Any]], photos: bool = True) -> None:
+    """Parquet files in the folder of a data set, with a photo in each row."""
+    columns = {name: [row[name] for row in rows] for row in rows[:1] for name in row}
+    if photos:
+        columns["image"] = [tiny.photo(place) for place in range(len(rows))]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    data = datasets.Dataset.from_dict(columns)
+    if photos:
+        data = data.cast_column("image", datasets.Image())
+    data.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def questions_of(name: str, folder: Path) -> list[Question]:
+    """From a folder in place of the hub's data set."""
+    benchmark = BENCHMARKS[name]
+    hub = replace(benchmark.hub, id=str(folder), config=None)
+    return replace(benchmark, hub=hub).questions(folder, None, from_hub=True)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_become_the_same_questions_as_files(name: str, tmp_path: Path) -> None:
+    benchmark = BENCHMARKS[name]
+    on_disk(tmp_path, benchmark.hub.splits[benchmark.splits[0]], ROWS[name])
+    questions = questions_of(name, tmp_path)
+    assert {question.text for question in questions} <= set(PROMPTS[name])
+    assert len({question.id for question in questions}) == len(ROWS[name])
+    answers = [question.answers[0] for question in questions]
+    assert benchmark.score(questions, answers).overall == pytest.approx(100)
+    assert questions[0].photo().tobytes() == tiny.photo(0).tobytes()
+
+
+def test_rows_about_one_photo_share_it(tmp_path: Path) -> None:
+    on_disk(tmp_path, "validation", ROWS["vqav2"])
+    first, second = questions_of("vqav2", tmp_path)
+    assert first.image == second.image
+    model = tiny.vision_language_model()
+    answers = ModelAnswerer(model).answer([first, second], 5)
+    assert answers[0] == answers[1]
+
+
+def test_photos_may_be_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    types = {"structural": "query", "semantic": "attr"}
+    row = {
+        "id": "01",
+        "imageId": "n1",
+        "question": "Which color?",
+        "answer": "red",
+        "types": types,
+        "entailed": "['02', '03']",
+    }
+    on_disk(tmp_path / "questions", "testdev", [row], photos=False)
+    on_disk(tmp_path / "images", "testdev", [{"id": "n0"}, {"id": "n1"}])
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda path, config, split: load(
+            str(
+                tmp_path
+                / config.removeprefix("testdev_balanced_").replace("instructions", "questions")
+            ),
+            split=split,
+        ),
+    )
+    (question,) = BENCHMARKS["gqa"].questions(tmp_path, None, from_hub=True)
+    assert question.text == PROMPTS["gqa"][0]
+    assert question.labels["entailed"] == "02 03"
+    assert question.photo().tobytes() == tiny.photo(1).tobytes()
+
+
+def test_rows_that_are_not_as_they_should_be(tmp_path: Path) -> None:
+    on_disk(tmp_path, "val", [{"question": "What is it?"}])
+    with pytest.raises(DataError, match=r"row 0: not as it should be: KeyError 'question_id'"):
+        questions_of("vizwiz", tmp_path)
+
+
+def test_what_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot load .*absent from the hub"):
+        questions_of("vizwiz", tmp_path / "absent")
+    with pytest.raises(DataError, match="coco-captions is not on the hub: put Karpathy's"):
+        BENCHMARKS["coco-captions"].questions(tmp_path, None, from_hub=True)
+    with pytest.raises(DataError, match=r"lmms-lab/VQAv2 has no split 'train': val"):
+        BENCHMARKS["vqav2"].questions(tmp_path, "train", from_hub=True)
+    with pytest.raises(DataError, match="or take it from the hub with --hub"):
+        BENCHMARKS["vqav2"].questions(tmp_path, None)

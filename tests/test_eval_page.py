@@ -1,0 +1,78 @@
+"""The page of a run: what it shows, and that nothing in it is taken for HTML."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.page import SAMPLED, WORST, write_page
+from eval.predictions import Prediction
+from eval.question import Question
+from tests import tiny
+from vlm.errors import DataError
+
+REPORT = {
+    "who": "some <model>",
+    "overall": 12.345,
+    "interval_95": [10, 15],
+    "questions": 3,
+    "failed": 1,
+}
+
+
+def page(tmp_path: Path, count: int) -> str:
+    tiny.photo(0).save(tmp_path / "photo.png")
+    questions = [
+        Question(f"id{n}", tmp_path / ("photo.png" if n else "absent.png"), f"<b>{n}</b>?", ("x",))
+        for n in range(count)
+    ]
+    predictions = [
+        Prediction(q.id, "photo.png", q.text, f"<script>{n}</script>", ("x", "x", "y & z"))
+        for n, q in enumerate(questions)
+    ]
+    file = tmp_path / "report.html"
+    worth = [n / count for n in range(count)]
+    write_page(file, "Title", [REPORT], questions, predictions, worth)
+    return file.read_text(encoding="utf-8")
+
+
+def test_what_strangers_wrote_is_text(tmp_path: Path) -> None:
+    html = page(tmp_path, 3)
+    assert "&lt;b&gt;1&lt;/b&gt;?" in html
+    assert "&lt;script&gt;1&lt;/script&gt;" in html
+    assert "<script>1" not in html
+    assert "some &lt;model&gt;" in html
+
+
+def test_the_worst_answers_come_first_and_a_sample_of_all_behind(tmp_path: Path) -> None:
+    html = page(tmp_path, WORST + SAMPLED + 50)
+    _, worst, sample = re.split("<h2>", html)
+    assert worst.startswith(f"The {WORST} worst answers")
+    shown = [float(score) for score in re.findall(r'<td class="number">([\d.]+)</td>', worst)]
+    assert shown == sorted(shown)
+    assert len(shown) == WORST
+    assert max(shown) < 0.45
+    drawn = [float(score) for score in re.findall(r'<td class="number">([\d.]+)</td>', sample)]
+    assert len(drawn) == SAMPLED
+    assert max(drawn) > 0.9
+
+
+def test_photos_are_inside_and_nothing_is_fetched(tmp_path: Path) -> None:
+    html = page(tmp_path, 3)
+    sources = re.findall(r'src="([^"]*)"', html)
+    assert len(sources) == 4
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert "http" not in re.sub(r'"data:[^"]*"', "", html)
+
+
+def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot write"):
+        write_page(tmp_path / "absent" / "p.html", "t", [], [], [], [])
+
+
+def test_a_caption_is_worth_more_than_one(tmp_path: Path) -> None:
+    question = Question("1", tiny.photo(0), "Describe.", ("a", "b"))
+    prediction = Prediction("1", None, "Describe.", "a", ("a", "b"))
+    file = tmp_path / "page.html"
+    write_page(file, "t", [REPORT], [question], [prediction], [7.5])
+    assert "7.50" in file.read_text()

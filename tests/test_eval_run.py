@@ -1,0 +1,267 @@
+"""`vlm eval`: the same answers however they are asked, on the disk as they come, gone on with after
+a kill."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import vlm
+from eval import run
+from eval.answerer import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
+from eval.metrics.exact import exact_match, score_exact
+from eval.predictions import read_predictions
+from eval.question import Benchmark, Question
+from eval.runner import answer_all, in_order
+from tests import tiny
+from vlm.cli import main
+from vlm.errors import DataError
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for number in range(4):
+        tiny.photo(number).save(folder / f"{number}.png")
+    return folder
+
+
+def questions_of(folder: Path) -> list[Question]:
+    texts = ["What?", "What is in the picture?", "A cat?"]
+    return [
+        Question(f"{photo}{place}", folder / f"{photo}.png", text, (f"{photo}",), {"kind": text})
+        for place, text in enumerate(texts)
+        for photo in range(4)
+    ]
+
+
+def load(folder: Path, split: str) -> list[Question]:
+    return questions_of(folder)
+
+
+TINY = Benchmark(
+    name="tiny",
+    title="tiny, exact match",
+    splits=("test", "val"),
+    layout="photos",
+    load=load,
+    score=lambda questions, predictions: score_exact(
+        predictions, [q.answers[0] for q in questions], [q.labels["kind"] for q in questions]
+    ),
+    max_tokens=6,
+    each=lambda question, answer: float(exact_match(answer, question.answers[0])),
+)
+
+
+class Named:
+    """Answers with the name of the photo, up to a number of batches."""
+
+    def __init__(self, until: int = 1000) -> None:
+        self.until = until
+        self.asked: list[list[str]] = []
+
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+        if len(self.asked) == self.until:
+            raise KeyboardInterrupt
+        self.asked.append([question.id for question in questions])
+        return [Answer(Path(question.image).stem) for question in questions]
+
+
+def test_questions_about_one_photo_are_neighbours_and_the_longest_come_first(
+    photos: Path,
+) -> None:
+    questions = questions_of(photos)
+    questions[3] = replace(questions[3], text="What is in the picture, in one sentence?")
+    ordered = in_order(questions)
+    assert sorted(q.id for q in ordered) == sorted(q.id for q in questions)
+    names = [Path(question.image).stem for question in ordered]
+    assert names == ["3"] * 3 + ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+
+
+def test_answers_come_back_in_the_order_of_the_questions(photos: Path) -> None:
+    questions = questions_of(photos)
+    found = answer_all(TINY, questions, Named(), photos / "p.jsonl", 5, CONSOLE)
+    assert [one.question_id for one in found] == [question.id for question in questions]
+    assert [one.prediction for one in found] == [question.answers[0] for question in questions]
+    assert len((photos / "p.jsonl").read_text().splitlines()) == len(questions)
+
+
+@pytest.mark.parametrize("torn", [0, 1, 30])
+def test_a_killed_run_ends_with_the_same_file(photos: Path, torn: int) -> None:
+    questions = questions_of(photos)
+    answer_all(TINY, questions, Named(), photos / "whole.jsonl", 5, CONSOLE)
+    file = photos / "killed.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(TINY, questions, Named(until=1), file, 5, CONSOLE)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) - torn])
+    again = Named()
+    answer_all(TINY, questions, again, file, 5, CONSOLE)
+    assert file.read_bytes() == (photos / "whole.jsonl").read_bytes()
+    assert sum(map(len, again.asked)) == len(questions) - 5 + bool(torn)
+    nobody = Named(until=0)
+    answer_all(TINY, questions, nobody, file, 5, CONSOLE)
+    assert not nobody.asked
+
+
+def test_answers_to_other_questions_are_not_gone_on_with(photos: Path) -> None:
+    questions = questions_of(photos)
+    file = photos / "p.jsonl"
+    answer_all(TINY, questions, Named(), file, 5, CONSOLE)
+    other = [replace(question, text="Who?") for question in questions]
+    with pytest.raises(DataError, match=r"answers to 12 other questions, the first is .*--output"):
+        answer_all(TINY, other, Named(), file, 5, CONSOLE)
+    file.write_text(file.read_text() * 2)
+    with pytest.raises(DataError, match=r"line 13: a second answer to"):
+        read_predictions(file)
+    file.write_text('{"question_id": "1", "prediction": "a"}\n')
+    with pytest.raises(DataError, match=r"line 1: no answer as this project writes it"):
+        read_predictions(file)
+
+
+@pytest.fixture(scope="module")
+def model() -> vlm.VisionLanguageModel:
+    return tiny.vision_language_model()
+
+
+@pytest.mark.parametrize("settings", [{}, {"beams": 2}])
+def test_answers_do_not_depend_on_the_batch(
+    model: vlm.VisionLanguageModel, photos: Path, settings: dict[str, Any]
+) -> None:
+    questions = questions_of(photos)
+    answers = []
+    for size in (1, 3, 12):
+        file = photos / f"{size}.jsonl"
+        found = answer_all(TINY, questions, ModelAnswerer(model, **settings), file, size, CONSOLE)
+        answers.append([one.prediction for one in found])
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0])) > 4
+
+
+def test_without_its_photo_a_question_has_one_answer(
+    model: vlm.VisionLanguageModel, photos: Path
+) -> None:
+    questions = questions_of(photos)
+    answers = BlindAnswerer(model).answer(questions, 6)
+    by_text: dict[str, set[str]] = {}
+    for question, answer in zip(questions, answers, strict=True):
+        by_text.setdefault(question.text, set()).add(answer.text)
+    assert all(len(texts) == 1 for texts in by_text.values())
+
+
+def test_a_photo_that_cannot_be_read_is_an_error_of_its_questions(
+    model: vlm.VisionLanguageModel, photos: Path
+) -> None:
+    (photos / "1.png").write_bytes(b"no picture")
+    questions = questions_of(photos)
+    whole = [question for question in questions if question.image != photos / "1.png"]
+    answers = ModelAnswerer(model).answer(questions, 6)
+    failed = [answer for answer in answers if answer.error]
+    assert len(failed) == 3
+    assert all("cannot read" in answer.error and not answer.text for answer in failed)
+    kept = [answer for answer in answers if not answer.error]
+    assert kept == ModelAnswerer(model).answer(whole, 6)
+    assert len(ModelAnswerer(model).answer(failed_only(questions, photos), 6)) == 3
+
+
+def failed_only(questions: list[Question], photos: Path) -> list[Question]:
+    return [question for question in questions if question.image == photos / "1.png"]
+
+
+def test_the_majority_answer_is_right_most_often() -> None:
+    answers = [("a", "b"), ("b",), ("c", "c", "c")]
+    questions = [Question(str(n), "x.png", "?", own) for n, own in enumerate(answers)]
+    assert {a.text for a in MajorityAnswerer(questions).answer(questions, 6)} == {"b"}
+
+
+@pytest.fixture
+def evaluate(
+    model: vlm.VisionLanguageModel,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Any]:
+    """The command on the tiny model and benchmark."""
+    monkeypatch.setitem(run.BENCHMARKS, "tiny", TINY)
+    monkeypatch.setattr(vlm, "load", lambda *_, **__: model)
+    data = photos.parent
+
+    def command(*options: str) -> Any:
+        where = ["--data", str(data), "--output", str(data / "runs")]
+        status = main(["eval", "tiny", *where, *options])
+        told = capsys.readouterr()
+        return (status, told.out, told.err)
+
+    return command
+
+
+def test_a_run_leaves_a_report_every_answer_and_a_page(
+    evaluate: Callable[..., Any], photos: Path
+) -> None:
+    status, out, _ = evaluate("--baselines", "--json")
+    assert status == 0
+    reports = json.loads(out)
+    assert [report["who"] for report in reports] == [
+        "embedded",
+        "embedded, question only",
+        "majority answer",
+    ]
+    assert reports[2]["overall"] == 25
+    assert reports[2]["interval_95"][0] < 25 < reports[2]["interval_95"][1]
+    assert set(reports[2]["per_kind"]) == {"What?", "What is in the picture?", "A cat?"}
+    folder = photos.parent / "runs" / "tiny"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "embedded",
+        "embedded-question-only",
+        "majority-answer",
+    ]
+    for own, report in zip(sorted(folder.iterdir()), reports, strict=True):
+        assert json.loads((own / "report.json").read_text()) == report
+        assert len((own / "predictions.jsonl").read_text().splitlines()) == 12
+        assert "data:image/jpeg;base64," in (own / "report.html").read_text()
+    shown = evaluate("--baselines")[1]
+    assert "tiny, exact match, test, 12 asked" in shown
+    assert "25.00" in shown
+
+
+def test_a_run_goes_on_only_as_it_began(evaluate: Callable[..., Any]) -> None:
+    assert evaluate("--limit", "3")[0] == 0
+    status, _, told = evaluate("--limit", "4")
+    assert status == 1
+    assert "holds a run with another limit: give another --output" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "train"], "tiny has no split 'train': test, val"),
+        (["--limit", "0"], "limit must be at least 1, not 0"),
+        (["--batch_size", "0"], "batch_size must be at least 1, not 0"),
+        (["--model", "null"], "nobody to ask"),
+        (["--endpoint", "http://localhost"], "--endpoint and --name go together"),
+        (["--endpoint", "localhost", "--name", "x"], "endpoint must begin with http://"),
+        (["--compare", "x", "y"], "--compare needs two folders"),
+        (["other"], "no benchmark 'other'; there are: vqav2, gqa,"),
+    ],
+)
+def test_what_cannot_be_run_is_said(
+    evaluate: Callable[..., Any], options: list[str], message: str
+) -> None:
+    status, _, told = evaluate(*options)
+    assert status == 1
+    assert message in told
+
+
+def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "gqa", "--data", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert f"gqa is not in {tmp_path}: put testdev_balanced_questions.json and images/ into" in told
+    assert main(["eval"]) == 1
+    assert "which benchmark? There are: vqav2" in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""GQA, ScienceQA, multiple choice, exact match, ANLS, relaxed accuracy: cases by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.metrics.anls import anls, edit_distance, score_anls
+from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
+from eval.metrics.exact import exact_match, score_exact
+from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
+from eval.metrics.relaxed import relaxed_match, score_relaxed
+from eval.metrics.scienceqa import ScienceQuestion, read_letter, score_scienceqa
+
+
+@pytest.mark.parametrize(
+    ("prediction", "right"),
+    [("dog", True), ("Dog.", True), ("a dog", False), ("dogs", False), ("", False)],
+)
+def test_gqa_compares_strings(prediction: str, right: bool) -> None:
+    assert gqa_correct(prediction, "dog") == right
+
+
+def test_gqa_by_type_and_consistency() -> None:
+    questions = {
+        "1": GqaQuestion("yes", "verify", "obj", ["2", "3", "1", "not asked"]),
+        "2": GqaQuestion("dog", "query", "attr"),
+        "3": GqaQuestion("no", "logical", "obj", ["2"]),
+        "4": GqaQuestion("left", "query", "rel", ["1"]),
+    }
+    predictions = {"1": "Yes.", "2": "cat", "3": "no", "4": "right"}
+    scores = score_gqa(questions, predictions).to_json()
+    assert scores["overall"] == 50
+    assert scores["per_openness"] == {"binary": 100, "open": 0}
+    assert scores["per_structural_type"] == {"logical": 100, "query": 0, "verify": 100}
+    assert scores["per_semantic_type"] == {"attr": 0, "obj": 100, "rel": 0}
+    # Of what follows from 1, half is right (2 is wrong, 3 right); from 3, nothing; 4 is wrong.
+    assert scores["consistency"] == 25
+
+
+def test_gqa_without_entailments_has_no_consistency() -> None:
+    scores = score_gqa({"1": GqaQuestion("yes", "verify")}, {"1": "yes"})
+    assert "consistency" not in scores.to_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("B. a fish", "B"),
+        ("The answer is B.", "B"),
+        ("I think so. The answer is (C).", "C"),
+        ("The answer is B. The answer is C.", None),
+        ("b", None),
+        ("B) a fish", None),
+        ("F", None),
+        ("", None),
+    ],
+)
+def test_how_scienceqa_reads_an_answer(text: str, letter: str | None) -> None:
+    assert read_letter(text) == letter
+
+
+def test_scienceqa_by_subject_context_and_grade() -> None:
+    questions = [
+        ScienceQuestion(2, 0, "natural science", 3, has_text=True, has_image=True),
+        ScienceQuestion(3, 2, "natural science", 7, has_text=False, has_image=True),
+        ScienceQuestion(2, 1, "social science", 6, has_text=False, has_image=False),
+        # The option named is not there.
+        ScienceQuestion(2, 1, "language science", 12, has_text=True, has_image=False),
+    ]
+    scores = score_scienceqa(questions, ["A", "C. iron", "no idea", "C"]).to_json()
+    assert scores["overall"] == 50
+    assert scores["per_subject"] == {
+        "language science": 0,
+        "natural science": 100,
+        "social science": 0,
+    }
+    assert scores["per_context"] == {"text": 50, "image": 100, "none": 0}
+    assert scores["per_grade"] == {"1-6": 50, "7-12": 50}
+
+
+OPTIONS = {"A": "cat", "B": "a red cat", "C": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("C", "C"),
+        ("(C)", "C"),
+        ("C. dog", "C"),
+        ("C: a cat", "C"),
+        ("It is the Dog.", "C"),
+        # "a red cat" has a "cat" in it.
+        ("a red cat", None),
+        ("The cat", "A"),
+        ("cat or dog", None),
+        ("Dogged", None),
+        ("D", None),
+        ("A dog", "C"),
+        ("", None),
+    ],
+)
+def test_how_a_choice_is_read(text: str, letter: str | None) -> None:
+    assert read_choice(text, OPTIONS) == letter
+
+
+def test_every_rotation_must_be_right() -> None:
+    questions = [
+        ChoiceQuestion({"A": "cat", "B": "dog"}, "A", "animals", "1"),
+        ChoiceQuestion({"A": "dog", "B": "cat"}, "B", "animals", "1"),
+        ChoiceQuestion({"A": "one", "B": "two"}, "A", "numbers", "2"),
+        ChoiceQuestion({"A": "two", "B": "one"}, "B", "numbers", "2"),
+    ]
+    scores = score_choice(questions, ["A", "B", "A", "A"])
+    assert scores.each == [1, 0]
+    assert scores.to_json()["per_category"] == {"animals": 100, "numbers": 0}
+    assert scores.metric == "multiple choice accuracy, circular"
+
+
+def test_questions_without_rotations_count_for_themselves() -> None:
+    questions = [ChoiceQuestion(OPTIONS, "A"), ChoiceQuestion(OPTIONS, "A")]
+    scores = score_choice(questions, ["A", "B"])
+    assert (scores.overall, scores.metric) == (50, "multiple choice accuracy")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        (" Table ", "table", True),
+        ("table, chair", "chair, table", True),
+        ("chair", "chair, table", False),
+        ("chair, chair", "chair", True),
+        ("a table", "table", False),
+        ("table.", "table", False),
+        ("", "table", False),
+    ],
+)
+def test_exact_match_is_of_sets(prediction: str, answer: str, right: bool) -> None:
+    assert exact_match(prediction, answer) == right
+
+
+def test_exact_match_by_kind() -> None:
+    scores = score_exact(["yes", "red", "no"], ["yes", "blue", "yes"], ["yes/no", "colour", None])
+    assert scores.to_json()["per_kind"] == {"colour": 0, "yes/no": 100}
+    assert scores.to_json()["overall"] == 33.33
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("Canada", ["canada"], 1),
+        ("canade", ["canada"], 5 / 6),
+        # Exactly half of it is wrong.
+        ("cabb", ["caaa"], 0),
+        ("abcx", ["abcd", "wxyz"], 0.75),
+        ("", ["a"], 0),
+        ("", [""], 1),
+    ],
+)
+def test_anls_by_hand(prediction: str, answers: list[str], expected: float) -> None:
+    assert anls(prediction, answers) == pytest.approx(expected)
+
+
+def test_anls_is_the_mean() -> None:
+    assert score_anls(["abcx", "b"], [["abcd"], ["a"]]).overall == pytest.approx(37.5)
+
+
+letters = st.text("abc", max_size=6)
+
+
+@given(first=letters, second=letters, third=letters)
+def test_edit_distance_is_a_metric(first: str, second: str, third: str) -> None:
+    distance = edit_distance(first, second)
+    assert (distance == 0) == (first == second)
+    assert distance == edit_distance(second, first)
+    assert distance <= edit_distance(first, third) + edit_distance(third, second)
+    assert abs(len(first) - len(second)) <= distance <= max(len(first), len(second))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("95", "100", True),
+        ("94.9", "100", False),
+        ("12%", "0.12", True),
+        ("12", "12%", False),
+        ("0.01", "0", False),
+        ("0", "0", True),
+        ("Blue", " blue", True),
+        ("blu", "blue", False),
+        ("-5", "-5.2", True),
+        ("1e400", "5", False),
+        # To Python a number, and unlike every other.
+        ("nan", "nan", False),
+    ],
+)
+def test_numbers_may_be_five_percent_off(prediction: str, answer: str, right: bool) -> None:
+    assert relaxed_match(prediction, answer) == right
+
+
+def test_relaxed_accuracy_by_kind() -> None:
+    scores = score_relaxed(["99", "red"], ["100", "blue"], ["human", "augmented"])
+    assert scores.to_json()["per_kind"] == {"augmented": 0, "human": 100}

@@ -1,0 +1,52 @@
+"""POPE: how answers are read, its figures by hand, and what is undefined."""
+
+import pytest
+
+from eval.metrics.pope import says_yes, score_pope
+
+
+@pytest.mark.parametrize(
+    ("text", "yes"),
+    [
+        ("Yes", True),
+        ("No", False),
+        ("no", False),
+        # Neither of the three words.
+        ("NO", True),
+        ("none", True),
+        ("", True),
+        ("No, there is a cat", False),
+        ("There is not.", False),
+        ("Yes. No.", True),
+        ("Yes there is no", False),
+    ],
+)
+def test_how_an_answer_is_read(text: str, yes: bool) -> None:
+    assert says_yes(text) == yes
+
+
+def test_figures_of_each_split_and_their_mean() -> None:
+    scores = score_pope(
+        {
+            # 2 hits, 1 missed, 1 wrong, 1 rejected.
+            "random": (["yes", "yes", "no", "yes", "no"], [True, True, True, False, False]),
+            "popular": (["yes", "no"], [True, False]),
+        }
+    ).to_json()
+    assert scores["per_split_f1"] == {"random": 66.67, "popular": 100}
+    assert scores["per_split_accuracy"] == {"random": 60, "popular": 100}
+    assert scores["per_split_precision"] == {"random": 66.67, "popular": 100}
+    assert scores["per_split_recall"] == {"random": 66.67, "popular": 100}
+    assert scores["per_split_yes_ratio"] == {"random": 60, "popular": 50}
+    assert scores["overall"] == 83.33
+    assert scores["accuracy"] == 80
+    assert scores["questions"] == 7
+    low, high = scores["interval_95"]
+    assert low < 83.33 < high <= 100
+
+
+def test_what_is_undefined_is_0_and_said_to_be() -> None:
+    scores = score_pope({"random": (["no", "no"], [True, False])}).to_json()
+    assert scores["overall"] == scores["precision"] == scores["recall"] == 0
+    assert scores["accuracy"] == 50
+    assert "0 where undefined" in scores["metric"]

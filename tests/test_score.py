@@ -1,0 +1,297 @@
+"""`vlm score`: the official files in, figures out, and what is said of files that do not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm.cli import main
+
+VQA_QUESTIONS = {
+    "questions": [
+        {"question_id": number, "image_id": 1, "question": "What?"} for number in range(1, 4)
+    ]
+}
+VQA_ANNOTATIONS = {
+    "annotations": [
+        {
+            "question_id": number,
+            "question_type": "what",
+            "answer_type": kind,
+            "answers": [{"answer": answer, "answer_id": 1} for answer in answers],
+        }
+        for number, kind, answers in [
+            (1, "other", ["red"] * 9 + ["blue"]),
+            (2, "yes/no", ["yes"] * 10),
+            (3, "number", ["2"] * 5 + ["two"] * 5),
+        ]
+    ]
+}
+VQA_RESULTS = [
+    {"question_id": 3, "answer": "Two"},
+    {"question_id": 1, "answer": "blue"},
+    {"question_id": 2, "answer": "yes"},
+]
+
+
+class Folder:
+    """Writes files and scores them."""
+
+    def __init__(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.path = path
+        self.capsys = capsys
+
+    def write(self, **files: Any) -> list[str]:
+        """Files as options: JSON, or text as it is."""
+        options = []
+        for name, content in files.items():
+            file = self.path / f"{name}.json"
+            text = content if isinstance(content, str) else json.dumps(content)
+            file.write_text(text, encoding="utf-8")
+            options += [f"--{name}", str(file)]
+        return options
+
+    def score(self, metric: str, *options: str, **files: Any) -> dict[str, Any]:
+        assert main(["score", metric, *self.write(**files), *options, "--json"]) == 0
+        return json.loads(self.capsys.readouterr().out)
+
+    def refuse(self, metric: str, *options: str, **files: Any) -> str:
+        assert main(["score", metric, *self.write(**files), *options]) == 1
+        return self.capsys.readouterr().err.replace(f"{self.path}/", "")
+
+    def refuse_vqa(self, **files: Any) -> str:
+        whole = {
+            "questions": VQA_QUESTIONS,
+            "annotations": VQA_ANNOTATIONS,
+            "results": VQA_RESULTS,
+        }
+        return self.refuse("vqa", **whole | files)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Folder:
+    return Folder(tmp_path, capsys)
+
+
+def test_vqa(folder: Folder) -> None:
+    scores = folder.score(
+        "vqa", questions=VQA_QUESTIONS, annotations=VQA_ANNOTATIONS, results=VQA_RESULTS
+    )
+    assert scores["overall"] == 76.67
+    assert scores["questions"] == 3
+    assert scores["per_answer_type"] == {"number": 100, "other": 30, "yes/no": 100}
+    assert scores["per_question_type"] == {"what": 76.67}
+
+
+def test_vqa_as_textvqa(folder: Folder) -> None:
+    shouted = [entry | {"answer": entry["answer"].upper()} for entry in VQA_RESULTS]
+    files = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": shouted}
+    assert folder.score("vqa", **files)["overall"] == 43.33
+    assert folder.score("vqa", "--variant", "textvqa", **files)["overall"] == 76.67
+
+
+def test_a_table(folder: Folder) -> None:
+    options = folder.write(
+        questions=VQA_QUESTIONS, annotations=VQA_ANNOTATIONS, results=VQA_RESULTS
+    )
+    assert main(["score", "vqa", *options]) == 0
+    shown = folder.capsys.readouterr().out
+    assert "VQA accuracy, official, 3 questions" in shown
+    assert "76.67" in shown
+    assert "per_answer_type: yes/no" in shown
+
+
+def test_gqa(folder: Folder) -> None:
+    questions = {
+        "07": {
+            "answer": "yes",
+            "types": {"structural": "verify", "semantic": "obj"},
+            "entailed": ["08"],
+        },
+        "08": {"answer": "dog", "types": {"structural": "query", "semantic": "obj"}},
+    }
+    results = [
+        {"questionId": "08", "prediction": "Dog."},
+        {"questionId": "07", "prediction": "yes"},
+    ]
+    scores = folder.score("gqa", questions=questions, results=results)
+    assert (scores["overall"], scores["consistency"]) == (100, 100)
+
+
+def test_pope(folder: Folder) -> None:
+    lines = [
+        {"question_id": 1, "image": "a.jpg", "text": "Is there a cat?", "label": "yes"},
+        {"question_id": 2, "image": "a.jpg", "text": "Is there a dog?", "label": "no"},
+    ]
+    questions = "\n".join(map(json.dumps, lines))
+    options = []
+    for split, answers in (("random", ["Yes.", "no"]), ("popular", ["No", "no"])):
+        file = folder.path / f"coco_pope_{split}.json"
+        file.write_text(questions)
+        results = folder.path / f"{split}.jsonl"
+        entries = [{"question_id": n, "text": text} for n, text in enumerate(answers, start=1)]
+        results.write_text("\n".join(map(json.dumps, entries)) + "\n")
+        options += ["--questions", str(file), "--results", str(results)]
+    assert main(["score", "pope", *options, "--json"]) == 0
+    scores = json.loads(folder.capsys.readouterr().out)
+    assert scores["per_split_f1"] == {"random": 100, "popular": 0}
+    assert main(["score", "pope", *options[:-2]]) == 1
+    assert "2 files of questions but 1 of results" in folder.capsys.readouterr().err
+    assert main(["score", "pope", *options[:4], *options[:4]]) == 1
+    assert "two files for the split 'random'" in folder.capsys.readouterr().err
+    assert "1 questions with 'label' that is neither yes nor no: 1" in folder.refuse(
+        "pope", questions=[lines[0] | {"label": "maybe"}], results=[]
+    )
+
+
+def test_scienceqa(folder: Folder) -> None:
+    problem = {
+        "choices": ["iron", "wood"],
+        "answer": 1,
+        "subject": "natural science",
+        "grade": "grade8",
+        "hint": "",
+        "image": "image.png",
+        "split": "test",
+    }
+    problems = {"5": problem, "6": problem | {"split": "val"}}
+    results = [{"question_id": "5", "answer": "B. wood"}]
+    scores = folder.score("scienceqa", questions=problems, results=results)
+    assert scores["overall"] == 100
+    assert scores["per_context"] == {"image": 100}
+    assert scores["per_grade"] == {"7-12": 100}
+    assert "no problem of split 'train'" in folder.refuse(
+        "scienceqa", "--split", "train", questions=problems, results=results
+    )
+    assert "problem 5 needs 'choices' (at most 5)" in folder.refuse(
+        "scienceqa", questions={"5": problem | {"answer": 2}}, results=results
+    )
+    assert "an object, from id to problem" in folder.refuse(
+        "scienceqa", questions=[problem], results=results
+    )
+
+
+def test_choice(folder: Folder) -> None:
+    questions = [
+        {"question_id": 1, "options": {"A": "cat", "B": "dog"}, "answer": "A", "group": 1},
+        {"question_id": 2, "options": ["dog", "cat"], "answer": "B", "group": 1},
+    ]
+    results = [{"question_id": 1, "answer": "A"}, {"question_id": 2, "answer": "A"}]
+    assert folder.score("choice", questions=questions, results=results)["overall"] == 0
+    assert "question 1 needs 'options' by letter, and 'answer'" in folder.refuse(
+        "choice", questions=[questions[0] | {"answer": "C"}], results=results
+    )
+
+
+def test_exact(folder: Folder) -> None:
+    questions = [
+        {"question_id": "a", "answers": ["chair", "table"], "split": "test", "kind": "what"},
+        {"question_id": "b", "answers": ["2"], "split": "train"},
+    ]
+    results = [{"question_id": "a", "answer": "Table, chair"}]
+    scores = folder.score("exact", "--split", "test", questions=questions, results=results)
+    assert (scores["overall"], scores["per_kind"]) == (100, {"what": 100})
+    assert "no question of split 'val'" in folder.refuse(
+        "exact", "--split", "val", questions=questions, results=results
+    )
+    assert "a needs a list 'answers' of texts" in folder.refuse(
+        "exact", questions=[{"question_id": "a", "answers": "2"}], results=results
+    )
+
+
+def test_captions(folder: Folder) -> None:
+    annotations = {
+        "annotations": [
+            {"image_id": 1, "id": 1, "caption": "A red bus on the road."},
+            {"image_id": 1, "id": 2, "caption": "A bus."},
+            {"image_id": 2, "id": 3, "caption": "Two dogs run on a beach."},
+        ]
+    }
+    results = [
+        {"image_id": 2, "caption": "two dogs run on a beach"},
+        {"image_id": 1, "caption": "a red bus on the road"},
+    ]
+    scores = folder.score("captions", annotations=annotations, results=results)
+    assert scores["bleu_4"] == 100
+    assert scores["overall"] > 100
+    lines = "\n".join(
+        json.dumps({"image": name, "captions": texts})
+        for name, texts in (("1", ["A red bus on the road.", "A bus."]), ("2", ["Two dogs run."]))
+    )
+    strings = [entry | {"image_id": str(entry["image_id"])} for entry in results]
+    assert folder.score("captions", annotations=lines, results=strings)["questions"] == 2
+    assert "annotation 1 has no 'image_id' and 'caption'" in folder.refuse(
+        "captions", annotations=[{"image_id": 1}], results=results
+    )
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        (VQA_RESULTS[:1], "results.json: 2 questions with no answer: 1, 2"),
+        (
+            [*VQA_RESULTS, *({"question_id": n, "answer": ""} for n in range(10, 17))],
+            "results.json: 7 answers with no such question: 10, 11, 12, 13, 14 and 2 more",
+        ),
+        (VQA_RESULTS * 2, "results.json: 3 ids with 'question_id' twice: 3, 1, 2"),
+        (
+            [*VQA_RESULTS[:2], {"question_id": 2, "answer": 5}],
+            "results.json: 1 questions with 'answer' that is no text: 2",
+        ),
+        ([*VQA_RESULTS[:2], {"question_id": 2}], "1 questions with 'answer' that is no text: 2"),
+        ([{"answer": "yes"}], "results.json: entries without 'question_id': 1"),
+        ([{"question_id": True, "answer": "yes"}], "entries without 'question_id': 1"),
+        ([1, 2], "results.json: a list of objects is needed: 1, 2 of its entries are no objects"),
+        ("3", "results.json: a list of objects is needed, not int"),
+        ("[]", "results.json is empty"),
+        ("[{", "results.json: not JSON"),
+        ('{"question_id": 1, "answer": "a"}\n{"question_id', "results.json, line 2: not JSON"),
+        ("[" * 100_000, "results.json: nested too deep"),
+    ],
+)
+def test_results_that_do_not_fit(folder: Folder, results: Any, message: str) -> None:
+    assert message in folder.refuse_vqa(results=results)
+
+
+def test_annotations_that_do_not_fit(folder: Folder) -> None:
+    other = {
+        "annotations": [
+            entry | {"question_id": 100 + entry["question_id"]}
+            for entry in VQA_ANNOTATIONS["annotations"]
+        ]
+    }
+    told = folder.refuse_vqa(annotations=other)
+    assert "annotations.json: 3 questions with no annotation: 1, 2, 3" in told
+    first, *rest = VQA_ANNOTATIONS["annotations"]
+    for broken, message in (
+        ({"answers": []}, "question 1 needs a list 'answers' of two or more objects"),
+        ({"answers": ["red"] * 10}, "question 1 needs a list 'answers'"),
+        ({"answer_type": 3}, "1 questions with 'answer_type' that is no text: 1"),
+    ):
+        told = folder.refuse_vqa(annotations={"annotations": [first | broken, *rest]})
+        assert message in told
+    told = folder.refuse_vqa(annotations={"questions": []})
+    assert "annotations.json: a list of objects, under 'annotations', is needed" in told
+
+
+def test_answers_in_any_script_are_scored(folder: Folder) -> None:
+    results = [entry | {"answer": "猫 \u202e\U0001f600 é"} for entry in VQA_RESULTS]
+    files = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": results}
+    assert folder.score("vqa", **files)["overall"] == 0
+
+
+def test_empty_answers_are_wrong(folder: Folder) -> None:
+    results = [entry | {"answer": ""} for entry in VQA_RESULTS]
+    files = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": results}
+    assert folder.score("vqa", **files)["overall"] == 0
+
+
+def test_files_that_cannot_be_read(folder: Folder) -> None:
+    options = folder.write(questions=VQA_QUESTIONS, annotations=VQA_ANNOTATIONS)
+    absent = folder.path / "absent.json"
+    assert main(["score", "vqa", *options, "--results", str(absent)]) == 1
+    assert "absent.json: No such file or directory" in folder.capsys.readouterr().err
+    absent.write_bytes(b"\xff\xfe")
+    assert main(["score", "vqa", *options, "--results", str(absent)]) == 1
+    assert "absent.json is not UTF-8 text" in folder.capsys.readouterr().err
