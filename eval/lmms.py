@@ -55,32 +55,19 @@ class VLM(lmms):
         Raises:
             DataError: something else than images is to be looked at.
         """
-        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        alike: dict[str, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):
-            settings = request.args[1]
-            until = settings.get("until") or []
-            stop = (until,) if isinstance(until, str) else tuple(until)
-            beams = settings.get("num_beams") or 1
-            temperature = settings.get("temperature") or 0.0
-            longest = settings.get("max_new_tokens") or 1024
-            alike[longest, stop, 1 if temperature else beams, temperature].append(place)
+            alike[repr(generation(request.args[1]))].append(place)
         answers = [""] * len(requests)
-        for (longest, stop, beams, temperature), places in alike.items():
+        for places in alike.values():
+            settings = generation(requests[places[0]].args[1])
             # Rows of like length are padded least.
             places.sort(key=lambda place: -len(requests[place].args[0]))
-            for start in range(0, len(places), self.batch_size):
-                some = places[start : start + self.batch_size]
-                texts = self.model.batch(
-                    [(None, self.conversation(requests[place])) for place in some],
-                    batch_size=self.batch_size,
-                    max_tokens=longest,
-                    stop=list(stop),
-                    beams=beams,
-                    temperature=temperature,
-                )
-                for place, text in zip(some, texts, strict=True):
-                    answers[place] = text
-                    self.cache_hook.add_partial("generate_until", requests[place].args[:2], text)
+            pairs = [(None, self.first_turn(requests[place])) for place in places]
+            texts = self.model.batch(pairs, batch_size=self.batch_size, **settings)
+            for place, text in zip(places, texts, strict=True):
+                answers[place] = text
+                self.cache_hook.add_partial("generate_until", requests[place].args[:2], text)
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -91,7 +78,7 @@ class VLM(lmms):
             continuation = request.args[1]
             if callable(continuation):
                 continuation = continuation(self.document(request))
-            talk = [*self.conversation(request), {"role": "assistant", "content": continuation}]
+            talk = [*self.first_turn(request), {"role": "assistant", "content": continuation}]
             prompt = self.model.prompt(talk, answer_next=False)
             # The end of the turn is not the continuation's.
             own = [place for place, is_own in enumerate(prompt.loss_mask) if is_own][:-1]
@@ -102,39 +89,74 @@ class VLM(lmms):
             results.append((each.sum().item(), bool((chances.argmax(dim=1) == ids).all())))
         return results
 
-    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Raises:
-        NotImplementedError: always; tasks of several rounds are not supported.
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
+        """The answers of each request's rounds. After each, the task says what comes next, from
+        what was answered so far, or that it is over.
+
+        Raises:
+            DataError: something else than images is to be looked at.
         """
-        raise NotImplementedError("vlm answers tasks of one round")
+        results = []
+        for request in requests:
+            text, given, see, ask, *_ = request.args
+            document = self.document(request)
+            # A round ends by itself, not at a stop string: so other models of lmms-eval have it.
+            settings = generation({**given, "until": []})
+            images, answers, told, over, rounds = see(document), [], None, False, 0
+            while not over:
+                turn = conversation(text, images)
+                answers.append(self.model.chat(turn, **settings))
+                rounds += 1
+                images, text, over, answers, told = ask(
+                    document, previous_output=answers, round_idx=rounds, previous_round_info=told
+                )
+                answers = list(answers)
+            results.append(answers)
+            self.cache_hook.add_partial("generate_until_multi_round", request.args[:2], answers)
+        return results
 
     def document(self, request: Instance) -> Any:
         """The task's own record of a request."""
         *_, number, task, split = request.args
         return self.task_dict[task][split][number]
 
-    def conversation(self, request: Instance) -> list[dict[str, Any]]:
-        """A request as a conversation of ours, each image where its text has `<image>`, or all in
-        front.
+    def first_turn(self, request: Instance) -> list[dict[str, Any]]:
+        """A request's text and images as a conversation."""
+        see = request.args[2]
+        return conversation(request.args[0], [] if see is None else see(self.document(request)))
 
-        Raises:
-            DataError: something else than images is to be looked at.
-        """
-        text, see = request.args[0], request.args[2]
-        images = list(flat(see(self.document(request)))) if see is not None else []
-        other = [type(each).__name__ for each in images if not isinstance(each, Image.Image)]
-        if other:
-            raise DataError(
-                f"this task shows {', '.join(sorted(set(other)))}: vlm sees images only"
-            )
-        content: list[dict[str, Any]] = []
-        parts = text.split(IMAGE)
-        if len(parts) != len(images) + 1:
-            parts = [""] * len(images) + [text]
-        for part, image in zip(parts, [*images, None], strict=True):
-            content += [{"type": "text", "text": part}] if part else []
-            content += [{"type": "image", "image": image}] if image is not None else []
-        return [{"role": "user", "content": content}]
+
+def generation(settings: dict[str, Any]) -> dict[str, Any]:
+    """A task's settings as fields of our `GenerationConfig`."""
+    until = settings.get("until") or []
+    temperature = settings.get("temperature") or 0.0
+    return {
+        "max_tokens": settings.get("max_new_tokens") or 1024,
+        "stop": [until] if isinstance(until, str) else list(until),
+        "temperature": temperature,
+        "beams": 1 if temperature else settings.get("num_beams") or 1,
+    }
+
+
+def conversation(text: str, visuals: Any) -> list[dict[str, Any]]:
+    """Text and images as a conversation of ours, each image where the text has `<image>`, or all in
+    front.
+
+    Raises:
+        DataError: something else than images is to be looked at.
+    """
+    images = list(flat(visuals or []))
+    other = [type(each).__name__ for each in images if not isinstance(each, Image.Image)]
+    if other:
+        raise DataError(f"this task shows {', '.join(sorted(set(other)))}: vlm sees images only")
+    content: list[dict[str, Any]] = []
+    parts = text.split(IMAGE)
+    if len(parts) != len(images) + 1:
+        parts = [""] * len(images) + [text]
+    for part, image in zip(parts, [*images, None], strict=True):
+        content += [{"type": "text", "text": part}] if part else []
+        content += [{"type": "image", "image": image}] if image is not None else []
+    return [{"role": "user", "content": content}]
 
 
 def flat(items: Any) -> Iterable[Any]:

@@ -140,12 +140,12 @@ def test_images_stand_where_the_text_has_them(adapter: Callable[..., Any]) -> No
         ("What?", ["image", "image", "What?"]),
         ("One <image>?", ["image", "image", "One <image>?"]),
     ):
-        (turn,) = made.conversation(request(text, 0, {}, lambda _: both))
+        (turn,) = made.first_turn(request(text, 0, {}, lambda _: both))
         assert [part.get("text", "image") for part in turn["content"]] == kinds
-    (turn,) = made.conversation(request("What?", 0, {}, None))
+    (turn,) = made.first_turn(request("What?", 0, {}, None))
     assert turn["content"] == [{"type": "text", "text": "What?"}]
     with pytest.raises(DataError, match="this task shows str: vlm sees images only"):
-        made.conversation(request("What?", 0, {}, lambda _: ["video.mp4"]))
+        made.first_turn(request("What?", 0, {}, lambda _: ["video.mp4"]))
 
 
 def test_the_likelihood_is_that_of_the_continuation(
@@ -159,7 +159,7 @@ def test_the_likelihood_is_that_of_the_continuation(
         ]
     )
     assert results[0] == results[1]
-    talk = made.conversation(request("What?", 0, {}))
+    talk = made.first_turn(request("What?", 0, {}))
     expected = 0.0
     sequence = model.language.tokenizer("A cat", add_special_tokens=False)["input_ids"]
     prompt = model.prompt(talk)
@@ -172,6 +172,28 @@ def test_the_likelihood_is_that_of_the_continuation(
     assert results[0][1] is False
 
 
-def test_several_rounds_are_refused(adapter: Callable[..., Any]) -> None:
-    with pytest.raises(NotImplementedError, match="one round"):
-        adapter().generate_until_multi_round([])
+def test_a_task_of_several_rounds_says_what_comes_next(
+    adapter: Callable[..., Any], model: vlm.VisionLanguageModel
+) -> None:
+    made = adapter()
+    heard = []
+
+    def ask(
+        document: Any, previous_output: list[str], round_idx: int, previous_round_info: Any
+    ) -> tuple[Any, ...]:
+        heard.append((list(previous_output), round_idx, previous_round_info))
+        text = f"And {len(previous_output[-1])}?"
+        return document["photos"], text, round_idx == 3, tuple(previous_output), f"info {round_idx}"
+
+    first = request("What?", 2, {"max_new_tokens": 5, "until": ["never"]})
+    text, settings, see, *where = first.args
+    first.arguments = (text, settings, see, ask, *where)
+    one = model.chat("What?", tiny.photo(2), max_tokens=5)
+    two = model.chat(f"And {len(one)}?", tiny.photo(2), max_tokens=5)
+    three = model.chat(f"And {len(two)}?", tiny.photo(2), max_tokens=5)
+    assert made.generate_until_multi_round([first, first]) == [[one, two, three]] * 2
+    assert heard[:3] == [
+        ([one], 1, None),
+        ([one, two], 2, "info 1"),
+        ([one, two, three], 3, "info 2"),
+    ]
