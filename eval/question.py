@@ -76,16 +76,17 @@ class Benchmark:
     """A benchmark: where its questions are, and how answers are scored.
 
     Attributes:
-        name: as `vlm eval` knows it; its data is in a folder of this name.
+        name: as `vlm eval` knows it.
         title: as people write it, with the metric.
         splits: that can be asked; the first if nothing is said.
         layout: what to put into its folder, for who has not got it; None if it needs no folder.
         load: folder and split -> questions.
         score: questions and an answer to each -> scores.
         max_tokens: longest answer.
-        hub: where it is on the Hugging Face hub; None if it is not.
         each: what one answer is worth, 0 to 1, for a running score; None where only all answers
             together have one.
+        hub: where it is on the Hugging Face hub; None if it is not.
+        folder: the name of its folder; None is that of the benchmark.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Benchmark:
     max_tokens: int
     each: Callable[[Question, str], float] | None = None
     hub: "Hub | None" = None
+    folder: str | None = None
 
     def questions(self, data: Path, split: str | None, from_hub: bool = False) -> list[Question]:
         """The questions of a split.
@@ -116,7 +118,7 @@ class Benchmark:
             if self.hub is None:
                 raise DataError(f"{self.name} is not on the hub: put {self.layout} into a folder")
             return self.hub.questions(split)
-        folder = data / self.name
+        folder = data / (self.folder or self.name)
         if self.layout is not None and not folder.is_dir():
             hub = ", or take it from the hub with --hub" if self.hub else ""
             raise DataError(f"{self.name} is not in {data}: put {self.layout} into {folder}{hub}")

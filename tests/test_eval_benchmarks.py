@@ -83,8 +83,9 @@ FILES = {
 
 
 def load(name: str, data: Path) -> list[Question]:
-    if not (data / name).exists():
-        FOLDERS[name](data / name)
+    folder = data / (BENCHMARKS[name].folder or name)
+    if not folder.exists():
+        FOLDERS[name](folder)
     return BENCHMARKS[name].questions(data, None)
 
 
@@ -128,7 +129,8 @@ def test_right_answers_have_the_highest_score(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("content", ["[{}]", '{"questions": [{}]}', "{", None])
 def test_broken_files_are_named(name: str, content: str | None, tmp_path: Path) -> None:
     load(name, tmp_path)
-    file = tmp_path / name / FILES[name]
+    folder = BENCHMARKS[name].folder or name
+    file = tmp_path / folder / FILES[name]
     if content is None:
         file.unlink()
     else:
@@ -138,7 +140,7 @@ def test_broken_files_are_named(name: str, content: str | None, tmp_path: Path) 
         return
     with pytest.raises(DataError) as raised:
         load(name, tmp_path)
-    assert name in str(raised.value)
+    assert folder in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
 
 

@@ -94,7 +94,7 @@ def test_lines_that_are_broken(tmp_path: Path, line: object, message: str) -> No
 
 
 def test_a_thing_may_be_named_by_any_of_its_words(tmp_path: Path) -> None:
-    folder = tmp_path / "naming"
+    folder = tmp_path / "coco_small"
     folder.mkdir()
     captions = {"0.png": ["a cat"], "1.png": ["a train"], "2.png": ["people at a party"]}
     lines = [{"image": n, "captions": c, "split": "test"} for n, c in captions.items()]
@@ -109,7 +109,7 @@ def test_a_thing_may_be_named_by_any_of_its_words(tmp_path: Path) -> None:
 
 
 def test_no_photo_with_a_main_thing(tmp_path: Path) -> None:
-    folder = tmp_path / "naming"
+    folder = tmp_path / "coco_small"
     folder.mkdir()
     write(folder, "captions.jsonl", {"image": "0.png", "captions": ["people"], "split": "test"})
     with pytest.raises(DataError, match="none of 1 photos has a main thing"):

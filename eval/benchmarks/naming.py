@@ -68,4 +68,5 @@ NAMING = Benchmark(
     score=score,
     max_tokens=40,
     each=names,
+    folder="coco_small",
 )

@@ -76,4 +76,5 @@ POPE_CAPTIONS = Benchmark(
     score=score,
     max_tokens=16,
     each=lambda question, answer: float(says_yes(answer) == (question.answers[0] == "yes")),
+    folder="flickr8k",
 )
