@@ -30,6 +30,9 @@ from vlm.errors import ConfigError, DataError
 HASHED = 2**20
 """Bytes of each end of a file of weights that tell it from another; with its size."""
 
+SHOWN = ("overall", "seconds")
+"""Figures of a report that its table has elsewhere, or not at all."""
+
 
 def main(
     benchmarks: list[str],
@@ -38,6 +41,7 @@ def main(
     hub: bool = False,
     split: str | None = None,
     limit: int | None = None,
+    instruction: str | None = None,
     batch_size: int = 32,
     beams: int = 1,
     baselines: bool = False,
@@ -60,6 +64,8 @@ def main(
         hub: take the questions from the Hugging Face hub instead.
         split: that is asked; each benchmark's own choice without it.
         limit: only the first questions; all of them without it.
+        instruction: a line behind each question of one's own files, such as "Answer the question
+            using a single word or phrase."; benchmarks have their own.
         batch_size: questions answered at a time, by each process.
         beams: above 1 searches for the most probable answer (beam search).
         baselines: also ask the model without the photos, and always give the answer that is right
@@ -84,7 +90,7 @@ def main(
         else:
             comparison.show(first, second, result, console)
         return
-    chosen = [benchmark_of(each) for each in benchmarks]
+    chosen = [benchmark_of(each, instruction) for each in benchmarks]
     if not chosen:
         raise ConfigError(f"which benchmark? There are: {', '.join(BENCHMARKS)}")
     if (endpoint is None) != (name is None):
@@ -132,15 +138,17 @@ def main(
         Console(stderr=True, highlight=False).print(spent(remote.usage, prices))
 
 
-def benchmark_of(name: str) -> Benchmark:
+def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
     """The benchmark of a name, or a file of one's own.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it has an instruction of its own.
         DataError: a file that cannot be read.
     """
     if name.endswith(".jsonl"):
-        return own(Path(name))
+        return own(Path(name), instruction)
+    if instruction is not None:
+        raise ConfigError(f"--instruction is for files of your own: {name} has its own prompt")
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -247,6 +255,8 @@ def table_of(benchmark: Benchmark, reports: list[dict[str, Any]]) -> Table:
     table.add_row(
         "95% interval", *("{:.2f} to {:.2f}".format(*report["interval_95"]) for report in reports)
     )
+    for name in (n for n, value in first.items() if type(value) is float and n not in SHOWN):
+        table.add_row(name, *(f"{report[name]:.2f}" for report in reports))
     table.add_row("not answered", *(str(report["failed"]) for report in reports))
     for name, groups in first.items():
         if not isinstance(groups, dict):

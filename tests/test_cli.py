@@ -67,7 +67,7 @@ def test_help_of_a_command_documents_every_option(
 @pytest.mark.parametrize("words", [["score"], ["--help"], ["-h"], []])
 def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
-    assert "vlm eval captions" in capsys.readouterr().out
+    assert "vlm score captions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["dance"], ["score", "dance"]])

@@ -10,7 +10,7 @@ from eval.benchmarks.own import own
 from eval.metrics.any_of import any_match, normalise
 from eval.run import benchmark_of
 from tests import tiny
-from vlm.errors import DataError
+from vlm.errors import ConfigError, DataError
 
 
 def write(folder: Path, name: str, *lines: object) -> Path:
@@ -67,6 +67,20 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
     assert benchmark.each(questions[0], "the pet") == 1
 
 
+def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> None:
+    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
+    benchmark = benchmark_of(str(write(tmp_path, "mine.jsonl", line)), "In a word.")
+    (question,) = benchmark.questions(Path(), None)
+    assert question.text == "What?\nIn a word."
+    with pytest.raises(ConfigError, match="--instruction is for files of your own: gqa has its"):
+        benchmark_of("gqa", "In a word.")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*none\.jsonl"):
+        benchmark_of(str(tmp_path / "none.jsonl"))
+
+
 def test_captions_of_ones_own(tmp_path: Path) -> None:
     lines = [{"image": f"{n}.png", "captions": [f"a {w} runs"]} for n, w in enumerate("abc")]
     benchmark = own(write(tmp_path, "captions.jsonl", *lines))
@@ -84,7 +98,15 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
         ({"image": "0.png", "question": "", "answers": ["a"]}, "line 1: 'question' must be"),
         ({"image": "0.png", "question": " ", "answers": ["a"]}, "line 1: 'question' must be"),
         ({"image": "0.png", "question": "a", "answers": []}, "line 1: 'answers' must be"),
+        ({"image": "0.png", "question": "a", "answers": "a"}, "line 1: 'answers' must be"),
+        ({"image": "0.png", "question": "a", "answers": [1]}, "line 1: every answer must be"),
+        (
+            {"image": "0.png", "question": "a", "answers": ["a"], "kind": ""},
+            "line 1: 'kind' must be a non-empty string or left out",
+        ),
         ({"image": "../0.png", "question": "a", "answers": ["a"]}, "must be a path inside"),
+        ({"image": "9.png", "question": "a", "answers": ["a"]}, r"1 of 1 images missing: 9\.png"),
+        ("{", "line 1: a JSON object is needed, not str"),
     ],
 )
 def test_lines_that_are_broken(tmp_path: Path, line: object, message: str) -> None:

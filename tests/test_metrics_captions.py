@@ -1,18 +1,13 @@
-"""Caption metrics, against values worked out by hand, and the evaluation around them."""
+"""Caption metrics, against values worked out by hand."""
 
-import json
 import math
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.captions import evaluate_captions, main
-from eval.metrics.captions import VARIANT, score_captions, tokenize
-from vlm.captions import CaptionedImage
+from eval.metrics.captions import VARIANTS, caption_scores, score_captions, tokenize
 from vlm.errors import DataError, VLMError
 
 
@@ -88,46 +83,20 @@ def test_what_cannot_be_scored_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         score_captions([["a"]], ["a"])
 
 
-class Parrot:
-    """Answers with the file name, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[list[tuple[Path, str]], dict[str, Any]]] = []
-
-    def batch(self, pairs: list[tuple[Path, str]], **generation: Any) -> list[str]:
-        self.asked.append((pairs, generation))
-        return [path.stem for path, _ in pairs]
-
-
-def test_every_photo_is_captioned_once_and_in_order(tmp_path: Path) -> None:
-    items = [CaptionedImage(Path(f"a {name}.jpg"), [f"a {name}"]) for name in ("cat", "dog", "bus")]
-    model = Parrot()
-    report = evaluate_captions(
-        model, items, "Describe.", batch_size=2, output=tmp_path / "out", beams=3
-    )
-    assert [generation["beams"] for _, generation in model.asked] == [3, 3]
-    assert [[path.stem for path, _ in pairs] for pairs, _ in model.asked] == [
-        ["a cat", "a dog"],
-        ["a bus"],
-    ]
-    assert model.asked[0][0][0][1] == "Describe."
-    assert (report.photos, report.question, report.beams) == (3, "Describe.", 3)
-    assert report.variant == VARIANT
-    assert report.metrics["bleu_1"] == pytest.approx(1)
-    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
-    assert json.loads(lines[2]) == {
-        "image": "a bus.jpg",
-        "prediction": "a bus",
-        "references": ["a bus"],
-    }
+def test_scores_are_in_percent_and_cider_comes_first() -> None:
+    references = [["a cat sits"], ["two dogs run"], ["a bus"]]
+    predictions = ["a cat sits", "two cats run", "a tree"]
+    plain = score_captions(references, predictions)
+    scores = caption_scores(references, predictions)
+    assert scores.metric == f"CIDEr-D, {VARIANTS['python']}"
+    assert scores.overall == pytest.approx(100 * plain.pop("cider"))
+    assert scores.more == pytest.approx({name: 100 * value for name, value in plain.items()})
+    assert 100 * sum(scores.each) / 3 == pytest.approx(scores.overall)
+    low, high = scores.interval
+    assert low <= scores.overall <= high
 
 
-def test_a_batch_and_a_limit_are_at_least_one(tmp_path: Path) -> None:
-    items = [CaptionedImage(Path("a.jpg"), ["a cat"])]
-    with pytest.raises(DataError, match="batch_size must be at least 1, not 0"):
-        evaluate_captions(Parrot(), items, "Describe.", batch_size=0)
-    (tmp_path / "a.jpg").touch()
-    record = {"image": "a.jpg", "captions": ["a cat"], "split": "test"}
-    (tmp_path / "captions.jsonl").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="limit must be at least 1, not 0"):
-        main(tmp_path, limit=0)
+def test_the_ptb_tokenizer_needs_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(VLMError, match="the ptb tokenizer and METEOR need Java"):
+        score_captions([["a"]], ["a"], "ptb")

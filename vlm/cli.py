@@ -26,8 +26,6 @@ COMMANDS = {
     "names": ("train.names:main", "write captions that name the thing in each photo"),
     "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
     "eval": ("eval.run:main", "ask the questions of benchmarks, and score the answers"),
-    "eval captions": ("eval.captions:main", "caption photos: BLEU, ROUGE-L, CIDEr"),
-    "eval questions": ("eval.questions:main", "ask questions about photos: exact match"),
     "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
     "score gqa": ("eval.score:gqa", "score answers as GQA does"),
     "score pope": ("eval.score:pope", "score answers as POPE does"),
@@ -35,7 +33,6 @@ COMMANDS = {
     "score choice": ("eval.score:choice", "score choices of options, circular or not"),
     "score exact": ("eval.score:exact", "score answers by exact match"),
     "score captions": ("eval.score:captions", "score captions: BLEU, ROUGE-L, CIDEr"),
-    "eval objects": ("eval.objects:main", "name the main thing of everyday photos"),
 }
 """Each command with the function that it runs, as module:function, and what it does."""
 
@@ -83,7 +80,7 @@ def dispatch(arguments: list[str]) -> int:
     Raises:
         VLMError: what the command raises.
     """
-    words = 2 if arguments[:1] == ["score"] or " ".join(arguments[:2]) in COMMANDS else 1
+    words = 2 if arguments[:1] == ["score"] else 1
     command, options = " ".join(arguments[:words]), arguments[words:]
     if command in ("", "-h", "--help", "score"):
         print(USAGE)

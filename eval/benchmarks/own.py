@@ -8,13 +8,24 @@ from eval.benchmarks.caption_sets import score as score_captions
 from eval.metrics.any_of import any_match, score_any
 from eval.metrics.scores import Scores
 from eval.question import Benchmark, Question
-from vlm.captions import image_path, read_captions, read_records, require_names, require_texts
+from vlm.captions import (
+    image_path,
+    read_captions,
+    read_records,
+    require_images,
+    require_names,
+    require_texts,
+)
 from vlm.errors import DataError
 
 
-def own(file: Path) -> Benchmark:
+def own(file: Path, instruction: str | None = None) -> Benchmark:
     """A JSON-lines file as a benchmark: lines with `image` and `captions`, or with `image`,
     `question`, `answers`, and optionally `kind`; both optionally with `split`.
+
+    Args:
+        file: the JSON-lines file.
+        instruction: put behind each question, on a line of its own; None is nothing.
 
     Raises:
         DataError: no such file, or lines that are neither.
@@ -26,12 +37,13 @@ def own(file: Path) -> Benchmark:
     first = [split for split in order if split in splits]
     splits = (*first, *(split for split in splits if split not in first))
     captions = "captions" in records[0][1]
+    load = partial(captions_of, file) if captions else partial(questions_of, file, instruction)
     return Benchmark(
         name=f"{file.resolve().parent.name}-{file.stem}",
         title=f"{file}, {'CIDEr-D' if captions else 'any answer'}",
         splits=splits,
         layout=None,
-        load=partial(captions_of if captions else questions_of, file),
+        load=load,
         score=score_captions if captions else score,
         max_tokens=40 if captions else 16,
         each=None if captions else lambda q, answer: float(any_match(answer, q.answers)),
@@ -51,25 +63,27 @@ def captions_of(file: Path, folder: Path, split: str) -> list[Question]:
     ]
 
 
-def questions_of(file: Path, folder: Path, split: str) -> list[Question]:
-    """The questions of a split, as they are.
+def questions_of(file: Path, instruction: str | None, folder: Path, split: str) -> list[Question]:
+    """The questions of a split.
 
     Raises:
-        DataError: a line that is broken.
+        DataError: a line that is broken, or a photo that is not there.
     """
+    ending = "" if instruction is None else f"\n{instruction}"
     questions = []
     for number, record in read_records(file, ("image", "question", "answers")):
         where = f"{file}, line {number}"
-        require_names(where, record, ("question", "split", "kind"))
+        require_names(where, record, ("split", "kind"))
+        text = record["question"]
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: 'question' must be a non-empty string")
         if split not in ("all", record.get("split")):
             continue
         answers = tuple(require_texts(where, record["answers"], "answer"))
         labels = {"kind": record["kind"]} if record.get("kind") else {}
         image = image_path(file, number, record["image"])
-        questions.append(Question(str(number), image, record["question"] or "", answers, labels))
-    empty = [question.id for question in questions if not question.text.strip()]
-    if empty:
-        raise DataError(f"{file}, line {empty[0]}: 'question' must be a non-empty string")
+        questions.append(Question(str(number), image, text + ending, answers, labels))
+    require_images(file, list(dict.fromkeys(question.image for question in questions)))
     return questions
 
 

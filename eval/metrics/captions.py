@@ -17,7 +17,6 @@ VARIANTS = {
     "python": "pycocoevalcap, pure-Python tokenizer after PTB (no Java), idf from these references",
     "ptb": "pycocoevalcap, PTB tokenizer, idf from these references",
 }
-VARIANT = VARIANTS["python"]
 
 _TOKEN = re.compile(
     r"(?:[^\W\d_]\.){2,}"  # initials: u.s.
