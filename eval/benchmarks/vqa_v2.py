@@ -99,26 +99,27 @@ def score(questions: list[Question], predictions: list[str]) -> Scores:
     )
 
 
-VQA_V2 = Benchmark(
-    name="vqav2",
-    title="VQA v2, VQA accuracy",
-    splits=tuple(VQA_FILES),
-    layout="the official questions, annotations and val2014/",
-    load=partial(load, VQA_FILES),
-    score=score,
-    max_tokens=16,
-    each=lambda question, answer: vqa_accuracy(answer, question.answers),
-    hub=Hub("lmms-lab/VQAv2", {"val": "validation"}, row_question, same_image="image_id"),
-)
+def benchmark(name: str, title: str, files: dict[str, tuple[str, str, str]], hub: Hub) -> Benchmark:
+    """A benchmark in VQA v2's files."""
+    return Benchmark(
+        name=name,
+        title=f"{title}, VQA accuracy",
+        splits=tuple(files),
+        layout="the official questions, annotations and val2014/",
+        load=partial(load, files),
+        score=score,
+        max_tokens=16,
+        each=lambda question, answer: vqa_accuracy(answer, question.answers),
+        hub=hub,
+    )
 
-OK_VQA = Benchmark(
-    name="okvqa",
-    title="OK-VQA, VQA accuracy",
-    splits=tuple(OK_VQA_FILES),
-    layout="the official questions, annotations and val2014/",
-    load=partial(load, OK_VQA_FILES),
-    score=score,
-    max_tokens=16,
-    each=lambda question, answer: vqa_accuracy(answer, question.answers),
-    hub=Hub("lmms-lab/OK-VQA", {"val": "val2014"}, row_question),
+
+VQA_V2 = benchmark(
+    "vqav2",
+    "VQA v2",
+    VQA_FILES,
+    Hub("lmms-lab/VQAv2", {"val": "validation"}, row_question, same_image="image_id"),
+)
+OK_VQA = benchmark(
+    "okvqa", "OK-VQA", OK_VQA_FILES, Hub("lmms-lab/OK-VQA", {"val": "val2014"}, row_question)
 )
