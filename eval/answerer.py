@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Protocol
 
 from PIL import Image
 
@@ -52,36 +53,33 @@ class ModelAnswerer:
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
         """See `Answerer`. A photo that cannot be read is an error of its questions."""
-        photos: dict[int, Image.Image | ImageError] = {}
         answers = [Answer("")] * len(questions)
-        pairs = []
-        seen: list[tuple[Any, int]] = []
-        for place, question in enumerate(questions):
-            # Neighbours share a loaded photo, by which the model sees that it is the same.
-            if not seen or seen[-1][0] != question.image:
-                seen.append((question.image, len(photos)))
-                photos[len(photos)] = self.look(question)
-            photo = photos[seen[-1][1]]
-            if isinstance(photo, ImageError):
-                answers[place] = Answer("", str(photo))
-            else:
-                pairs.append((place, photo, question.text))
+        places, pairs = [], []
+        # Neighbours share a loaded photo, by which the model sees that it is the same.
+        for _, neighbours in groupby(enumerate(questions), key=lambda each: each[1].image):
+            about = dict(neighbours)
+            try:
+                photo = self.look(next(iter(about.values())))
+            except ImageError as error:
+                for place in about:
+                    answers[place] = Answer("", str(error))
+                continue
+            places += about
+            pairs += [(photo, question.text) for question in about.values()]
         texts = self.model.batch(
-            [(photo, text) for _, photo, text in pairs],
-            batch_size=max(1, len(pairs)),
-            max_tokens=max_tokens,
-            beams=self.beams,
+            pairs, batch_size=max(1, len(pairs)), max_tokens=max_tokens, beams=self.beams
         )
-        for (place, _, _), text in zip(pairs, texts, strict=True):
+        for place, text in zip(places, texts, strict=True):
             answers[place] = Answer(text)
         return answers
 
-    def look(self, question: Question) -> "Image.Image | ImageError":
-        """What the model is shown, or why nothing can be."""
-        try:
-            return question.photo()
-        except ImageError as error:
-            return error
+    def look(self, question: Question) -> Image.Image:
+        """What the model is shown.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return question.photo()
 
 
 class BlindAnswerer(ModelAnswerer):

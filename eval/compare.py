@@ -71,7 +71,7 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * sum(math.exp(log - changed * math.log(2)) for log in logs))
 
 
-def compare(first: Path, second: Path, json: bool = False) -> dict[str, Any]:
+def compare(first: Path, second: Path) -> dict[str, Any]:
     """Compares two runs' folders.
 
     Returns:

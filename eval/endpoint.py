@@ -52,7 +52,6 @@ class EndpointAnswerer:
         key: sent as bearer token; None sends none.
         concurrency: requests under way at a time.
         first_wait: seconds before the second try; they double with each.
-        transport: in place of the network.
 
     Raises:
         ConfigError: an address that is none.
@@ -65,7 +64,6 @@ class EndpointAnswerer:
         key: str | None = None,
         concurrency: int = 8,
         first_wait: float = 1.0,
-        transport: httpx.BaseTransport | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"endpoint must begin with http:// or https://, not {url}")
@@ -78,7 +76,7 @@ class EndpointAnswerer:
         self._address = f"{url.rstrip('/')}/chat/completions"
         self._lock = threading.Lock()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=120, transport=transport)
+        self._client = httpx.Client(headers=headers, timeout=120)
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
         """See `Answerer`. A question that fails after all tries is an error of its own.

@@ -52,6 +52,7 @@ class Question:
         text: all that the model is asked, instructions included.
         answers: what is right, or what people answered; what it means is up to the metric.
         labels: its place in each breakdown, such as `answer_type`: `yes/no`.
+        scored_as: the question as its scorer wants it; None where the answers are all it wants.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Question:
     text: str
     answers: tuple[str, ...]
     labels: dict[str, str] = field(default_factory=dict)
+    scored_as: Any = None
 
     def photo(self) -> Image.Image:
         """The image as a model is shown it.

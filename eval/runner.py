@@ -85,7 +85,7 @@ def answer_all(
         task = bar.add_task(benchmark.name, total=len(questions), completed=len(known), score="")
         for start in range(0, len(batches), state.num_processes):
             side_by_side = batches[start : start + state.num_processes]
-            mine = dict(enumerate(side_by_side)).get(state.process_index, [])
+            mine = next(iter(side_by_side[state.process_index :]), [])
             answers = answerer.answer(mine, benchmark.max_tokens) if mine else []
             everyone = gather_object([predicted(*pair) for pair in zip(mine, answers, strict=True)])
             if not state.is_main_process:

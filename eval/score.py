@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.metrics.captions import Tokenizer, caption_scores
+from eval.metrics.captions import Tokenizer, score_captions
 from eval.metrics.choice import ChoiceQuestion, score_choice
 from eval.metrics.exact import score_exact
 from eval.metrics.gqa import score_gqa
@@ -194,7 +194,7 @@ def captions(
                 )
             references.setdefault(number, []).append(caption)
     predictions = read_results(results, references, "image_id", "caption")
-    report(caption_scores(list(references.values()), predictions, tokenizer), json)
+    report(score_captions(list(references.values()), predictions, tokenizer), json)
 
 
 def read_results(

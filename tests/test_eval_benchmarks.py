@@ -144,6 +144,15 @@ def test_broken_files_are_named(name: str, content: str | None, tmp_path: Path) 
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", PROMPTS)
+def test_labels_are_the_breakdowns_of_the_report(name: str, tmp_path: Path) -> None:
+    questions = load(name, tmp_path)
+    report = BENCHMARKS[name].score(questions, [q.answers[0] for q in questions]).to_json()
+    shown = {key.removeprefix("per_") for key, value in report.items() if isinstance(value, dict)}
+    for label in {label for question in questions for label in question.labels}:
+        assert any(each.startswith(label) for each in shown), (label, shown)
+
+
 def test_easy_vqa_comes_with_its_package(tmp_path: Path) -> None:
     pytest.importorskip("easy_vqa")
     questions = BENCHMARKS["easy-vqa"].questions(tmp_path, None)

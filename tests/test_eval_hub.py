@@ -155,7 +155,7 @@ def test_photos_may_be_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     (question,) = BENCHMARKS["gqa"].questions(tmp_path, None, from_hub=True)
     assert question.text == PROMPTS["gqa"][0]
-    assert question.labels["entailed"] == "02 03"
+    assert question.scored_as.entailed == ["02", "03"]
     assert question.photo().tobytes() == tiny.photo(1).tobytes()
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics.captions import VARIANTS, caption_scores, score_captions, tokenize
+from eval.metrics.captions import VARIANTS, score_captions, tokenize
 from vlm.errors import DataError, VLMError
 
 
@@ -32,9 +32,16 @@ def test_tokens_are_words_joined_by_single_spaces(caption: str) -> None:
     assert tokenize(caption) == " ".join(tokenize(caption).split())
 
 
+def figures(references: list[list[str]], predictions: list[str]) -> dict[str, float]:
+    """Every metric by its name, not in percent."""
+    scores = score_captions(references, predictions)
+    shares = {name: value / 100 for name, value in scores.more.items()}
+    return {**shares, "cider": scores.overall / 100}
+
+
 def test_a_perfect_caption_has_the_highest_scores() -> None:
     captions = ["a brown dog runs on green grass", "two white boats lie in the harbour"]
-    scores = score_captions([[caption] for caption in captions], captions)
+    scores = figures([[caption] for caption in captions], captions)
     assert scores == pytest.approx(
         {"bleu_1": 1, "bleu_2": 1, "bleu_3": 1, "bleu_4": 1, "rouge_l": 1, "cider": 10}, abs=1e-6
     )
@@ -42,7 +49,7 @@ def test_a_perfect_caption_has_the_highest_scores() -> None:
 
 def test_bleu_and_rouge_by_hand() -> None:
     # Clipping (Papineni et al. 2002): "the" counts twice, of "the cat" there is one.
-    scores = score_captions([["The cat is on the mat."]], ["the the the cat"])
+    scores = figures([["The cat is on the mat."]], ["the the the cat"])
     brevity = math.exp(1 - 6 / 4)
     assert scores["bleu_1"] == pytest.approx(brevity * 3 / 4, abs=1e-6)
     assert scores["bleu_2"] == pytest.approx(brevity * math.sqrt(3 / 4 * 1 / 3), abs=1e-6)
@@ -54,14 +61,14 @@ def test_bleu_and_rouge_by_hand() -> None:
 
 def test_bleu_takes_the_closest_reference_length_and_sums_over_the_corpus() -> None:
     references = [["a cat", "a cat sits on the mat today"], ["a dog barks"]]
-    scores = score_captions(references, ["a cat sits", "no dog"])
+    scores = figures(references, ["a cat sits", "no dog"])
     # Lengths 3 and 2 against the closest, 2 and 3; 3 + 1 of 5 words are right.
     assert scores["bleu_1"] == pytest.approx(4 / 5, abs=1e-6)
 
 
 def test_cider_by_hand() -> None:
     # Of three photos; "red bus" shares one of its two words, of idf log 3, with "blue bus".
-    scores = score_captions([["blue bus"], ["tall tree"], ["small boat"]], ["red bus", "x", "y"])
+    scores = figures([["blue bus"], ["tall tree"], ["small boat"]], ["red bus", "x", "y"])
     cosine = 1 / 2
     assert scores["cider"] == pytest.approx(10 * cosine / 4 / 3)
 
@@ -83,14 +90,10 @@ def test_what_cannot_be_scored_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         score_captions([["a"]], ["a"])
 
 
-def test_scores_are_in_percent_and_cider_comes_first() -> None:
+def test_cider_comes_first_with_its_interval() -> None:
     references = [["a cat sits"], ["two dogs run"], ["a bus"]]
-    predictions = ["a cat sits", "two cats run", "a tree"]
-    plain = score_captions(references, predictions)
-    scores = caption_scores(references, predictions)
+    scores = score_captions(references, ["a cat sits", "two cats run", "a tree"])
     assert scores.metric == f"CIDEr-D, {VARIANTS['python']}"
-    assert scores.overall == pytest.approx(100 * plain.pop("cider"))
-    assert scores.more == pytest.approx({name: 100 * value for name, value in plain.items()})
     assert 100 * sum(scores.each) / 3 == pytest.approx(scores.overall)
     low, high = scores.interval
     assert low <= scores.overall <= high

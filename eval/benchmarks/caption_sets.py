@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from eval.metrics.captions import caption_scores
+from eval.metrics.captions import score_captions
 from eval.metrics.scores import Scores
 from eval.official import entries
 from eval.question import Benchmark, Question
@@ -59,7 +59,7 @@ def flickr8k(folder: Path, split: str) -> list[Question]:
 
 def score(questions: list[Question], predictions: list[str]) -> Scores:
     """CIDEr-D, BLEU and ROUGE-L."""
-    return caption_scores([question.answers for question in questions], predictions)
+    return score_captions([question.answers for question in questions], predictions)
 
 
 def benchmark(

@@ -19,9 +19,6 @@ from vlm.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"
 
-SEPARATOR = "\x1f"
-"""Between the options in a question's label: no option has it."""
-
 
 def choice(
     number: str,
@@ -29,35 +26,18 @@ def choice(
     text: str,
     options: dict[str, str],
     answer: str,
-    category: str = "",
-    group: str = "",
+    category: str | None = None,
+    group: str | None = None,
 ) -> Question:
-    """A question with options, all that its score needs in its labels."""
-    labels = {"category": category, "group": group}
-    labels["options"] = SEPARATOR.join(f"{letter}{option}" for letter, option in options.items())
-    return Question(number, image, with_options(text, options), (answer,), labels)
-
-
-def options_of(question: Question) -> dict[str, str]:
-    """Its options by letter."""
-    parts = question.labels["options"].split(SEPARATOR)
-    return {part[0]: part[1:] for part in parts}
+    """A question with options."""
+    labels = {"category": category} if category else {}
+    scored_as = ChoiceQuestion(options, answer, category or None, group)
+    return Question(number, image, with_options(text, options), (answer,), labels, scored_as)
 
 
 def score(questions: list[Question], predictions: list[str]) -> Scores:
     """Accuracy by category, circular where questions have a group."""
-    return score_choice(
-        [
-            ChoiceQuestion(
-                options_of(question),
-                question.answers[0],
-                question.labels["category"] or None,
-                question.labels["group"] or None,
-            )
-            for question in questions
-        ],
-        predictions,
-    )
+    return score_choice([question.scored_as for question in questions], predictions)
 
 
 def mmbench(folder: Path, split: str) -> Iterator[Question]:
@@ -204,7 +184,7 @@ def benchmark(
         score=score,
         max_tokens=16,
         each=lambda question, answer: float(
-            read_choice(answer, options_of(question)) == question.answers[0]
+            read_choice(answer, question.scored_as.options) == question.answers[0]
         ),
         hub=hub,
     )

@@ -15,47 +15,41 @@ FILES = {"testdev": "testdev_balanced_questions.json", "val": "val_balanced_ques
 
 
 def load(folder: Path, split: str) -> list[Question]:
-    """The questions. What each entails stands in its labels, ids joined by spaces."""
-    file = folder / FILES[split]
+    """The questions.
+
+    Raises:
+        DataError: a file that is missing or broken.
+    """
     return [
-        Question(
-            number,
-            folder / "images" / f"{image}.jpg",
-            f"{text}\n{SHORT_ANSWER}",
-            (question.answer,),
-            {
-                "structural": question.structural,
-                "semantic": question.semantic or "",
-                "entailed": " ".join(question.entailed),
-            },
-        )
-        for number, (question, text, image) in gqa_questions(file).items()
+        gqa_question(number, folder / "images" / f"{image}.jpg", text, question)
+        for number, (question, text, image) in gqa_questions(folder / FILES[split]).items()
     ]
 
 
 def row_question(row: dict[str, Any], image: RowImage) -> Question:
     """A row on the hub."""
     types = row["types"]
-    labels = {"structural": types["structural"], "semantic": types.get("semantic") or ""}
     # A text of ids there, as in `['05', '06']`.
-    labels["entailed"] = " ".join(re.findall(r"\w+", str(row.get("entailed") or "")))
-    text = f"{row['question']}\n{SHORT_ANSWER}"
-    return Question(str(row["id"]), image, text, (row["answer"],), labels)
+    entailed = re.findall(r"\w+", str(row.get("entailed") or ""))
+    question = GqaQuestion(row["answer"], types["structural"], types.get("semantic"), entailed)
+    return gqa_question(str(row["id"]), image, row["question"], question)
+
+
+def gqa_question(number: str, image: Path | RowImage, text: str, question: GqaQuestion) -> Question:
+    """A question as it is asked."""
+    labels = {"structural_type": question.structural}
+    if question.semantic:
+        labels["semantic_type"] = question.semantic
+    text = f"{text}\n{SHORT_ANSWER}"
+    return Question(number, image, text, (question.answer,), labels, question)
 
 
 def score(questions: list[Question], predictions: list[str]) -> Scores:
     """Accuracy by type, and consistency."""
+    numbers = [question.id for question in questions]
     return score_gqa(
-        {
-            question.id: GqaQuestion(
-                question.answers[0],
-                question.labels["structural"],
-                question.labels["semantic"] or None,
-                question.labels["entailed"].split(),
-            )
-            for question in questions
-        },
-        {question.id: text for question, text in zip(questions, predictions, strict=True)},
+        {question.id: question.scored_as for question in questions},
+        dict(zip(numbers, predictions, strict=True)),
     )
 
 

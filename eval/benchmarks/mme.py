@@ -42,7 +42,8 @@ def load(folder: Path, split: str) -> list[Question]:
                         images[file.stem],
                         f"{asked}\n{SHORT_ANSWER}",
                         (answer.strip().lower(),),
-                        {"category": category.name, "image": file.stem},
+                        {"category": category.name},
+                        scored_as=(category.name, file.stem),
                     )
                 )
     return questions
@@ -54,15 +55,16 @@ def row_question(row: dict[str, Any], image: RowImage) -> Question:
     if answer not in ("yes", "no"):
         raise ValueError(f"answer {answer}")
     asked = row["question"].replace(ENDING, "").strip()
-    labels = {"category": row["category"], "image": str(row["question_id"])}
-    number = f"{row['category']}/{row['question_id']}/{image.place}/{asked}"
-    return Question(number, image, f"{asked}\n{SHORT_ANSWER}", (answer,), labels)
+    category, shown = row["category"], row["question_id"]
+    number = f"{category}/{shown}/{image.place}/{asked}"
+    text = f"{asked}\n{SHORT_ANSWER}"
+    return Question(number, image, text, (answer,), {"category": category}, (category, shown))
 
 
 def score(questions: list[Question], predictions: list[str]) -> Scores:
     """Accuracy and accuracy+ of each category."""
     return score_mme(
-        [(q.labels["category"], q.labels["image"], q.answers[0]) for q in questions], predictions
+        [(*question.scored_as, question.answers[0]) for question in questions], predictions
     )
 
 

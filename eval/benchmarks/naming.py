@@ -32,7 +32,8 @@ def load(folder: Path, split: str) -> list[Question]:
             item.image,
             text,
             (thing,),
-            {"question": text, "photo": item.image.name},
+            {"question": text},
+            scored_as=item.image.name,
         )
         for item, thing in things
         for place, text in enumerate(ASKED)
@@ -49,8 +50,7 @@ def score(questions: list[Question], predictions: list[str]) -> Scores:
     each = [names(*pair) for pair in zip(questions, predictions, strict=True)]
     best: dict[str, float] = defaultdict(float)
     for question, worth in zip(questions, each, strict=True):
-        photo = question.labels["photo"]
-        best[photo] = max(best[photo], worth)
+        best[question.scored_as] = max(best[question.scored_as], worth)
     scores = mean_scores(
         "main thing named",
         each,

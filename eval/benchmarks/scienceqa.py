@@ -14,62 +14,50 @@ SPLITS = ("test", "val", "train")
 
 
 def load(folder: Path, split: str) -> list[Question]:
-    """The problems of a split that have an image, their hint in front."""
-    questions = []
-    for number, (problem, entry) in science_problems(folder / "problems.json", split).items():
-        if not problem.has_image:
-            continue
-        hint = f"Context: {entry['hint']}\n" if problem.has_text else ""
-        options = dict(zip(LETTERS, entry["choices"], strict=False))
-        questions.append(
-            Question(
-                number,
-                folder / split / number / "image.png",
-                with_options(f"{hint}{entry['question']}", options),
-                (LETTERS[problem.answer],),
-                {
-                    "subject": problem.subject,
-                    "grade": str(problem.grade),
-                    "text": "yes" * problem.has_text,
-                    "options": str(problem.options),
-                },
-            )
-        )
-    return questions
+    """The problems of a split that have an image.
+
+    Raises:
+        DataError: a file that is missing or broken.
+    """
+    return [
+        science_question(number, folder / split / number / "image.png", problem, entry)
+        for number, (problem, entry) in science_problems(folder / "problems.json", split).items()
+        if problem.has_image
+    ]
 
 
 def row_question(row: dict[str, Any], image: RowImage) -> Question:
     """A row on the hub, which has no numbers."""
-    options = dict(zip(LETTERS, row["choices"], strict=False))
-    hint = f"Context: {row['hint']}\n" if row["hint"] else ""
+    problem = ScienceQuestion(
+        len(row["choices"]),
+        row["answer"],
+        row["subject"],
+        int(row["grade"].removeprefix("grade")),
+        has_text=bool(row["hint"]),
+        has_image=True,
+    )
+    return science_question(str(image.place), image, problem, row)
+
+
+def science_question(
+    number: str, image: Path | RowImage, problem: ScienceQuestion, entry: dict[str, Any]
+) -> Question:
+    """A problem as it is asked, its hint in front."""
+    hint = f"Context: {entry['hint']}\n" if problem.has_text else ""
+    options = dict(zip(LETTERS, entry["choices"], strict=False))
     return Question(
-        str(image.place),
+        number,
         image,
-        with_options(f"{hint}{row['question']}", options),
-        (LETTERS[row["answer"]],),
-        {
-            "subject": row["subject"],
-            "grade": row["grade"].removeprefix("grade"),
-            "text": "yes" * bool(row["hint"]),
-            "options": str(len(options)),
-        },
+        with_options(f"{hint}{entry['question']}", options),
+        (LETTERS[problem.answer],),
+        {"subject": problem.subject, "grade": "1-6" if problem.grade <= 6 else "7-12"},
+        problem,
     )
 
 
 def score(questions: list[Question], predictions: list[str]) -> Scores:
     """Accuracy by subject, context and grade."""
-    problems = [
-        ScienceQuestion(
-            int(question.labels["options"]),
-            LETTERS.index(question.answers[0]),
-            question.labels["subject"],
-            int(question.labels["grade"]),
-            has_text=bool(question.labels["text"]),
-            has_image=True,
-        )
-        for question in questions
-    ]
-    return score_scienceqa(problems, predictions)
+    return score_scienceqa([question.scored_as for question in questions], predictions)
 
 
 SCIENCE_QA = Benchmark(

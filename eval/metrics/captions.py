@@ -51,13 +51,13 @@ def score_captions(
     references: Sequence[Sequence[str]],
     predictions: Sequence[str],
     tokenizer: Tokenizer = "python",
-) -> dict[str, float]:
+) -> Scores:
     """BLEU-1 to -4, ROUGE-L and CIDEr-D of one predicted caption for each photo, and METEOR with
     Java.
 
     BLEU (Papineni et al. 2002) is over the corpus, with the closest reference length; ROUGE-L (Lin
     2004) has beta 1.2; CIDEr-D (Vedantam et al. 2015) is times 10, its idf from these references,
-    so it is 0 for a single photo. All as `pycocoevalcap` computes them.
+    so it is 0 for a single photo. All as `pycocoevalcap` computes them, but in percent.
 
     Args:
         references: human captions, one or more for each photo.
@@ -66,24 +66,13 @@ def score_captions(
             and with it comes METEOR (Banerjee and Lavie 2005).
 
     Returns:
-        `bleu_1`, `bleu_2`, `bleu_3`, `bleu_4`, `rouge_l`, `meteor` (0 to 1) and `cider` (0 to 10).
+        CIDEr-D in percent overall, each photo's own (0 to 10) in `each`; in `more`, in percent,
+        `bleu_1`, `bleu_2`, `bleu_3`, `bleu_4`, `rouge_l` and, with Java, `meteor`.
 
     Raises:
         DataError: no photos, not as many predictions as photos, or a photo without references.
         VLMError: `pycocoevalcap` is not installed, or Java is needed and not there.
     """
-    return {
-        name: score for name, (score, _) in _evaluate(references, predictions, tokenizer).items()
-    }
-
-
-def caption_scores(
-    references: Sequence[Sequence[str]],
-    predictions: Sequence[str],
-    tokenizer: Tokenizer = "python",
-) -> Scores:
-    """The same as `Scores`: CIDEr-D in percent overall, each photo's own in `each`, and the others,
-    in percent, in `more`. Arguments and errors as `score_captions`."""
     found = _evaluate(references, predictions, tokenizer)
     cider, each = found.pop("cider")
     low, high = interval(each)
