@@ -1,7 +1,9 @@
 """The page of a run: what it shows, and that nothing in it is taken for HTML."""
 
 import re
+import subprocess
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -63,6 +65,31 @@ def test_photos_are_inside_and_nothing_is_fetched(tmp_path: Path) -> None:
     assert len(sources) == 4
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     assert "http" not in re.sub(r'"data:[^"]*"', "", html)
+
+
+@pytest.mark.skipif(which("chromium") is None, reason="needs the browser chromium")
+def test_a_click_on_a_column_sorts_by_it(tmp_path: Path) -> None:
+    html = page(tmp_path, 12)
+    click = "<script>document.querySelectorAll('.sortable button')[9].click()</script>"
+    file = tmp_path / "clicked.html"
+    for clicks, expected in ((0, None), (1, False), (2, True)):
+        file.write_text(html.replace("</html>", click * clicks + "</html>"), encoding="utf-8")
+        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        shown = subprocess.run(
+            [*browser, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        _, worst, sample = re.split("<h2>", shown)
+        scores = [float(each) for each in re.findall(r'<td class="number">([\d.]+)</td>', sample)]
+        assert len(scores) == 12
+        if expected is not None:
+            assert scores == sorted(scores, reverse=expected)
+            assert f'aria-sort="{"descending" if expected else "ascending"}"' in sample
+        assert worst.count("<img") == 11
+        assert "&lt;script&gt;1&lt;/script&gt;" in shown
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
