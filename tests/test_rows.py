@@ -63,7 +63,8 @@ def rows_of(
     """Rows of an epoch; the fields that are not given have the usual values."""
     usual = {"max_length": 512, "seed": 0, "epoch": 0, "pack": "image", "row_length": 512}
     augmented = fields.pop("augmented", [False] * len(samples))
-    return Rows(samples, augmented, photos, prompt, **usual | fields)
+    drawn = fields.pop("drawn", [False] * len(samples))
+    return Rows(samples, augmented, drawn, photos, prompt, **usual | fields)
 
 
 @pytest.fixture

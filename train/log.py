@@ -110,6 +110,7 @@ class RunLog:
         seconds: float,
         waited: float,
         flops: float | None = None,
+        reward: float | None = None,
     ) -> None:
         """A step is done.
 
@@ -124,6 +125,7 @@ class RunLog:
             seconds: that it took.
             waited: seconds of them spent waiting for data.
             flops: floating-point operations that the model needs for it, of all processes.
+            reward: mean over the captions that the model drew, if it drew any.
         """
         if not self._accelerator.is_main_process:
             return
@@ -144,6 +146,9 @@ class RunLog:
         if flops is not None and self._peak_flops is not None:
             row["mfu"] = flops / seconds / self._peak_flops
             self._sum(flops=flops)
+        if reward is not None:
+            row["reward"] = reward
+            self._sum(reward=reward, rewards=1)
         if math.isfinite(loss):
             self._sum(loss=loss, losses=1)
         self._sum(tokens=tokens, images=images, seconds=seconds, waited=waited)
@@ -204,6 +209,8 @@ class RunLog:
     def _words(self, memory: int) -> str:
         sums, seconds = self._sums, self._sums["seconds"]
         words = [f"loss {sums['loss'] / sums['losses']:.3f}"] if "loss" in sums else []
+        if "reward" in sums:
+            words.append(f"reward {sums['reward'] / sums['rewards']:.3f}")
         words.append(f"{sums['tokens'] / seconds:,.0f} tokens/s")
         words.append(f"{sums['images'] / seconds:,.1f} images/s")
         words.append(f"{sums['waited'] / seconds:.0%} waiting for data")

@@ -31,6 +31,7 @@ from train.epochs import Epochs
 from train.flops import ModelFlops
 from train.log import RunLog
 from train.rows import Prepared
+from train.self_critical import DRAWS, SelfCritical
 from train.state import load_state, restore_random_state, save_state
 from vlm.batch import Batch
 from vlm.checkpoint import save
@@ -73,6 +74,7 @@ class Run:
         optimizer: likewise.
         epochs: the data.
         flops: what a step costs.
+        self_critical: draws captions to learn from, if any are to be drawn.
         average: running averages of what trains, by name, if there are any.
         at: where it is.
         held_out_checked: whether it was told which held-out samples cannot be used.
@@ -85,6 +87,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     epochs: Epochs
     flops: ModelFlops
+    self_critical: SelfCritical | None = None
     average: dict[str, Tensor] | None = None
     at: Position = field(default_factory=Position)
     held_out_checked: bool = False
@@ -154,9 +157,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate / config.learning_rate
         set_aside = [sample for prepared in together for sample in prepared.set_aside]
-        lengths = [group_lengths(prepared.batch) for prepared in together]
+        batches, reward = self.batches(together)
+        lengths = [group_lengths(batch) for batch in batches]
         own = [
-            sum(len(prepared.batch.target_ids) for prepared in together),
+            sum(len(batch.target_ids) for batch in batches),
             sum(int(length.sum()) for length in lengths),
             sum(int(length.square().sum()) for length in lengths),
             sum(prepared.images for prepared in together),
@@ -168,12 +172,11 @@ class Run:
         if unusable:
             self.count_unusable(set_aside, unusable)
         total = torch.zeros((), device=accelerator.device)
-        for prepared in together:
-            batch = prepared.batch.to(accelerator.device)
+        for batch in batches:
             # Processes exchange gradients once, with those of the last batch.
-            accelerator.sync_gradients = last = prepared is together[-1]
+            accelerator.sync_gradients = last = batch is batches[-1]
             with nullcontext() if last or self.deepspeed else accelerator.no_sync(self.network):
-                loss = self.network(batch)
+                loss = self.network(batch.to(accelerator.device))
                 # DDP averages over processes, but each token is to weigh 1 / targets.
                 accelerator.backward(loss * (accelerator.num_processes / max(targets, 1)))
             total += loss.detach()
@@ -204,8 +207,28 @@ class Run:
             seconds=perf_counter() - began,
             waited=waited,
             flops=self.flops.step(tokens, pairs, targets, images),
+            reward=reward,
         )
         return stop > 0
+
+    def batches(self, together: list[Prepared]) -> tuple[list[Batch], float | None]:
+        """The batches of a step, with the captions that the model draws now, and the mean reward of
+        those, over all processes; None if there are none."""
+        batches, rewarded, drawn = [], 0.0, 0
+        for prepared in together:
+            if len(prepared.batch.target_ids) or not prepared.drafts:
+                batches.append(prepared.batch)
+            if prepared.drafts:
+                with self.decoding():
+                    batch, rewards = self.self_critical(prepared.drafts)
+                batches.append(batch)
+                rewarded += rewards
+                drawn += DRAWS * len(prepared.drafts)
+        if self.self_critical is None:
+            return batches, None
+        sums = torch.tensor([rewarded, drawn], device=self.accelerator.device)
+        rewarded, drawn = self.accelerator.reduce(sums, "sum").tolist()
+        return batches, rewarded / drawn if drawn else None
 
     def skip(self, value: float) -> None:
         """Counts a step whose loss or gradient is not a number.
@@ -317,26 +340,32 @@ class Run:
         if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return
         if self.accelerator.is_main_process:
-            language = self.model.language.model
-            attention = language.config._attn_implementation
-            # FlexAttention would be compiled anew for each step of decoding.
-            language.set_attn_implementation("sdpa")
-            self.network.eval()
-            # Compiled layers would be compiled anew for decoding, too.
-            eager = torch.compiler.set_stance("force_eager")
-            with eager, self.accelerator.autocast(), self.averaged():
+            with self.decoding(), self.averaged():
                 self.model.forget_images()
                 asked = self.epochs.questions(ANSWER_LENGTH)
                 pairs = [(images, text) for _, images, text in asked]
                 answers = self.model.batch(pairs, max_tokens=ANSWER_LENGTH)
                 self.model.forget_images()
-            language.set_attn_implementation(attention)
-            self.train_mode()
             told = [
                 (name, text, answer) for (name, _, text), answer in zip(asked, answers, strict=True)
             ]
             self.log.answers(self.at.step, told)
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Within, the model is ready to generate."""
+        language = self.model.language.model
+        attention = language.config._attn_implementation
+        # FlexAttention would be compiled anew for each step of decoding.
+        language.set_attn_implementation("sdpa")
+        self.network.eval()
+        # Compiled layers would be compiled anew for decoding, too.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, self.accelerator.autocast():
+            yield
+        language.set_attn_implementation(attention)
+        self.train_mode()
 
     def save_checkpoint(self) -> None:
         """Writes the model, to talk to and to go on from, into `checkpoint`."""

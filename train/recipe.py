@@ -32,6 +32,7 @@ from train.log import RunLog
 from train.loop import Run
 from train.onednn import through_onednn
 from train.plot import plot
+from train.self_critical import SelfCritical
 from train.state import newest_state, states
 from vlm.checkpoint import load_tensors, read
 from vlm.config import LanguageConfig, ModelConfig
@@ -110,7 +111,7 @@ def train(config: TrainConfig) -> Path:
     network, optimizer = prepare(model, groups, config, accelerator)
     # From here on, what is drawn is drawn by each process for itself.
     set_seed(config.seed, device_specific=True)
-    run = Run(config, accelerator, model, network, optimizer, epochs, flops)
+    run = Run(config, accelerator, model, network, optimizer, epochs, flops, critic(model, epochs))
     if found:
         run.load_state(found)
         console.print(f"going on from step {run.at.step:,} ({found})")
@@ -264,6 +265,14 @@ def build(
     return model, tensors, required
 
 
+def critic(model: vlm.VisionLanguageModel, epochs: Epochs) -> SelfCritical | None:
+    """What draws captions to learn from, if any source asks for it."""
+    captions = [
+        sample.texts() for sample, drawn in zip(epochs.samples, epochs.drawn, strict=True) if drawn
+    ]
+    return SelfCritical(model, captions) if captions else None
+
+
 def cached(
     config: TrainConfig,
     sources: list[Samples],
@@ -341,8 +350,13 @@ def prepare(
         group["peak"] = group["lr"]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
     kind = accelerator.distributed_type
-    if config.ema and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ConfigError("ema needs whole weights: leave it out with FSDP and DeepSpeed")
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        draws = any(source.self_critical for source in config.data)
+        for name, asked in (("ema", config.ema), ("self_critical", draws)):
+            if asked:
+                raise ConfigError(
+                    f"{name} needs whole weights: leave it out with FSDP and DeepSpeed"
+                )
     if kind == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings["train_micro_batch_size_per_gpu"] = config.batch_size

@@ -15,6 +15,7 @@ from train.data.photos import Photo, decode
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
 from train.packing import empty_batch, pack
+from train.self_critical import Draft, draft
 from vlm.batch import Batch
 from vlm.errors import ImageError
 from vlm.preprocess import Preprocessing
@@ -108,15 +109,21 @@ class Prepared:
 
     Attributes:
         batch: what the model is trained on.
-        images: photos in it.
-        samples: samples in it.
+        images: photos in it, those of drafts included.
+        samples: samples in it, likewise.
         set_aside: samples that were to be in it and cannot be used.
+        drafts: photos whose captions the model is to draw itself.
     """
 
     batch: Batch
     images: int
     samples: int
     set_aside: list[SetAside]
+    drafts: list[Draft]
+
+
+Row = tuple[list[Prompt], list[Tensor]] | Draft | SetAside
+"""One sample: its conversations and photos, its photo alone, or what is wrong with it."""
 
 
 class Rows(Dataset):
@@ -125,6 +132,7 @@ class Rows(Dataset):
     Args:
         samples: in the epoch's order.
         augmented: for each, whether its photos are cropped and flipped at random.
+        drawn: for each, whether the model draws its captions itself.
         photos: how photos are read.
         prompt: how conversations are written.
         max_length: tokens of one conversation.
@@ -138,6 +146,7 @@ class Rows(Dataset):
         self,
         samples: list[Sample],
         augmented: list[bool],
+        drawn: list[bool],
         photos: PhotoReader,
         prompt: PromptBuilder,
         max_length: int,
@@ -146,7 +155,7 @@ class Rows(Dataset):
         pack: str,
         row_length: int,
     ) -> None:
-        self.samples, self.augmented = samples, augmented
+        self.samples, self.augmented, self.drawn = samples, augmented, drawn
         self.photos, self.prompt, self.max_length = photos, prompt, max_length
         self.seed, self.epoch = seed, epoch
         self.pack, self.row_length = pack, row_length
@@ -154,23 +163,30 @@ class Rows(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: int) -> tuple[list[Prompt], list[Tensor]] | SetAside:
+    def __getitem__(self, place: int) -> Row:
         """Prompts and photos of one sample, or what is wrong with it."""
         sample = self.samples[place]
         generator = random.Random(f"{self.seed}/{self.epoch}/{place}")
         try:
             prompts = prompts_of(sample, self.prompt, generator, self.max_length)
-            if not self.augmented[place]:
-                return prompts, [self.photos.load(photo) for photo in sample.photos]
-            views = [augment(read_photo(p), sample.texts(), generator) for p in sample.photos]
-            return prompts, [self.photos.preprocessing(view) for view in views]
+            images = self._images(sample, self.augmented[place], generator)
+            if self.drawn[place]:
+                return draft(prompts[0], images[0], sample.texts())
+            return prompts, images
         except Unusable as error:
             return SetAside(sample.where, error.reason, error.detail)
 
-    def collate(self, rows: list[tuple[list[Prompt], list[Tensor]] | SetAside]) -> Prepared:
+    def _images(self, sample: Sample, augmented: bool, generator: random.Random) -> list[Tensor]:
+        if not augmented:
+            return [self.photos.load(photo) for photo in sample.photos]
+        views = [augment(read_photo(p), sample.texts(), generator) for p in sample.photos]
+        return [self.photos.preprocessing(view) for view in views]
+
+    def collate(self, rows: list[Row]) -> Prepared:
         """One batch of those that can be used."""
-        usable = [row for row in rows if not isinstance(row, SetAside)]
+        usable = [row for row in rows if not isinstance(row, SetAside | Draft)]
         set_aside = [row for row in rows if isinstance(row, SetAside)]
+        drafts = [row for row in rows if isinstance(row, Draft)]
         groups = [prompts for prompts, _ in usable]
         images = [image for _, own in usable for image in own]
         if self.pack == "none":
@@ -180,7 +196,8 @@ class Rows(Dataset):
         stacked = torch.stack(images) if images else self.photos.none()
         row_length = self.row_length if self.pack == "sequence" else None
         batch = pack(groups, stacked, row_length) if groups else empty_batch(stacked)
-        return Prepared(batch, len(images), len(usable), set_aside)
+        drawn = len(drafts)
+        return Prepared(batch, len(images) + drawn, len(usable) + drawn, set_aside, drafts)
 
     def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
         """The given batches in their order."""

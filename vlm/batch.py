@@ -23,6 +23,7 @@ class Batch:
         images: all images, row by row in prompt order: pixel values (I, 3, H, W), or the patch
             tokens (I, N, D) that the vision tower gave for them.
         images_per_row: how many images each row has.
+        target_weights: what the loss of each supervised token counts (n,), float32; None is 1.
         blocks: (B, T, 2) for packed rows: number of the group in its row, from 0, and number of the
             conversation in its group, from 1, or 0 for what the group has in common; -1 for both is
             padding. None is one conversation a row.
@@ -37,6 +38,7 @@ class Batch:
     images: Tensor
     images_per_row: tuple[int, ...]
     blocks: Tensor | None = None
+    target_weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

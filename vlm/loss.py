@@ -2,6 +2,7 @@
 and those of a large vocabulary are never whole in memory."""
 
 from importlib.util import find_spec
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ HEAD_SCALES = ("lm_head_multiplier", "dim_model_base")
 
 
 def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy summed over a batch's n supervised tokens, float32 scalar.
+    """Cross-entropy summed over a batch's n supervised tokens, float32 scalar; with weights, their
+    sum.
 
     Args:
         model: the language model.
@@ -47,10 +49,12 @@ def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Ten
         at_targets = hidden[batch.target_rows, batch.target_positions]
         vocabulary = model.config.get_text_config().vocab_size
         head = model.get_output_embeddings()
-        return head_loss(head, at_targets, batch.target_ids, LOGITS_AT_ONCE // vocabulary)
+        at_once = LOGITS_AT_ONCE // vocabulary
+        return head_loss(head, at_targets, batch.target_ids, at_once, batch.target_weights)
     positions, index = batch.target_positions.unique(return_inverse=True)
     logits = model(**inputs, logits_to_keep=positions).logits
-    return cross_entropy(logits[batch.target_rows, index], batch.target_ids)
+    at_targets = logits[batch.target_rows, index]
+    return cross_entropy(at_targets, batch.target_ids, batch.target_weights)
 
 
 def head_is_all(model: PreTrainedModel) -> bool:
@@ -68,7 +72,9 @@ def head_is_all(model: PreTrainedModel) -> bool:
     return not further and all(value in (None, False, 1) for value in scales.values())
 
 
-def head_loss(head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int) -> Tensor:
+def head_loss(
+    head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int, weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of an output head's logits, summed, float32 scalar.
 
     More than `at_once` tokens are taken so many at a time, and their logits are computed again for
@@ -79,18 +85,21 @@ def head_loss(head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int) -> Ten
         hidden: what it is given (n, H); n may be 0.
         ids: the tokens to predict (n,).
         at_once: tokens whose logits are in memory together.
+        weights: of each token (n,); None is 1.
     """
 
-    def loss(hidden: Tensor, ids: Tensor) -> Tensor:
-        return cross_entropy(head(hidden), ids)
+    def loss(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+        return cross_entropy(head(hidden), ids, weights)
 
     if len(ids) <= at_once:
-        return loss(hidden, ids)
+        return loss(hidden, ids, weights)
     # Of another layer (quantised, sharded, adapted), the weight is not all that it computes with.
     plain = type(head) is nn.Linear and head.weight.ndim == 2
-    if hidden.is_cuda and plain and find_spec("liger_kernel"):
+    # The kernel sums up without weights.
+    if hidden.is_cuda and plain and weights is None and find_spec("liger_kernel"):
         return fused_loss(head, hidden, ids)
-    parts = zip(hidden.split(at_once), ids.split(at_once), strict=True)
+    each = repeat(None) if weights is None else weights.split(at_once)
+    parts = zip(hidden.split(at_once), ids.split(at_once), each, strict=False)
     return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum()
 
 
@@ -101,6 +110,8 @@ def fused_loss(head: nn.Linear, hidden: Tensor, ids: Tensor) -> Tensor:
     return LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, ids, head.bias)
 
 
-def cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
-    """Of logits (n, V) and tokens (n,), summed, in float32."""
-    return F.cross_entropy(logits.float(), ids, reduction="sum")
+def cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Of logits (n, V) and tokens (n,), each times its weight (n,), summed, in float32."""
+    if weights is None:
+        return F.cross_entropy(logits.float(), ids, reduction="sum")
+    return F.cross_entropy(logits.float(), ids, reduction="none") @ weights

@@ -131,6 +131,12 @@ class VisionLanguageModel(nn.Module):
         """Forgets encoded images, which a tower that trains would encode differently now."""
         self._encoded.clear()
 
+    def end_ids(self) -> set[int]:
+        """Tokens that end an answer."""
+        ids = self.language.end_ids()
+        end_of_turn = self.language.tokenizer.get_added_vocab().get("<|im_end|>")
+        return ids if end_of_turn is None else ids | {end_of_turn}
+
     def prompt(self, messages: Messages, answer_next: bool = True) -> Prompt:
         """A conversation as this model sees it, see `build_prompt`."""
         return build_prompt(
@@ -228,13 +234,13 @@ class VisionLanguageModel(nn.Module):
         answers = [AnswerText(tokenizer, config.stop) for _ in prompts]
         if config.beams > 1:
             found = beam_search(
-                self.language, start, self._end_ids(), config.beams, config.max_tokens
+                self.language, start, self.end_ids(), config.beams, config.max_tokens
             )
             yield ["".join(map(text.push, ids)) for text, ids in zip(answers, found, strict=True)]
             yield [answer.finish() for answer in answers]
             return
         text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
-        steps = decode(self.language, start, text_ids, self._end_ids(), config)
+        steps = decode(self.language, start, text_ids, self.end_ids(), config)
         stopped: set[int] | None = None
         while True:
             try:
@@ -283,11 +289,6 @@ class VisionLanguageModel(nn.Module):
     def _split(self, image_tokens: Tensor, images_per_row: Sequence[int]) -> list[Tensor]:
         """(I, M, H) -> for each row, the tokens of its images one after the other."""
         return [tokens.flatten(0, 1) for tokens in image_tokens.split(list(images_per_row))]
-
-    def _end_ids(self) -> set[int]:
-        ids = self.language.end_ids()
-        end_of_turn = self.language.tokenizer.get_added_vocab().get("<|im_end|>")
-        return ids if end_of_turn is None else ids | {end_of_turn}
 
 
 def with_images(messages: Messages, images: Images) -> Messages:

@@ -65,6 +65,8 @@ class DataSource:
         weight: times that each sample is seen in an epoch; a fraction takes as many of them, others
             in each epoch.
         augment: crop and flip each photo at random, anew in each epoch.
+        self_critical: learn from captions that the model draws itself, as far as they come near to
+            those of the source (see train/self_critical.py), instead of from these.
     """
 
     path: str
@@ -78,6 +80,7 @@ class DataSource:
     limit: int | None = None
     weight: float = 1.0
     augment: bool = False
+    self_critical: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self)

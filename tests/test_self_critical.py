@@ -1,0 +1,194 @@
+"""Self-critical training: what is drawn, what it weighs, and that it raises the reward."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from tests import tiny, tiny_runs
+from train.config import TrainConfig
+from train.data.source import DataSource
+from train.recipe import train
+from train.self_critical import DRAWS, LENGTH, Draft, SelfCritical, advantages, draft, draw
+from train.state import states
+from vlm.errors import ConfigError
+from vlm.model import VisionLanguageModel, with_images
+
+CAPTIONS = ["A cat sits on the grass .", "Two dogs run on a beach ."]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def model() -> VisionLanguageModel:
+    return tiny.vision_language_model()
+
+
+@pytest.fixture
+def drafts(model: VisionLanguageModel) -> list[Draft]:
+    """Two photos with questions of other lengths."""
+    found = []
+    for number, question in enumerate(["What is in the picture?", "Describe."]):
+        photo = tiny.photo(number)
+        messages = [
+            *({"role": "user", "content": question},),
+            {"role": "assistant", "content": CAPTIONS[number]},
+        ]
+        opened = [with_images(messages[:1], photo)[0], messages[1]]
+        prompt = model.prompt(opened, answer_next=False)
+        image = model.vision.preprocessing(photo)
+        found.append(draft(prompt, image, [CAPTIONS[number]]))
+    return found
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    """Stage 2 on captions that the model draws itself."""
+    config = tiny_runs.run_config(tmp_path, stage="instruct", cache="off", save_every=1)
+    return replace(config, data=[replace(config.data[0], self_critical=True)])
+
+
+def test_a_draft_is_the_question_as_it_is_asked(model: VisionLanguageModel) -> None:
+    photo = tiny.photo()
+    asked = model.prompt(with_images("Describe.", photo))
+    answer = {"role": "assistant", "content": "A cat."}
+    question = {"role": "user", "content": with_images("Describe.", photo)[0]["content"]}
+    whole = model.prompt([question, answer], answer_next=False)
+    assert draft(whole, torch.zeros(3, 32, 32), ["A cat."]).prompt == asked
+
+
+def test_draws_are_of_the_models_own_probabilities(
+    model: VisionLanguageModel, drafts: list[Draft]
+) -> None:
+    prompts = [each.prompt for each in drafts]
+    images = torch.stack([each.image for each in drafts])
+    torch.manual_seed(0)
+    firsts = [answer[0] for _ in range(400) for answer in draw(model, prompts, images)[1]]
+    drawn = torch.bincount(torch.tensor(firsts), minlength=len(tiny.tokenizer())) / len(firsts)
+    expected = model.logits(with_images("Describe.", tiny.photo(1)))[-1].softmax(dim=-1)
+    # The expected distance of 2,000 draws is about sqrt(2 / (pi n)) times the sum of sqrt(p).
+    assert (drawn - expected).abs().sum() < 2 * expected.sqrt().sum() * (2 / 3.14 / 2000) ** 0.5
+
+
+def test_an_answer_ends_at_its_first_end(model: VisionLanguageModel, drafts: list[Draft]) -> None:
+    ends = model.end_ids()
+    with torch.no_grad():
+        model.language.model.get_output_embeddings().weight[list(ends)] *= 3
+    torch.manual_seed(0)
+    prompts = [each.prompt for each in drafts]
+    images = torch.stack([each.image for each in drafts])
+    answers = [
+        answer for _ in range(20) for each in draw(model, prompts, images) for answer in each
+    ]
+    assert len(answers) == 20 * 2 * DRAWS
+    assert not any(ends & set(answer[:-1]) for answer in answers)
+    assert all(answer[-1] in ends or len(answer) == LENGTH for answer in answers)
+    assert len({len(answer) for answer in answers}) > 2
+
+
+def test_advantages_are_over_the_others_and_cancel_out() -> None:
+    assert advantages([1.0, 2.0, 6.0]) == [-3.0, -1.5, 4.5]
+    assert advantages([0.7] * 5) == pytest.approx([0] * 5)
+
+
+def test_the_gradient_is_that_of_each_captions_log_probability(
+    model: VisionLanguageModel, drafts: list[Draft]
+) -> None:
+    model.projector.requires_grad_(True)
+    critic = SelfCritical(model, [[caption] for caption in CAPTIONS])
+    torch.manual_seed(1)
+    batch, rewards = critic(drafts)
+    torch.manual_seed(1)
+    prompts = [each.prompt for each in drafts]
+    drawn = draw(model, prompts, torch.stack([each.image for each in drafts]))
+
+    expected, total = torch.zeros(()), 0.0
+    tokenizer = model.language.tokenizer
+    for each, answers in zip(drafts, drawn, strict=True):
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        scores = [
+            critic.cider(text, each.references, answer[-1] in model.end_ids())
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        total += sum(scores)
+        for answer, weight in zip(answers, advantages(scores), strict=True):
+            expected = expected - weight * log_probability(model, each, answer)
+    assert total > 0
+    assert rewards == pytest.approx(total)
+    loss = model(batch)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    parameters = list(model.projector.parameters())
+    ours, theirs = (torch.autograd.grad(each, parameters) for each in (loss, expected))
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own - other).norm() <= 1e-4 * other.norm()
+
+
+def log_probability(model: VisionLanguageModel, each: Draft, answer: list[int]) -> Tensor:
+    """Of a whole answer, from the logits of its own sequence."""
+    ids = torch.tensor([each.prompt.input_ids + answer])
+    image_tokens = model.project(model.vision(each.image[None]))
+    logits = model.language(model.embed(ids, list(image_tokens)))[0].log_softmax(dim=-1)
+    first = len(each.prompt.input_ids) - 1
+    return -F.nll_loss(logits[first:-1], torch.tensor(answer), reduction="sum")
+
+
+def test_weights_go_with_their_tokens_however_many_logits_at_once(
+    model: VisionLanguageModel, drafts: list[Draft], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    batch, _ = SelfCritical(model, [[caption] for caption in CAPTIONS])(drafts)
+    whole = model(batch)
+    monkeypatch.setattr("vlm.loss.LOGITS_AT_ONCE", 7 * len(tiny.tokenizer()))
+    assert model(batch).item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_training_raises_the_reward(config: TrainConfig, tmp_path: Path) -> None:
+    captions = tmp_path / "data" / "same.jsonl"
+    lines = [{"image": f"{number}.png", "captions": ["on on on"]} for number in range(2)]
+    lines += [{"image": "2.png", "captions": ["a dog"]}]
+    captions.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    data = [DataSource(str(captions), questions=["What?"], self_critical=True)]
+    config = replace(config, data=data, epochs=60, save_every=1000, batch_size=3)
+    train(config)
+    rewards = tiny_runs.metrics(config, "reward")
+    assert len(rewards) == 60
+    assert sum(rewards[-10:]) > 2 * sum(rewards[:10])
+
+
+def test_drawn_and_given_captions_mix(config: TrainConfig) -> None:
+    given = replace(config.data[0], self_critical=False)
+    config = replace(config, data=[*config.data, given], epochs=1)
+    train(config)
+    assert sum(tiny_runs.metrics(config, "images")) == 2 * 7
+    assert len(tiny_runs.metrics(config, "loss")) == 7
+    assert 0 < len(tiny_runs.metrics(config, "reward")) <= 7
+
+
+def test_a_run_that_goes_on_draws_the_same(config: TrainConfig) -> None:
+    config = replace(config, keep=8)
+    train(config)
+    before = tiny_runs.weights(config), tiny_runs.metrics(config, "reward")
+    for state in states(config.output / "state")[3:]:
+        shutil.rmtree(state)
+    train(replace(config, resume=True))
+    assert tiny_runs.same(before[0], tiny_runs.weights(config))
+    assert before[1] == tiny_runs.metrics(config, "reward")
+
+
+def test_only_captions_can_be_drawn(config: TrainConfig, tmp_path: Path) -> None:
+    line = {"image": "0.png", "question": "What?", "answer": "A cat."}
+    file = tmp_path / "data" / "questions.jsonl"
+    file.write_text(json.dumps(line), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^self_critical needs captions, and .*line 1 is none$"):
+        train(replace(config, data=[DataSource(str(file), self_critical=True)]))
