@@ -9,13 +9,15 @@ import pytest
 # Where Python looks when the file is run as a script.
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import eval_speed
 import train_speed
 from made_up import write
 from obvious_way import OBVIOUS, time_trainer
 from recipe_way import NO_GROUPING, RECIPE, VARIANTS, fill, time_recipe
 from settings import Setting
 
-from tests import tiny
+import vlm
+from tests import tiny, tiny_folders
 
 TINY = Setting(
     "tiny",
@@ -87,3 +89,17 @@ def test_filling_the_cache_counts_over_three_epochs() -> None:
 def test_an_unknown_setting_is_told() -> None:
     with pytest.raises(SystemExit, match="no setting has 7 image tokens, there are 49, 196"):
         train_speed.main(tokens=7)
+
+
+def test_the_runner_answers_as_the_plain_loop_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("easy_vqa")
+    vlm.build(tiny_folders.model_config(tmp_path), "cpu").save(tmp_path / "model")
+    eval_speed.main(photos=2, batch_size=5, model=str(tmp_path / "model"), json=True)
+    *shown, last = capsys.readouterr().out.splitlines()
+    line = json.loads(last)
+    assert line["questions"] >= 10
+    assert line["same_answers"] == line["questions"]
+    assert line["eval_speedup"] > 0
+    assert any("plain loop" in text for text in shown)

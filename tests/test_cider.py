@@ -3,8 +3,8 @@
 import pytest
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from eval.metrics.captions import tokenize
 from train.cider import END, Cider
+from vlm.words import tokenize
 
 REFERENCES = [
     ["A dog runs on the grass .", "A brown dog is running .", "Dog"],

@@ -6,16 +6,20 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
+from torch import nn
 
 from tests import tiny_runs
 from train.config import TrainConfig
-from train.recipe import train
+from train.recipe import prepare, train
 from train.state import states
 from vlm.config import LanguageConfig, LoraConfig
+from vlm.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,6 +119,32 @@ def test_killed_and_told_to_end_they_go_on(instruct: TrainConfig, tmp_path: Path
     assert f"going on from step {step}" in done.stderr
     assert tiny_runs.metrics(config) == tiny_runs.metrics(whole)
     assert tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(whole))
+
+
+def test_processes_draw_captions_of_their_own(tmp_path: Path) -> None:
+    config = tiny_runs.run_config(tmp_path, stage="instruct", batch_size=1, accumulate=2)
+    # Given and drawn ones, so that the processes have different numbers of batches.
+    drawn = replace(config.data[0], self_critical=True)
+    config = replace(config, data=[*config.data, drawn])
+    done = tiny_runs.run(config, tmp_path / "run.json", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert sum(tiny_runs.metrics(config, "images")) == 2 * 2 * 7
+    assert 0 < len(tiny_runs.metrics(config, "reward")) <= 8
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+@pytest.mark.parametrize("name", ["ema", "self_critical"])
+def test_what_needs_whole_weights(name: str, kind: DistributedType, tmp_path: Path) -> None:
+    config = tiny_runs.run_config(tmp_path)
+    if name == "ema":
+        config.ema = 0.9
+    else:
+        config.data[0].self_critical = True
+    network = nn.Linear(1, 1)
+    groups = [{"params": network.parameters(), "lr": 1.0}]
+    accelerator = SimpleNamespace(distributed_type=kind)
+    with pytest.raises(ConfigError, match=f"^{name} needs whole weights: leave it out with FSDP"):
+        prepare(network, groups, config, accelerator)
 
 
 def run_sharded(config: TrainConfig, kind: str, **settings: str) -> None:

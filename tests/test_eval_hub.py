@@ -170,7 +170,7 @@ def test_what_cannot_be_had(tmp_path: Path) -> None:
         questions_of("vizwiz", tmp_path / "absent")
     with pytest.raises(DataError, match="coco-captions is not on the hub: put Karpathy's"):
         BENCHMARKS["coco-captions"].questions(tmp_path, None, from_hub=True)
-    with pytest.raises(DataError, match=r"lmms-lab/VQAv2 has no split 'train': val"):
+    with pytest.raises(DataError, match=r"lmms-lab-encoder/VQAv2 has no split 'train': val"):
         BENCHMARKS["vqav2"].questions(tmp_path, "train", from_hub=True)
     with pytest.raises(DataError, match="or take it from the hub with --hub"):
         BENCHMARKS["vqav2"].questions(tmp_path, None)

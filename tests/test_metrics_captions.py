@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics.captions import VARIANTS, score_captions, tokenize
+from eval.metrics.captions import VARIANTS, score_captions
 from vlm.errors import DataError, VLMError
+from vlm.words import tokenize
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from eval.metrics.captions import tokenize
+from vlm.words import tokenize
 
 LONGEST = 4
 """Words of an n-gram, at most."""

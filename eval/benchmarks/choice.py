@@ -202,7 +202,7 @@ AI2D = benchmark(
     "test",
     "ai2d_test_ids.csv, questions/ and images/",
     ai2d,
-    Hub("lmms-lab/ai2d", {"test": "test"}, ai2d_row),
+    Hub("lmms-lab-encoder/ai2d", {"test": "test"}, ai2d_row),
 )
 A_OKVQA = benchmark(
     "aokvqa",

@@ -94,7 +94,11 @@ DOC_VQA = Benchmark(
     max_tokens=32,
     each=lambda question, answer: anls(answer, question.answers),
     hub=Hub(
-        "lmms-lab/DocVQA", {"val": "validation"}, doc_vqa_row, config="DocVQA", same_image="docId"
+        "lmms-lab-encoder/DocVQA",
+        {"val": "validation"},
+        doc_vqa_row,
+        config="DocVQA",
+        same_image="docId",
     ),
 )
 
@@ -107,5 +111,5 @@ CHART_QA = Benchmark(
     score=score_chart_qa,
     max_tokens=16,
     each=lambda question, answer: float(relaxed_match(answer, question.answers[0])),
-    hub=Hub("lmms-lab/ChartQA", {"test": "test"}, chart_qa_row),
+    hub=Hub("lmms-lab-encoder/ChartQA", {"test": "test"}, chart_qa_row),
 )

@@ -63,7 +63,7 @@ GQA = Benchmark(
     max_tokens=16,
     each=lambda question, answer: float(gqa_correct(answer, question.answers[0])),
     hub=Hub(
-        "lmms-lab/GQA",
+        "lmms-lab-encoder/GQA",
         {"testdev": "testdev"},
         row_question,
         config="testdev_balanced_instructions",

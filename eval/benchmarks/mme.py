@@ -77,5 +77,5 @@ MME = Benchmark(
     score=score,
     max_tokens=16,
     each=lambda question, answer: float(answer_of(answer) == question.answers[0]),
-    hub=Hub("lmms-lab/MME", {"all": "test"}, row_question, same_image="question_id"),
+    hub=Hub("lmms-lab-encoder/MME", {"all": "test"}, row_question, same_image="question_id"),
 )

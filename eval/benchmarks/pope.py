@@ -71,5 +71,5 @@ POPE = Benchmark(
     score=score,
     max_tokens=16,
     each=lambda question, answer: float(says_yes(answer) == (question.answers[0] == "yes")),
-    hub=Hub("lmms-lab/POPE", {"val": "test"}, row_question, same_image="image_source"),
+    hub=Hub("lmms-lab-encoder/POPE", {"val": "test"}, row_question, same_image="image_source"),
 )

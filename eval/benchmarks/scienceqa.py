@@ -70,7 +70,7 @@ SCIENCE_QA = Benchmark(
     max_tokens=16,
     each=lambda question, answer: float(read_letter(answer.strip()) == question.answers[0]),
     hub=Hub(
-        "lmms-lab/ScienceQA",
+        "lmms-lab-encoder/ScienceQA",
         {"test": "test", "val": "validation", "train": "train"},
         row_question,
         config="ScienceQA-IMG",

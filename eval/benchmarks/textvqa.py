@@ -79,7 +79,7 @@ TEXT_VQA, TEXT_VQA_OCR = (
         max_tokens=16,
         each=lambda question, answer: vqa_accuracy(answer, question.answers, "textvqa"),
         hub=Hub(
-            "lmms-lab/textvqa",
+            "lmms-lab-encoder/textvqa",
             {"val": "validation"},
             partial(row_question, with_ocr),
             same_image="image_id",

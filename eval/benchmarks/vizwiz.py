@@ -64,5 +64,5 @@ VIZWIZ = Benchmark(
     score=score,
     max_tokens=16,
     each=lambda question, answer: vqa_accuracy(answer, question.answers),
-    hub=Hub("lmms-lab/VizWiz-VQA", {"val": "val"}, row_question),
+    hub=Hub("lmms-lab-encoder/VizWiz-VQA", {"val": "val"}, row_question),
 )

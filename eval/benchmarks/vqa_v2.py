@@ -118,8 +118,11 @@ VQA_V2 = benchmark(
     "vqav2",
     "VQA v2",
     VQA_FILES,
-    Hub("lmms-lab/VQAv2", {"val": "validation"}, row_question, same_image="image_id"),
+    Hub("lmms-lab-encoder/VQAv2", {"val": "validation"}, row_question, same_image="image_id"),
 )
 OK_VQA = benchmark(
-    "okvqa", "OK-VQA", OK_VQA_FILES, Hub("lmms-lab/OK-VQA", {"val": "val2014"}, row_question)
+    "okvqa",
+    "OK-VQA",
+    OK_VQA_FILES,
+    Hub("lmms-lab-encoder/OK-VQA", {"val": "val2014"}, row_question),
 )
