@@ -84,13 +84,22 @@ class ModelAnswerer:
 
 class BlindAnswerer(ModelAnswerer):
     """The same model shown the mean image, one of the colour that the tower takes for nothing,
-    whatever the question is about: what it can guess from the question alone."""
+    whatever the question is about: what it can guess from the question alone. With one image for
+    all, the same words need to be asked only once."""
 
     def __init__(self, model: "vlm.VisionLanguageModel", beams: int = 1) -> None:
         super().__init__(model, beams)
         preprocessing = model.vision.preprocessing
         colour = tuple(round(255 * channel) for channel in preprocessing.mean)
         self.mean = Image.new("RGB", (preprocessing.size, preprocessing.size), colour)
+        self.known: dict[tuple[str, int], Answer] = {}
+
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+        """See `Answerer`."""
+        new = {q.text: q for q in questions if (q.text, max_tokens) not in self.known}
+        for text, answer in zip(new, super().answer([*new.values()], max_tokens), strict=True):
+            self.known[text, max_tokens] = answer
+        return [self.known[question.text, max_tokens] for question in questions]
 
     def look(self, question: Question) -> Image.Image:
         """The mean image."""

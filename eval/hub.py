@@ -16,7 +16,7 @@ class Hub:
     Attributes:
         id: of the data set.
         splits: by our name of a split, the hub's.
-        question: a row, its photo -> a question.
+        question: a row, its photo -> a question, or those that it holds.
         config: of the data set; None is its only one.
         same_image: column by which rows are about the same photo; None if each has its own.
         images: config of the photos, where they are apart, found by `same_image`, their `id`.
@@ -24,7 +24,7 @@ class Hub:
 
     id: str
     splits: dict[str, str]
-    question: Callable[[dict[str, Any], RowImage], Question]
+    question: Callable[[dict[str, Any], RowImage], Question | list[Question]]
     config: str | None = None
     same_image: str | None = None
     images: str | None = None
@@ -48,7 +48,8 @@ class Hub:
             try:
                 key = place if self.same_image is None else row[self.same_image]
                 at = first[key] if self.images is not None else first.setdefault(key, place)
-                questions.append(self.question(row, RowImage(photos, at)))
+                made = self.question(row, RowImage(photos, at))
+                questions += made if isinstance(made, list) else [made]
             except (KeyError, TypeError, IndexError, ValueError) as error:
                 raise DataError(
                     f"{self.id}, row {place}: not as it should be: {type(error).__name__} {error}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowImage:
-    """The photo in a row of a data set.
+    """The photo in a row of a data set; of several, the first.
 
     Attributes:
         data: the data set.
@@ -37,6 +37,8 @@ class RowImage:
             image = self.data[self.place]["image"]
         except (OSError, ValueError) as error:
             raise ImageError(f"cannot read the image of row {self.place}: {error}") from error
+        if isinstance(image, list):
+            image = image[0] if image else None
         if not isinstance(image, Image.Image):
             raise ImageError(f"row {self.place} has no image")
         return image

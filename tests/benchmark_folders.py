@@ -125,8 +125,13 @@ def ai2d(folder: Path) -> None:
 
 
 def aokvqa(folder: Path) -> None:
-    entry = {"question_id": "x1", "image_id": 12, "question": "What?", "correct_choice_idx": 1}
-    write(folder / "aokvqa_v1p0_val.json", [{**entry, "choices": ["one", "two"]}])
+    entry = {"image_id": 12, "question": "What?", "correct_choice_idx": 1}
+    entry |= {"choices": ["one", "two"], "direct_answers": ["a net"] * 3 + ["net"] * 7}
+    entries = [
+        {**entry, "question_id": f"x{number}", "difficult_direct_answer": number == 2}
+        for number in (1, 2)
+    ]
+    write(folder / "aokvqa_v1p0_val.json", entries)
     photo(folder / "val2017" / "000000000012.jpg")
 
 
@@ -226,6 +231,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "seed": seed,
     "ai2d": ai2d,
     "aokvqa": aokvqa,
+    "aokvqa-direct": aokvqa,
     "docvqa": docvqa,
     "chartqa": chartqa,
     "mme": mme,

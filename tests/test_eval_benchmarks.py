@@ -46,7 +46,8 @@ PROMPTS = {
     ],
     "seed": ["What?\nA. a thing\nB. b thing\nC. c thing\nD. d thing" + LETTER],
     "ai2d": ["What is eaten?\nA. a\nB. b\nC. c\nD. d" + LETTER],
-    "aokvqa": ["What?\nA. one\nB. two" + LETTER],
+    "aokvqa": ["What?\nA. one\nB. two" + LETTER] * 2,
+    "aokvqa-direct": ["What?" + SHORT],
     "docvqa": ["Date?" + SHORT],
     "chartqa": ["How many?" + SHORT] * 2,
     "mme": ["Is there a cat?" + SHORT, "Is there a dog?" + SHORT] * 2,
@@ -71,6 +72,7 @@ FILES = {
     "seed": "SEED-Bench.json",
     "ai2d": "questions/10.png.json",
     "aokvqa": "aokvqa_v1p0_val.json",
+    "aokvqa-direct": "aokvqa_v1p0_val.json",
     "docvqa": "val_v1.0_withQT.json",
     "chartqa": "test/test_augmented.json",
     "mme": "existence/1.txt",
@@ -170,3 +172,34 @@ def test_annotations_of_another_split_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(annotations))
     with pytest.raises(DataError, match="1 questions with no annotation: 458752000"):
         load("vqav2", tmp_path)
+
+
+def test_mmbench_rotates_only_what_the_table_does_not(tmp_path: Path) -> None:
+    load("mmbench", tmp_path)
+    file = tmp_path / "mmbench" / FILES["mmbench"]
+    header, once = file.read_text().splitlines()
+    rows = [once.replace("3", "5", 1), once, once.replace("3\t", "1000003\t", 1)]
+    file.write_text("\n".join([header, *rows]) + "\n")
+    questions = load("mmbench", tmp_path)
+    assert [question.id for question in questions] == ["5_0", "5_1", "3", "1000003"]
+    assert [question.scored_as.group for question in questions] == ["5", "5", "3", "3"]
+    # One right of the two questions, because one rotation of the other is wrong.
+    assert BENCHMARKS["mmbench"].score(questions, ["B", "A", "B", "A"]).overall == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("3\t", "x\t"), "line 2: 'index' must be a number"),
+        (("B\tanimals", "D\tanimals"), "line 2: a question, options and answer are needed"),
+        (("animals\t", "animals\t?"), "line 2: the image is not base64"),
+    ],
+)
+def test_a_broken_row_of_mmbench(change: tuple[str, str], told: str, tmp_path: Path) -> None:
+    load("mmbench", tmp_path)
+    file = tmp_path / "mmbench" / FILES["mmbench"]
+    header, once = file.read_text().splitlines()
+    assert change[0] in once
+    file.write_text(f"{header}\n{once.replace(*change, 1)}\n")
+    with pytest.raises(DataError, match=f"{told}$"):
+        load("mmbench", tmp_path)

@@ -75,8 +75,39 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "correct_choice_idx": 1,
         }
     ],
+    "aokvqa-direct": [
+        {
+            "question_id": str(number),
+            "question": "What?",
+            "direct_answers": "['a net', 'a net', 'a net', 'net', 'net', 'net', 'it', 'it']",
+            "difficult_direct_answer": False,
+        }
+        for number in (1, 2)
+    ],
     "docvqa": [{"questionId": "1", "question": "Date?", "docId": 3, "answers": ["1/8/93"]}],
     "chartqa": [{"question": "How many?", "answer": "12", "type": "human_test"}],
+    "seed": [
+        {
+            "question_id": "101",
+            "question": "What?",
+            **{f"choice_{letter}": f"{letter} thing" for letter in "abcd"},
+            "answer": "C",
+            "data_type": kind,
+            "question_type_id": 1,
+        }
+        for kind in ("image", "video")
+    ],
+    "mmbench": [
+        {
+            "index": index,
+            "question": "What?",
+            "hint": "Look.",
+            **{"A": first, "B": second, "C": "nan", "D": "nan"},
+            "answer": answer,
+            "category": "animals",
+        }
+        for index, first, second, answer in ((3, "cat", "dog", "B"), (1_000_003, "dog", "cat", "A"))
+    ],
     "mme": [
         {
             "question_id": "existence/1.png",
@@ -94,9 +125,11 @@ def on_disk(folder: Path, split: str, rows: list[dict[str, Any]], photos: bool =
     columns = {name: [row[name] for row in rows] for row in rows[:1] for name in row}
     if photos:
         columns["image"] = [tiny.photo(place) for place in range(len(rows))]
+        if "data_type" in rows[0]:
+            columns["image"] = [[photo] for photo in columns["image"]]
     (folder / "data").mkdir(parents=True, exist_ok=True)
     data = datasets.Dataset.from_dict(columns)
-    if photos:
+    if photos and "data_type" not in rows[0]:
         data = data.cast_column("image", datasets.Image())
     data.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
 
@@ -114,7 +147,8 @@ def test_rows_become_the_same_questions_as_files(name: str, tmp_path: Path) -> N
     on_disk(tmp_path, benchmark.hub.splits[benchmark.splits[0]], ROWS[name])
     questions = questions_of(name, tmp_path)
     assert {question.text for question in questions} <= set(PROMPTS[name])
-    assert len({question.id for question in questions}) == len(ROWS[name])
+    videos = sum(row.get("data_type") == "video" for row in ROWS[name])
+    assert len({question.id for question in questions}) == len(ROWS[name]) - videos
     answers = [question.answers[0] for question in questions]
     assert benchmark.score(questions, answers).overall == pytest.approx(100)
     assert questions[0].photo().tobytes() == tiny.photo(0).tobytes()
@@ -163,6 +197,13 @@ def test_rows_that_are_not_as_they_should_be(tmp_path: Path) -> None:
     on_disk(tmp_path, "val", [{"question": "What is it?"}])
     with pytest.raises(DataError, match=r"row 0: not as it should be: KeyError 'question_id'"):
         questions_of("vizwiz", tmp_path)
+
+
+def test_answers_that_are_no_list(tmp_path: Path) -> None:
+    row = {"question_id": "1", "question": "What?", "difficult_direct_answer": False}
+    on_disk(tmp_path, "validation", [{**row, "direct_answers": "['net',"}])
+    with pytest.raises(DataError, match=r"row 0: not as it should be: ValueError direct_answers: "):
+        questions_of("aokvqa-direct", tmp_path)
 
 
 def test_what_cannot_be_had(tmp_path: Path) -> None:

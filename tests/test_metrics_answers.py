@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from eval.metrics.anls import anls, edit_distance, score_anls
 from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
+from eval.metrics.direct import direct_match, score_direct
 from eval.metrics.exact import exact_match, score_exact
 from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
 from eval.metrics.relaxed import relaxed_match, score_relaxed
@@ -201,3 +202,15 @@ def test_numbers_may_be_five_percent_off(prediction: str, answer: str, right: bo
 def test_relaxed_accuracy_by_kind() -> None:
     scores = score_relaxed(["99", "red"], ["100", "blue"], ["human", "augmented"])
     assert scores.to_json()["per_kind"] == {"augmented": 0, "human": 100}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "worth"),
+    [("net", 1), ("it", 2 / 3), ("fish", 1 / 3), ("Net", 0), ("nets", 0)],
+)
+def test_direct_answers_count_as_people_gave_them(prediction: str, worth: float) -> None:
+    answers = ["net"] * 7 + ["it"] * 2 + ["fish"]
+    assert direct_match(prediction, answers) == pytest.approx(worth)
+    assert score_direct([prediction, "net"], [answers] * 2).overall == pytest.approx(
+        50 * worth + 50
+    )

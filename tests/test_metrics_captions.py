@@ -1,6 +1,7 @@
 """Caption metrics, against values worked out by hand."""
 
 import math
+import shutil
 import sys
 
 import pytest
@@ -104,3 +105,15 @@ def test_the_ptb_tokenizer_needs_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(VLMError, match="the ptb tokenizer and METEOR need Java"):
         score_captions([["a"]], ["a"], "ptb")
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+def test_with_java_the_ptb_tokenizer_and_meteor() -> None:
+    references = [["A dog isn't on the grass .", "the man's dog"], ["Two men play football ."]]
+    predictions = ["A dog isn't on the grass.", "Two men play."]
+    ours, theirs = (score_captions(references, predictions, kind) for kind in ("python", "ptb"))
+    assert theirs.overall == ours.overall
+    assert theirs.metric == f"CIDEr-D, {VARIANTS['ptb']}"
+    assert theirs.more.keys() - ours.more.keys() == {"meteor"}
+    assert {**ours.more, "meteor": theirs.more["meteor"]} == theirs.more
+    assert 50 < theirs.more["meteor"] < 100

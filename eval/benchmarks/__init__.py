@@ -1,7 +1,8 @@
 """The benchmarks, a file for each kind: where its data is, what is asked, and how it is scored."""
 
+from eval.benchmarks.aokvqa import A_OKVQA, A_OKVQA_DIRECT
 from eval.benchmarks.caption_sets import COCO, FLICKR8K, FLICKR30K
-from eval.benchmarks.choice import A_OKVQA, AI2D, MMBENCH, SEED_IMAGE
+from eval.benchmarks.choice import AI2D, MMBENCH, SEED_IMAGE
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.documents import CHART_QA, DOC_VQA
 from eval.benchmarks.easy_vqa import EASY_VQA
@@ -31,6 +32,7 @@ BENCHMARKS = {
         AI2D,
         OK_VQA,
         A_OKVQA,
+        A_OKVQA_DIRECT,
         DOC_VQA,
         CHART_QA,
         MME,

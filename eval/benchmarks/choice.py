@@ -1,10 +1,12 @@
 """Benchmarks of options with letters: MMBench (Liu et al. 2023), circular; SEED-Bench's images (Li
-et al. 2023); AI2D (Kembhavi et al. 2016); A-OKVQA (Schwenk et al. 2022)."""
+et al. 2023); AI2D (Kembhavi et al. 2016)."""
 
 import base64
 import binascii
 import csv
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from eval.question import Benchmark, Question, RowImage
 from vlm.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"
+
+TURN = 1_000_000
+"""What MMBench adds to a question's index for each rotation of its options."""
 
 
 def choice(
@@ -46,30 +51,52 @@ def mmbench(folder: Path, split: str) -> Iterator[Question]:
     # A cell is an image; the limit is for all tables of the process.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open(file, encoding="utf-8", newline="") as lines:
-        for place, row in enumerate(csv.DictReader(lines, delimiter="\t"), start=2):
-            options = [row.get(letter) for letter in LETTERS[:4]]
-            options = [option for option in options if option and option != "nan"]
-            answer = LETTERS.find(row.get("answer") or "-")
-            if not row.get("question") or not 0 <= answer < len(options):
-                raise DataError(f"{file}, line {place}: a question, options and answer are needed")
-            try:
-                image = base64.b64decode(row.get("image") or "", validate=True)
-            except binascii.Error as error:
-                raise DataError(f"{file}, line {place}: the image is not base64") from error
-            hint = row.get("hint")
-            text = f"{hint}\n{row['question']}" if hint and hint != "nan" else row["question"]
-            for turn in range(len(options)):
-                turned = options[turn:] + options[:turn]
-                letter = LETTERS[turned.index(options[answer])]
-                yield choice(
-                    f"{row['index']}_{turn}",
-                    image,
-                    text,
-                    dict(zip(LETTERS, turned, strict=False)),
-                    letter,
-                    row.get("category") or "",
-                    row["index"],
-                )
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    for place, row in enumerate(rows, start=2):
+        if not re.fullmatch(r"\d+", row.get("index") or ""):
+            raise DataError(f"{file}, line {place}: 'index' must be a number")
+    rotations = Counter(int(row["index"]) % TURN for row in rows)
+    for place, row in enumerate(rows, start=2):
+        try:
+            image = base64.b64decode(row.get("image") or "", validate=True)
+            # The official table has the rotations as rows of their own.
+            once = rotations[int(row["index"]) % TURN] == 1
+            yield from mmbench_questions(row, image, rotate=once)
+        except binascii.Error as error:
+            raise DataError(f"{file}, line {place}: the image is not base64") from error
+        except ValueError as error:
+            raise DataError(f"{file}, line {place}: {error}") from error
+
+
+def mmbench_questions(row: dict[str, Any], image: Any, rotate: bool) -> Iterator[Question]:
+    """A row as it is, and, where it is to be rotated, with its options begun at each of the others.
+
+    Raises:
+        ValueError: no question, or no answer among the options.
+    """
+    options = [row.get(letter) for letter in LETTERS[:4]]
+    options = [option for option in options if option and option != "nan"]
+    answer = LETTERS.find(row.get("answer") or "-")
+    if not row.get("question") or not 0 <= answer < len(options):
+        raise ValueError("a question, options and answer are needed")
+    hint = row.get("hint")
+    text = f"{hint}\n{row['question']}" if hint and hint != "nan" else row["question"]
+    for turn in range(len(options) if rotate else 1):
+        turned = options[turn:] + options[:turn]
+        yield choice(
+            f"{row['index']}_{turn}" if rotate else str(row["index"]),
+            image,
+            text,
+            dict(zip(LETTERS, turned, strict=False)),
+            LETTERS[(answer - turn) % len(options)],
+            row.get("category") or "",
+            str(int(row["index"]) % TURN),
+        )
+
+
+def mmbench_row(row: dict[str, Any], image: RowImage) -> list[Question]:
+    """A row of MMBench on the hub, which has the rotations as rows of their own."""
+    return list(mmbench_questions(row, image, rotate=False))
 
 
 def seed(folder: Path, split: str) -> Iterator[Question]:
@@ -121,38 +148,19 @@ def ai2d(folder: Path, split: str) -> Iterator[Question]:
             )
 
 
-def a_okvqa(folder: Path, split: str) -> Iterator[Question]:
-    """The validation questions with their four choices."""
-    file = folder / "aokvqa_v1p0_val.json"
-    for place, entry in enumerate(entries(file), start=1):
-        options, right = entry.get("choices"), entry.get("correct_choice_idx")
-        text, image, number = (entry.get(k) for k in ("question", "image_id", "question_id"))
-        whole = isinstance(options, list) and isinstance(right, int) and isinstance(text, str)
-        if not whole or not isinstance(image, int) or not isinstance(number, str):
-            raise DataError(
-                f"{file}: entry {place} needs question_id, image_id, question, choices and "
-                "correct_choice_idx"
-            )
-        yield choice(
-            number,
-            folder / "val2017" / f"{image:012d}.jpg",
-            text,
-            dict(zip(LETTERS, map(str, options), strict=False)),
-            LETTERS[right],
-        )
+def seed_row(row: dict[str, Any], image: RowImage) -> list[Question]:
+    """A row of SEED-Bench on the hub, if it is about an image."""
+    if row["data_type"] != "image":
+        return []
+    options = dict(zip(LETTERS, (row[f"choice_{c}"] for c in "abcd"), strict=False))
+    number, category = str(row["question_id"]), str(row.get("question_type_id", ""))
+    return [choice(number, image, row["question"], options, row["answer"], category)]
 
 
 def ai2d_row(row: dict[str, Any], image: RowImage) -> Question:
     """A row of AI2D on the hub, which has no numbers."""
     options = dict(zip(LETTERS, row["options"], strict=False))
     return choice(str(image.place), image, row["question"], options, LETTERS[int(row["answer"])])
-
-
-def a_okvqa_row(row: dict[str, Any], image: RowImage) -> Question:
-    """A row of A-OKVQA on the hub."""
-    options = dict(zip(LETTERS, row["choices"], strict=False))
-    answer = LETTERS[row["correct_choice_idx"]]
-    return choice(row["question_id"], image, row["question"], options, answer)
 
 
 def benchmark(
@@ -191,10 +199,20 @@ def benchmark(
 
 
 MMBENCH = benchmark(
-    "mmbench", "MMBench, circular accuracy", "dev", "mmbench_dev_20230712.tsv", mmbench
+    "mmbench",
+    "MMBench, circular accuracy",
+    "dev",
+    "mmbench_dev_20230712.tsv",
+    mmbench,
+    Hub("lmms-lab-encoder/MMBench", {"dev": "dev"}, mmbench_row, config="en"),
 )
 SEED_IMAGE = benchmark(
-    "seed", "SEED-Bench images, accuracy", "all", "SEED-Bench.json and SEED-Bench-image/", seed
+    "seed",
+    "SEED-Bench images, accuracy",
+    "all",
+    "SEED-Bench.json and SEED-Bench-image/",
+    seed,
+    Hub("lmms-lab-encoder/SEED-Bench", {"all": "test"}, seed_row),
 )
 AI2D = benchmark(
     "ai2d",
@@ -203,12 +221,4 @@ AI2D = benchmark(
     "ai2d_test_ids.csv, questions/ and images/",
     ai2d,
     Hub("lmms-lab-encoder/ai2d", {"test": "test"}, ai2d_row),
-)
-A_OKVQA = benchmark(
-    "aokvqa",
-    "A-OKVQA, accuracy",
-    "val",
-    "aokvqa_v1p0_val.json and val2017/",
-    a_okvqa,
-    Hub("HuggingFaceM4/A-OKVQA", {"val": "validation"}, a_okvqa_row),
 )
