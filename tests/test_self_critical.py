@@ -106,24 +106,33 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
     model: VisionLanguageModel, drafts: list[Draft]
 ) -> None:
     model.projector.requires_grad_(True)
-    critic = SelfCritical(model, [[caption] for caption in CAPTIONS])
-    torch.manual_seed(1)
-    batch, rewards = critic(drafts)
-    torch.manual_seed(1)
-    prompts = [each.prompt for each in drafts]
-    drawn = draw(model, prompts, torch.stack([each.image for each in drafts]))
-
-    expected, total = torch.zeros(()), 0.0
     tokenizer = model.language.tokenizer
+    prompts = [each.prompt for each in drafts]
+    torch.manual_seed(1)
+    drawn = draw(model, prompts, torch.stack([each.image for each in drafts]))
+    # People said what is drawn first, or no reward would differ from another.
+    for each, answers in zip(drafts, drawn, strict=True):
+        each.references[:] = tokenizer.batch_decode(answers[:1], skip_special_tokens=True)
+    critic = SelfCritical(model, [each.references for each in drafts])
+    torch.manual_seed(1)
+    (batch,), rewards = critic([drafts])
+
+    scores = []
     for each, answers in zip(drafts, drawn, strict=True):
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        scores = [
-            critic.cider(text, each.references, answer[-1] in model.end_ids())
-            for text, answer in zip(texts, answers, strict=True)
-        ]
-        total += sum(scores)
-        for answer, weight in zip(answers, advantages(scores), strict=True):
-            expected = expected - weight * log_probability(model, each, answer)
+        scores.append(
+            [
+                critic.cider(text, each.references, answer[-1] in model.end_ids())
+                for text, answer in zip(texts, answers, strict=True)
+            ]
+        )
+    total = sum(map(sum, scores))
+    worth = [advantages(of_photo) for of_photo in scores]
+    size = (sum(value**2 for of_photo in worth for value in of_photo) / (2 * DRAWS)) ** 0.5
+    expected = torch.zeros(())
+    for each, answers, values in zip(drafts, drawn, worth, strict=True):
+        for answer, value in zip(answers, values, strict=True):
+            expected = expected - value / size * log_probability(model, each, answer)
     assert total > 0
     assert rewards == pytest.approx(total)
     loss = model(batch)
@@ -147,7 +156,7 @@ def test_weights_go_with_their_tokens_however_many_logits_at_once(
     model: VisionLanguageModel, drafts: list[Draft], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
-    batch, _ = SelfCritical(model, [[caption] for caption in CAPTIONS])(drafts)
+    (batch,), _ = SelfCritical(model, [[caption] for caption in CAPTIONS])([drafts])
     whole = model(batch)
     monkeypatch.setattr("vlm.loss.LOGITS_AT_ONCE", 7 * len(tiny.tokenizer()))
     assert model(batch).item() == pytest.approx(whole.item(), rel=1e-5)
@@ -192,3 +201,17 @@ def test_only_captions_can_be_drawn(config: TrainConfig, tmp_path: Path) -> None
     file.write_text(json.dumps(line), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^self_critical needs captions, and .*line 1 is none$"):
         train(replace(config, data=[DataSource(str(file), self_critical=True)]))
+
+
+def test_captions_that_are_all_alike_teach_nothing(
+    model: VisionLanguageModel, drafts: list[Draft]
+) -> None:
+    critic = SelfCritical(model, [["zebra"], ["zebra"]])
+    for each in drafts:
+        each.references[:] = ["zebra zebra zebra"]
+    torch.manual_seed(1)
+    (first, second), rewards = critic([drafts[:1], drafts[1:]])
+    assert rewards == 0
+    assert not first.target_weights.any()
+    assert not second.target_weights.any()
+    assert model(first).item() == 0

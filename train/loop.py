@@ -214,18 +214,15 @@ class Run:
     def batches(self, together: list[Prepared]) -> tuple[list[Batch], float | None]:
         """The batches of a step, with the captions that the model draws now, and the mean reward of
         those, over all processes; None if there are none."""
-        batches, rewarded, drawn = [], 0.0, 0
-        for prepared in together:
-            if len(prepared.batch.target_ids) or not prepared.drafts:
-                batches.append(prepared.batch)
-            if prepared.drafts:
-                with self.decoding():
-                    batch, rewards = self.self_critical(prepared.drafts)
-                batches.append(batch)
-                rewarded += rewards
-                drawn += DRAWS * len(prepared.drafts)
         if self.self_critical is None:
-            return batches, None
+            return [prepared.batch for prepared in together], None
+        drafts = [prepared.drafts for prepared in together if prepared.drafts]
+        drawn, rewarded = DRAWS * sum(map(len, drafts)), 0.0
+        batches = [p.batch for p in together if len(p.batch.target_ids) or not p.drafts]
+        if drafts:
+            with self.decoding():
+                own, rewarded = self.self_critical(drafts)
+            batches += own
         sums = torch.tensor([rewarded, drawn], device=self.accelerator.device)
         rewarded, drawn = self.accelerator.reduce(sums, "sum").tolist()
         return batches, rewarded / drawn if drawn else None
@@ -357,8 +354,9 @@ class Run:
         """Within, the model is ready to generate."""
         language = self.model.language.model
         attention = language.config._attn_implementation
-        # FlexAttention would be compiled anew for each step of decoding.
-        language.set_attn_implementation("sdpa")
+        if attention == "flex_attention":
+            # It would be compiled anew for each step of decoding.
+            language.set_attn_implementation("sdpa")
         self.network.eval()
         # Compiled layers would be compiled anew for decoding, too.
         eager = torch.compiler.set_stance("force_eager")

@@ -68,28 +68,43 @@ class SelfCritical:
         self.model = model
         self.cider = Cider(captions)
 
-    def __call__(self, drafts: list[Draft]) -> tuple[Batch, float]:
-        """Photos -> the batch to learn from, and the sum of the rewards of the captions in it.
+    def __call__(self, batches: list[list[Draft]]) -> tuple[list[Batch], float]:
+        """Photos -> the batches to learn from, and the sum of the rewards of the captions in them.
 
-        Draws from torch's global random numbers. Call it where the model is ready to decode.
+        Draws for all batches at once, from torch's global random numbers. Call it where the model
+        is ready to decode.
         """
+        drafts = [each for batch in batches for each in batch]
         images = torch.stack([each.image for each in drafts]).to(self.model.device)
-        ends = self.model.end_ids()
-        tokenizer = self.model.language.tokenizer
-        groups, weights, rewarded = [], [], 0.0
         drawn = draw(self.model, [each.prompt for each in drafts], images)
-        for each, answers in zip(drafts, drawn, strict=True):
-            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-            rewards = [
-                self.cider(text, each.references, ended=answer[-1] in ends)
-                for text, answer in zip(texts, answers, strict=True)
-            ]
-            groups.append([answered(each.prompt, answer) for answer in answers])
-            for answer, advantage in zip(answers, advantages(rewards), strict=True):
-                weights += [advantage] * len(answer)
-            rewarded += sum(rewards)
-        batch = pack(groups, images)
-        return replace(batch, target_weights=torch.tensor(weights)), rewarded
+        rewards = [self.rewards(*pair) for pair in zip(drafts, drawn, strict=True)]
+        worth = torch.tensor([advantages(of_photo) for of_photo in rewards])
+        # One size whatever the reward's: beside it, other samples weigh 1.
+        worth /= worth.square().mean().sqrt().clamp(min=1e-6)
+        made = iter(zip(drafts, drawn, worth.tolist(), strict=True))
+        return [weighed([next(made) for _ in batch]) for batch in batches], sum(map(sum, rewards))
+
+    def rewards(self, photo: Draft, answers: list[list[int]]) -> list[float]:
+        """The CIDEr of each caption of a photo."""
+        texts = self.model.language.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        ends = self.model.end_ids()
+        return [
+            self.cider(text, photo.references, ended=answer[-1] in ends)
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+
+
+def weighed(photos: list[tuple[Draft, list[list[int]], list[float]]]) -> Batch:
+    """Photos, their drawn captions and what each caption counts -> one batch."""
+    groups = [[answered(each.prompt, answer) for answer in answers] for each, answers, _ in photos]
+    weights = [
+        weight
+        for _, answers, worth in photos
+        for answer, weight in zip(answers, worth, strict=True)
+        for _ in answer
+    ]
+    batch = pack(groups, torch.stack([each.image for each, _, _ in photos]))
+    return replace(batch, target_weights=torch.tensor(weights))
 
 
 def advantages(rewards: list[float]) -> list[float]:
@@ -119,21 +134,33 @@ def draw(
         For each photo the token ids of `DRAWS` captions; the last one ends it, if it is not cut off
         at `LENGTH`.
     """
-    ends = torch.tensor(sorted(model.end_ids()), device=model.device)
     image_tokens = model.project(model.vision(images) if images.ndim == 4 else images)
     input_ids, mask = pad([question.input_ids for question in questions], value=0, side="left")
     embeddings = model.embed(input_ids.to(model.device), list(image_tokens))
     start = prefill(model.language, embeddings, mask.to(model.device))
     start = start.select(torch.arange(len(questions), device=model.device).repeat_interleave(DRAWS))
-    drawn: list[Tensor] = []
-    ended = torch.zeros(len(questions) * DRAWS, dtype=torch.bool, device=model.device)
-    while len(drawn) < LENGTH and not ended.all():
-        if drawn:
-            start = start.extend(model.language, drawn[-1])
-        drawn.append(torch.multinomial(start.logits.softmax(dim=-1), 1))
-        ended |= torch.isin(drawn[-1][:, 0], ends)
-    rows = torch.cat(drawn, dim=1)
-    # Up to its first end, or all of it; what was drawn behind that belongs to nobody.
-    lengths = (torch.isin(rows, ends).cumsum(dim=1) == 0).sum(dim=1) + 1
-    answers = [row[:length] for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)]
-    return [answers[first : first + DRAWS] for first in range(0, len(answers), DRAWS)]
+    ends = model.end_ids()
+    answers: list[list[int]] = [[] for _ in range(len(questions) * DRAWS)]
+    unfinished = list(range(len(answers)))
+    while True:
+        drawn = sample(start.logits)
+        ids = drawn[:, 0].tolist()
+        for row, token in zip(unfinished, ids, strict=True):
+            answers[row].append(token)
+        going = [place for place, token in enumerate(ids) if token not in ends]
+        if not going or len(answers[unfinished[going[0]]]) == LENGTH:
+            return [answers[first : first + DRAWS] for first in range(0, len(answers), DRAWS)]
+        if len(going) < len(unfinished):
+            unfinished = [unfinished[place] for place in going]
+            places = torch.tensor(going, device=model.device)
+            start, drawn = start.select(places), drawn[places]
+        start = start.extend(model.language, drawn)
+
+
+def sample(logits: Tensor) -> Tensor:
+    """One token of each row, by its probability: logits (R, V), float32 -> (R, 1)."""
+    # One random number a row; torch.multinomial draws one for each token of the vocabulary, which
+    # on a CPU takes as long as the layers do.
+    reached = logits.softmax(dim=-1).cumsum(dim=-1)
+    point = torch.rand(len(logits), 1, device=logits.device) * reached[:, -1:]
+    return torch.searchsorted(reached, point, right=True)
