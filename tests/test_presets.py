@@ -45,6 +45,16 @@ def test_stage_two_goes_on_from_stage_one(name: str) -> None:
     assert instruct.start == str(align.output / "checkpoint")
 
 
+def test_the_stages_of_the_embedded_model_follow_each_other() -> None:
+    before = config(CONFIGS / "embedded-instruct.yaml")
+    stages = sorted((CONFIGS / "embedded").glob("*.yaml"))
+    assert [file.stem[0] for file in stages] == ["3", "4", "5", "6"]
+    for file in stages:
+        read = config(file)
+        assert read.start == str(before.output / "checkpoint")
+        before = read
+
+
 def test_llava_has_its_published_settings() -> None:
     align = config(CONFIGS / "clip-l14-336_vicuna-7b-align.yaml")
     instruct = config(CONFIGS / "clip-l14-336_vicuna-7b-instruct.yaml")

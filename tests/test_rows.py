@@ -157,6 +157,21 @@ def test_features_take_the_place_of_pixels(
     assert torch.equal(prepared.batch.images, torch.stack(expected))
 
 
+def test_captions_that_the_model_draws_itself(
+    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
+) -> None:
+    rows = rows_of(samples, photos, prompt, drawn=[False, True, True, False])
+    prepared = rows.collate([rows[place] for place in range(4)])
+    assert (prepared.images, prepared.samples) == (4, 4)
+    assert len(prepared.batch.images) == 2
+    assert [each.references for each in prepared.drafts] == [
+        ["A cat sits on 0 dogs.", "A cat sits on 1 dogs."],
+        [f"A cat sits on {i} dogs." for i in range(3)],
+    ]
+    assert torch.equal(prepared.drafts[0].image, photos.load(samples[1].photos[0]))
+    assert len(rows.collate([rows[1]]).batch.target_ids) == 0
+
+
 @pytest.mark.parametrize(
     ("pack", "shape", "images"),
     [("image", 3, (1, 1, 1)), ("none", 6, (1,) * 6), ("sequence", 1, (3,))],
@@ -174,6 +189,10 @@ def test_packing(
     assert len(prepared.batch.input_ids) == shape
     assert prepared.batch.images_per_row == images
     assert prepared.images == len(prepared.batch.images) == sum(images)
+    # FlashAttention refuses them.
+    empty = rows.collate([SetAside("line 1", "broken image")]).batch
+    assert (prepared.batch.blocks is None) == (empty.blocks is None) == (pack == "none")
+    assert len(empty.target_ids) == 0
 
 
 def test_views_of_photos_that_are_augmented_differ_by_epoch(

@@ -19,6 +19,9 @@ from vlm.batch import Batch, pad
 from vlm.errors import PromptError
 from vlm.prompt import Prompt
 
+NOTHING = Prompt([0], [False], [], [])
+"""A conversation that nothing is learned from."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -97,7 +100,7 @@ def empty_batch(images: Tensor) -> Batch:
     Args:
         images: none, in the form of those in other batches: (0, 3, H, W) or (0, N, D).
     """
-    return pack([[Prompt([0], [False], [], [])]], images)
+    return pack([[NOTHING]], images)
 
 
 def lay_out(prompts: list[Prompt]) -> Block:

@@ -319,9 +319,9 @@ def set_attention(
     """The fastest exact attention for this run's rows, see `attention_for`."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes.get(accelerator.mixed_precision, torch.float32)
-    kind = attention_for(
-        model.language.model, dtype, packed=config.pack != "none", long=config.pack == "sequence"
-    )
+    drawn = any(source.self_critical for source in config.data)
+    packed = config.pack != "none" or drawn
+    kind = attention_for(model.language.model, dtype, packed, long=config.pack == "sequence")
     model.language.model.set_attn_implementation(kind)
 
 

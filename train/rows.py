@@ -14,9 +14,9 @@ from train.augment import augment
 from train.data.photos import Photo, decode
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
-from train.packing import empty_batch, pack
+from train.packing import NOTHING, empty_batch, pack
 from train.self_critical import Draft, draft
-from vlm.batch import Batch
+from vlm.batch import Batch, collate
 from vlm.errors import ImageError
 from vlm.preprocess import Preprocessing
 from vlm.prompt import Prompt
@@ -192,10 +192,15 @@ class Rows(Dataset):
         if self.pack == "none":
             # Each conversation has a copy of its sample's images.
             images = [image for prompts, own in usable for _ in prompts for image in own]
-            groups = [[prompt] for prompts in groups for prompt in prompts]
         stacked = torch.stack(images) if images else self.photos.none()
-        row_length = self.row_length if self.pack == "sequence" else None
-        batch = pack(groups, stacked, row_length) if groups else empty_batch(stacked)
+        if self.pack == "none":
+            # Without blocks, which FlashAttention does not know.
+            batch = collate([p for group in groups for p in group] or [NOTHING], stacked)
+        elif groups:
+            row_length = self.row_length if self.pack == "sequence" else None
+            batch = pack(groups, stacked, row_length)
+        else:
+            batch = empty_batch(stacked)
         drawn = len(drafts)
         return Prepared(batch, len(images) + drawn, len(usable) + drawn, set_aside, drafts)
 
