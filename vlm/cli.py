@@ -25,6 +25,7 @@ COMMANDS = {
     "replay": ("train.replay:main", "let the language model answer text questions itself"),
     "names": ("train.names:main", "write captions that name the thing in each photo"),
     "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
+    "average": ("train.average:main", "average the trained tensors of checkpoints"),
     "eval": ("eval.run:main", "ask the questions of benchmarks, and score the answers"),
     "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
     "score gqa": ("eval.score:gqa", "score answers as GQA does"),

@@ -1,0 +1,57 @@
+"""The mean of checkpoints, and checkpoints that have none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vlm
+from tests import tiny_folders
+from train.average import average, main
+from vlm.cli import main as command
+from vlm.config import LanguageConfig, LoraConfig, ProjectorConfig
+from vlm.errors import CheckpointError
+
+
+def checkpoint(folder: Path, name: str, seed: int, **fields: object) -> str:
+    """A tiny model with random trained tensors."""
+    config = tiny_folders.model_config(folder / "parts", **fields)
+    model = vlm.build(config, "cpu")
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    with torch.no_grad():
+        for tensor in (state[each] for each in sorted(model.trained)):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    model.save(folder / name)
+    return str(folder / name)
+
+
+def tensors(folder: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def test_the_mean_of_each_tensor(tmp_path: Path) -> None:
+    language = LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(rank=2))
+    one, other = (checkpoint(tmp_path, f"{n}", n, language=language) for n in range(2))
+    assert command(["average", str(tmp_path / "mean"), one, other, other]) == 0
+    found, first, second = tensors(tmp_path / "mean"), tensors(one), tensors(other)
+    assert found.keys() == first.keys()
+    assert any(".lora_" in name for name in found)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, (first[name] + 2 * second[name]) / 3)
+
+
+def test_of_itself_it_is_the_same_bit_for_bit(tmp_path: Path) -> None:
+    one = checkpoint(tmp_path, "one", 0)
+    main(tmp_path / "mean", [one, one, one])
+    assert all(torch.equal(tensors(one)[name], t) for name, t in tensors(tmp_path / "mean").items())
+
+
+def test_what_has_no_mean(tmp_path: Path) -> None:
+    one = checkpoint(tmp_path, "one", 0)
+    with pytest.raises(CheckpointError, match=r"^a mean needs at least two checkpoints$"):
+        average([one])
+    other = checkpoint(tmp_path, "other", 0, projector=ProjectorConfig(kind="linear"))
+    with pytest.raises(CheckpointError, match=r"other has other parts or settings than .*one$"):
+        average([one, other])
