@@ -38,9 +38,12 @@ RECIPE = "this recipe"
 
 def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
     """What `vlm.loss.target_loss` gives, from logits at every position."""
+    mask = batch.attention_mask
+    if batch.blocks is not None:
+        mask = block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype)
     logits = model(
         inputs_embeds=embeddings,
-        attention_mask=block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype),
+        attention_mask=mask,
         position_ids=batch.position_ids,
         use_cache=False,
     ).logits

@@ -136,6 +136,9 @@ def main(
         print(dumps(reports, ensure_ascii=False))
     if remote is not None and state.is_main_process:
         Console(stderr=True, highlight=False).print(spent(remote.usage, prices))
+    # A process that ends while another still talks to it can be aborted by gloo's threads.
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
