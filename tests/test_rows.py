@@ -15,7 +15,7 @@ from tests.data_folders import asked, captions
 from train.data.photos import FilePhoto
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import PhotoReader, Prepared, PromptBuilder, Rows, first_prompts, shorten
+from train.rows import PhotoReader, Prepared, PromptBuilder, Rows, Use, first_prompts, shorten
 from vlm.config import VisionConfig
 from vlm.model import VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT, Prompt
@@ -62,9 +62,8 @@ def rows_of(
 ) -> Rows:
     """Rows of an epoch; the fields that are not given have the usual values."""
     usual = {"max_length": 512, "seed": 0, "epoch": 0, "pack": "image", "row_length": 512}
-    augmented = fields.pop("augmented", [False] * len(samples))
-    drawn = fields.pop("drawn", [False] * len(samples))
-    return Rows(samples, augmented, drawn, photos, prompt, **usual | fields)
+    uses = fields.pop("uses", [Use()] * len(samples))
+    return Rows(samples, uses, photos, prompt, **usual | fields)
 
 
 @pytest.fixture
@@ -160,7 +159,7 @@ def test_features_take_the_place_of_pixels(
 def test_captions_that_the_model_draws_itself(
     samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
-    rows = rows_of(samples, photos, prompt, drawn=[False, True, True, False])
+    rows = rows_of(samples, photos, prompt, uses=[Use(), Use(draw=True), Use(draw=True), Use()])
     prepared = rows.collate([rows[place] for place in range(4)])
     assert (prepared.images, prepared.samples) == (4, 4)
     assert len(prepared.batch.images) == 2
@@ -199,8 +198,8 @@ def test_views_of_photos_that_are_augmented_differ_by_epoch(
     samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
     def pixels(epoch: int) -> list[torch.Tensor]:
-        augmented = [True, False, True, False]
-        rows = rows_of(samples, photos, prompt, augmented=augmented, epoch=epoch)
+        uses = [Use(augment=True), Use(), Use(augment=True), Use()]
+        rows = rows_of(samples, photos, prompt, uses=uses, epoch=epoch)
         return [image for _, (image,) in rows]
 
     first, again, other = pixels(0), pixels(0), pixels(1)

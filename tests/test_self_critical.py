@@ -41,12 +41,9 @@ def drafts(model: VisionLanguageModel) -> list[Draft]:
     found = []
     for number, question in enumerate(["What is in the picture?", "Describe."]):
         photo = tiny.photo(number)
-        messages = [
-            *({"role": "user", "content": question},),
-            {"role": "assistant", "content": CAPTIONS[number]},
-        ]
-        opened = [with_images(messages[:1], photo)[0], messages[1]]
-        prompt = model.prompt(opened, answer_next=False)
+        (asked,) = with_images([{"role": "user", "content": question}], photo)
+        answer = {"role": "assistant", "content": CAPTIONS[number]}
+        prompt = model.prompt([asked, answer], answer_next=False)
         image = model.vision.preprocessing(photo)
         found.append(draft(prompt, image, [CAPTIONS[number]]))
     return found

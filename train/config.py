@@ -139,6 +139,11 @@ class TrainConfig:
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {value}")
 
+    @property
+    def self_critical(self) -> bool:
+        """Whether the model draws captions of some source itself."""
+        return any(source.self_critical for source in self.data)
+
     def resolve(self) -> None:
         """Fills in what the stage decides, and gives the model the adapters and the quantisation
         that `trains` asks for."""

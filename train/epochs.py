@@ -15,7 +15,7 @@ from train.data.mixture import epoch_order
 from train.data.report import append_report
 from train.data.sample import Sample, Samples, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import PhotoReader, Rows, read_photo
+from train.rows import PhotoReader, Rows, Use, read_photo
 from vlm.errors import ConfigError
 from vlm.model import VisionLanguageModel, with_images
 
@@ -52,20 +52,23 @@ class Epochs:
 
     def __post_init__(self) -> None:
         self.samples = [sample for source in self.sources for sample in source.usable]
-        mixed = [
-            source
+        self.uses = [
+            Use(source.augment, source.self_critical)
             for source, samples in zip(self.config.data, self.sources, strict=True)
             for _ in samples.usable
         ]
-        self.augmented = [source.augment for source in mixed]
-        self.drawn = [source.self_critical for source in mixed]
-        for sample, drawn in zip(self.samples, self.drawn, strict=True):
-            if drawn and not sample.questions:
+        for sample in self.drawn:
+            if not sample.questions:
                 raise ConfigError(f"self_critical needs captions, and {sample.where} is none")
         config, world = self.config, self.accelerator.num_processes
         together = config.batch_size * config.accumulate * world
         steps = sum(-(-self.size(epoch) // together) for epoch in range(config.epochs))
         self.total_steps = min(steps, config.max_steps or steps)
+
+    @property
+    def drawn(self) -> list[Sample]:
+        """The samples whose captions the model draws itself."""
+        return [sample for sample, use in zip(self.samples, self.uses, strict=True) if use.draw]
 
     @property
     def report_file(self) -> Path:
@@ -86,17 +89,15 @@ class Epochs:
         """The batches of this process from a step of an epoch on."""
         config, order = self.config, self.order(epoch)
         samples = [self.samples[place] for place in order]
-        augmented = [self.augmented[place] for place in order]
-        drawn = [self.drawn[place] for place in order]
-        rows = self.rows(samples, augmented, drawn, self.features, epoch)
+        uses = [self.uses[place] for place in order]
+        rows = self.rows(samples, uses, self.features, epoch)
         batches = self.batches(samples, epoch, config.accumulate)
         return rows.loader(batches[from_step * config.accumulate :], config.workers)
 
     def validation(self) -> DataLoader:
         """The batches of held-out samples of this process, the same each time."""
-        as_they_are = [False] * len(self.held_out)
-        features = self.held_out_features
-        rows = self.rows(self.held_out, as_they_are, as_they_are, features, epoch=0)
+        uses = [Use()] * len(self.held_out)
+        rows = self.rows(self.held_out, uses, self.held_out_features, epoch=0)
         return rows.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
 
     def batches(self, samples: list[Sample], epoch: int, accumulate: int) -> list[list[int]]:
@@ -114,8 +115,7 @@ class Epochs:
     def rows(
         self,
         samples: list[Sample],
-        augmented: list[bool],
-        drawn: list[bool],
+        uses: list[Use],
         features: FeatureCache | None,
         epoch: int,
     ) -> Rows:
@@ -123,8 +123,7 @@ class Epochs:
         vision, config = self.model.vision, self.config
         return Rows(
             samples,
-            augmented,
-            drawn,
+            uses,
             PhotoReader(vision.preprocessing, features, (vision.num_tokens, vision.width)),
             partial(self.model.prompt, answer_next=False),
             longest(config, self.model),

@@ -37,6 +37,9 @@ from vlm.batch import Batch
 from vlm.checkpoint import save
 from vlm.errors import DataError, VLMError
 
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+"""Where no process has all weights."""
+
 ANSWER_LENGTH = 48
 """Tokens of an answer that is looked at during a run, at most."""
 
@@ -333,8 +336,7 @@ class Run:
     def answer(self) -> None:
         """Asks a few held-out samples, or, without them, a few that are trained on. Sharded weights
         cannot generate: there it does nothing."""
-        kind = self.accelerator.distributed_type
-        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if self.accelerator.distributed_type in SHARDED:
             return
         if self.accelerator.is_main_process:
             with self.decoding(), self.averaged():

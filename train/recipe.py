@@ -29,7 +29,7 @@ from train.features import FeatureCache
 from train.flops import model_flops, peak_flops
 from train.freeze import freeze
 from train.log import RunLog
-from train.loop import Run
+from train.loop import SHARDED, Run
 from train.onednn import through_onednn
 from train.plot import plot
 from train.self_critical import SelfCritical
@@ -111,7 +111,9 @@ def train(config: TrainConfig) -> Path:
     network, optimizer = prepare(model, groups, config, accelerator)
     # From here on, what is drawn is drawn by each process for itself.
     set_seed(config.seed, device_specific=True)
-    run = Run(config, accelerator, model, network, optimizer, epochs, flops, critic(model, epochs))
+    captions = [sample.texts() for sample in epochs.drawn]
+    self_critical = SelfCritical(model, captions) if captions else None
+    run = Run(config, accelerator, model, network, optimizer, epochs, flops, self_critical)
     if found:
         run.load_state(found)
         console.print(f"going on from step {run.at.step:,} ({found})")
@@ -265,14 +267,6 @@ def build(
     return model, tensors, required
 
 
-def critic(model: vlm.VisionLanguageModel, epochs: Epochs) -> SelfCritical | None:
-    """What draws captions to learn from, if any source asks for it."""
-    captions = [
-        sample.texts() for sample, drawn in zip(epochs.samples, epochs.drawn, strict=True) if drawn
-    ]
-    return SelfCritical(model, captions) if captions else None
-
-
 def cached(
     config: TrainConfig,
     sources: list[Samples],
@@ -319,8 +313,7 @@ def set_attention(
     """The fastest exact attention for this run's rows, see `attention_for`."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes.get(accelerator.mixed_precision, torch.float32)
-    drawn = any(source.self_critical for source in config.data)
-    packed = config.pack != "none" or drawn
+    packed = config.pack != "none" or config.self_critical
     kind = attention_for(model.language.model, dtype, packed, long=config.pack == "sequence")
     model.language.model.set_attn_implementation(kind)
 
@@ -330,7 +323,7 @@ def uses_onednn(
 ) -> bool:
     """Whether frozen layers go through oneDNN: on a CPU that has it, in float32, whole and not
     compiled."""
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    sharded = accelerator.distributed_type in SHARDED
     plain = not config.compile and not sharded and accelerator.mixed_precision == "no"
     return model.device.type == "cpu" and plain and torch.backends.mkldnn.is_available()
 
@@ -350,10 +343,9 @@ def prepare(
         group["peak"] = group["lr"]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
     kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        draws = any(source.self_critical for source in config.data)
-        for name, asked in (("ema", config.ema), ("self_critical", draws)):
-            if asked:
+    if kind in SHARDED:
+        for name in ("ema", "self_critical"):
+            if getattr(config, name):
                 raise ConfigError(
                     f"{name} needs whole weights: leave it out with FSDP and DeepSpeed"
                 )

@@ -122,6 +122,19 @@ class Prepared:
     drafts: list[Draft]
 
 
+@dataclass(frozen=True)
+class Use:
+    """What is done with a sample; nothing is as it is.
+
+    Attributes:
+        augment: its photos are cropped and flipped at random.
+        draw: the model draws its captions itself, see train/self_critical.py.
+    """
+
+    augment: bool = False
+    draw: bool = False
+
+
 Row = tuple[list[Prompt], list[Tensor]] | Draft | SetAside
 """One sample: its conversations and photos, its photo alone, or what is wrong with it."""
 
@@ -131,8 +144,7 @@ class Rows(Dataset):
 
     Args:
         samples: in the epoch's order.
-        augmented: for each, whether its photos are cropped and flipped at random.
-        drawn: for each, whether the model draws its captions itself.
+        uses: of each.
         photos: how photos are read.
         prompt: how conversations are written.
         max_length: tokens of one conversation.
@@ -145,8 +157,7 @@ class Rows(Dataset):
     def __init__(
         self,
         samples: list[Sample],
-        augmented: list[bool],
-        drawn: list[bool],
+        uses: list[Use],
         photos: PhotoReader,
         prompt: PromptBuilder,
         max_length: int,
@@ -155,7 +166,7 @@ class Rows(Dataset):
         pack: str,
         row_length: int,
     ) -> None:
-        self.samples, self.augmented, self.drawn = samples, augmented, drawn
+        self.samples, self.uses = samples, uses
         self.photos, self.prompt, self.max_length = photos, prompt, max_length
         self.seed, self.epoch = seed, epoch
         self.pack, self.row_length = pack, row_length
@@ -165,12 +176,12 @@ class Rows(Dataset):
 
     def __getitem__(self, place: int) -> Row:
         """Prompts and photos of one sample, or what is wrong with it."""
-        sample = self.samples[place]
+        sample, use = self.samples[place], self.uses[place]
         generator = random.Random(f"{self.seed}/{self.epoch}/{place}")
         try:
             prompts = prompts_of(sample, self.prompt, generator, self.max_length)
-            images = self._images(sample, self.augmented[place], generator)
-            if self.drawn[place]:
+            images = self._images(sample, use.augment, generator)
+            if use.draw:
                 return draft(prompts[0], images[0], sample.texts())
             return prompts, images
         except Unusable as error:
