@@ -48,6 +48,20 @@ def test_of_itself_it_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(tensors(one)[name], t) for name, t in tensors(tmp_path / "mean").items())
 
 
+def test_adapters_that_only_some_have_are_the_means_of_theirs(tmp_path: Path) -> None:
+    language = LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(rank=2))
+    plain = checkpoint(tmp_path, "plain", 0)
+    adapted, other = (checkpoint(tmp_path, f"{n}", n, language=language) for n in (1, 2))
+    main(tmp_path / "mean", [plain, adapted, other])
+    found, first = tensors(tmp_path / "mean"), tensors(plain)
+    second, third = tensors(adapted), tensors(other)
+    assert found.keys() == second.keys() > first.keys()
+    for name, tensor in found.items():
+        each = [own[name] for own in (first, second, third) if name in own]
+        assert len(each) == (2 if ".lora_" in name else 3)
+        torch.testing.assert_close(tensor, sum(each) / len(each))
+
+
 def test_what_has_no_mean(tmp_path: Path) -> None:
     one = checkpoint(tmp_path, "one", 0)
     with pytest.raises(CheckpointError, match=r"^a mean needs at least two checkpoints$"):
@@ -55,3 +69,9 @@ def test_what_has_no_mean(tmp_path: Path) -> None:
     other = checkpoint(tmp_path, "other", 0, projector=ProjectorConfig(kind="linear"))
     with pytest.raises(CheckpointError, match=r"other has other parts or settings than .*one$"):
         average([one, other])
+    rank = {
+        n: LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(n)) for n in (2, 3)
+    }
+    two, three = (checkpoint(tmp_path, f"rank{n}", 0, language=rank[n]) for n in (2, 3))
+    with pytest.raises(CheckpointError, match=r"rank3 has other parts or settings than .*rank2$"):
+        average([one, two, three])

@@ -7,6 +7,7 @@ of the same kind have taught everyday things (see probe.py); then whole captions
 from the photo most alike.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,21 @@ def _record(image: str, names: list[str]) -> dict[str, Any]:
     return {"image": image, "captions": captions, "question": QUESTION, "split": "train"}
 
 
-def main(data: Path, threshold: float = 0.6, like: Path | None = None) -> None:
+def at_most(records: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The first so many records of each name, so that common things do not drown rare ones."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for record in records:
+        name = record["captions"][-1]
+        counts[name] += 1
+        if counts[name] <= most:
+            kept.append(record)
+    return kept
+
+
+def main(
+    data: Path, threshold: float = 0.6, like: Path | None = None, most: int | None = None
+) -> None:
     """Write `names.jsonl`: captions that name what photos show, in the form of a captions file.
 
     Args:
@@ -235,9 +250,12 @@ def main(data: Path, threshold: float = 0.6, like: Path | None = None) -> None:
         like: folder with captioned photos of the same kind (`captions.jsonl`), whose things the
             classifier learns first; without it, it knows ImageNet's classes alone. Their captions
             are lent to the photos most like them, in `borrowed.jsonl`.
+        most: photos of the same name; all of them without it.
     """
     if not 0 <= threshold <= 1:
         raise DataError(f"threshold must be from 0 to 1, not {threshold}")
+    if most is not None and most < 1:
+        raise DataError(f"most must be at least 1, not {most}")
     if (data / "labels.jsonl").is_file():
         records = label_captions(data)
     elif (data / "captions.jsonl").is_file():
@@ -246,4 +264,5 @@ def main(data: Path, threshold: float = 0.6, like: Path | None = None) -> None:
         records, borrowed = guessed_captions(data, threshold, like)
         if like is not None:
             write_records(data / "borrowed.jsonl", borrowed)
-    write_records(data / "names.jsonl", records)
+    kept = records if most is None else at_most(records, most)
+    write_records(data / "names.jsonl", kept)
