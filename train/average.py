@@ -33,9 +33,10 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
     adapted = [name for name, config in configs.items() if config.language.lora is not None]
     first = (adapted or checkpoints)[0]
     for other, config in configs.items():
-        language = replace(config.language, lora=configs[first].language.lora)
-        alike = config if other in adapted else replace(config, language=language)
-        if alike != configs[first]:
+        if other not in adapted:
+            lora = configs[first].language.lora
+            config = replace(config, language=replace(config.language, lora=lora))
+        if config != configs[first]:
             raise CheckpointError(f"{other} has other parts or settings than {first}")
     result = vlm.load(first, device="cpu", dtype=torch.float32)
     shared = {name for name in result.trained if ".lora_" not in name}
