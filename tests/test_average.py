@@ -33,7 +33,7 @@ def tensors(folder: str | Path) -> dict[str, torch.Tensor]:
 
 def test_the_mean_of_each_tensor(tmp_path: Path) -> None:
     language = LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(rank=2))
-    one, other = (checkpoint(tmp_path, f"{n}", n, language=language) for n in range(2))
+    one, other = (checkpoint(tmp_path, str(n), n, language=language) for n in range(2))
     assert command(["average", str(tmp_path / "mean"), one, other, other]) == 0
     found, first, second = tensors(tmp_path / "mean"), tensors(one), tensors(other)
     assert found.keys() == first.keys()
@@ -51,7 +51,7 @@ def test_of_itself_it_is_the_same_bit_for_bit(tmp_path: Path) -> None:
 def test_adapters_that_only_some_have_are_the_means_of_theirs(tmp_path: Path) -> None:
     language = LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(rank=2))
     plain = checkpoint(tmp_path, "plain", 0)
-    adapted, other = (checkpoint(tmp_path, f"{n}", n, language=language) for n in (1, 2))
+    adapted, other = (checkpoint(tmp_path, str(n), n, language=language) for n in (1, 2))
     main(tmp_path / "mean", [plain, adapted, other])
     found, first = tensors(tmp_path / "mean"), tensors(plain)
     second, third = tensors(adapted), tensors(other)
