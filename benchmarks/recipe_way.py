@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 import train.batches
 import train.recipe
+import vlm.malloc
 import vlm.model
 from train.config import TrainConfig
 from train.data.read import read_sources
@@ -68,7 +69,7 @@ class Variant:
 
 NO_GROUPING = (train.batches, "POOL", 1)
 ALL_LOGITS = (vlm.model, "target_loss", loss_from_all_logits)
-
+NO_KEEPING = (vlm.malloc, "keep_freed_memory", lambda: None)
 NO_ONEDNN = (train.recipe, "uses_onednn", lambda *_: False)
 
 VARIANTS = {
@@ -78,8 +79,9 @@ VARIANTS = {
     "without length grouping": Variant(replaced=(NO_GROUPING,)),
     "with logits at all positions": Variant(replaced=(ALL_LOGITS,)),
     "without oneDNN": Variant(replaced=(NO_ONEDNN,)),
-    "all five switched off": Variant(
-        {"pack": "none", "cache": "off"}, (NO_GROUPING, ALL_LOGITS, NO_ONEDNN)
+    "without keeping freed memory": Variant(replaced=(NO_KEEPING,)),
+    "all six switched off": Variant(
+        {"pack": "none", "cache": "off"}, (NO_GROUPING, ALL_LOGITS, NO_ONEDNN, NO_KEEPING)
     ),
     "with sequence packing": Variant({"pack": "sequence"}),
 }
@@ -103,6 +105,7 @@ def config_of(setting: Setting, folder: Path, name: str) -> TrainConfig:
 
 def fill(setting: Setting, folder: Path) -> Filled:
     """Encodes the photos, for all runs that follow."""
+    vlm.malloc.keep_freed_memory()
     config = config_of(setting, folder, RECIPE)
     accelerator = Accelerator(mixed_precision=precision(config.precision))
     console = Console(stderr=True)
@@ -115,9 +118,10 @@ def fill(setting: Setting, folder: Path) -> Filled:
 
 
 def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
-    """Runs a variant; the features it needs are there."""
+    """Runs a variant, as the `vlm` command would; the features it needs are there."""
     config = config_of(setting, folder, name)
     with replaced(VARIANTS[name]):
+        vlm.malloc.keep_freed_memory()
         run(config)
     lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(loads, lines) if "loss" in row]

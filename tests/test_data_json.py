@@ -210,6 +210,18 @@ def test_questions_on_a_photo_are_together(folder: Path) -> None:
     ]
 
 
+def test_all_of_several_answers_can_be_the_right_one(folder: Path) -> None:
+    line = {"image": "images/a.png", "question": "What is there?"}
+    file = save_lines(
+        folder / "data", line | {"answers": ["lamp", "bed"]}, line | {"answer": "a cat"}
+    )
+    (sample,) = read(file, answers="all").usable
+    assert sample.conversations == (
+        asked("What is there?", "lamp, bed"),
+        asked("What is there?", "a cat"),
+    )
+
+
 def test_an_instruction_is_behind_every_question(folder: Path) -> None:
     line = {"image": "a.png", "question": "Who?", "answer": "cat"}
     file = save_lines(folder / "data", line, line | {"question": "What?"})

@@ -15,6 +15,7 @@ import docstring_parser
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 
 from vlm.errors import VLMError
+from vlm.malloc import keep_freed_memory
 
 COMMANDS = {
     "chat": ("vlm.chat:chat", "ask questions about images"),
@@ -94,6 +95,7 @@ def dispatch(arguments: list[str]) -> int:
         return 2
     # It warns of an optional kernel that is not installed, and of every 8-bit layer that casts.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    keep_freed_memory()
     run(command, options)
     return 0
 

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from train.data.photos import Photo
 from train.data.source import DataSource, Format
@@ -130,8 +130,9 @@ def text_of(value: object, what: str) -> str:
     return value.strip()
 
 
-def answer_of(value: object) -> str:
-    """An answer, or of several the one given most; the first of those given equally often.
+def answer_of(value: object, of_several: Literal["most", "all"]) -> str:
+    """An answer, or of several the one given most (the first of those given equally often), or all
+    of them, joined as in DAQUAR.
 
     Raises:
         Unusable: no text.
@@ -140,7 +141,8 @@ def answer_of(value: object) -> str:
         return text_of(value, "answer")
     if not value:
         raise Unusable("empty answer")
-    return Counter(text_of(answer, "answer") for answer in value).most_common(1)[0][0]
+    texts = [text_of(answer, "answer") for answer in value]
+    return ", ".join(texts) if of_several == "all" else Counter(texts).most_common(1)[0][0]
 
 
 def asked(question: object, answer: object, source: DataSource) -> Conversation:
@@ -149,7 +151,7 @@ def asked(question: object, answer: object, source: DataSource) -> Conversation:
     Args:
         question: a text.
         answer: a text, or a list of them.
-        source: whose instruction goes behind the question.
+        source: whose instruction goes behind the question; says which of several answers is right.
 
     Raises:
         Unusable: no text.
@@ -157,7 +159,7 @@ def asked(question: object, answer: object, source: DataSource) -> Conversation:
     text = text_of(question, "question")
     if source.instruction is not None:
         text = f"{text}\n{source.instruction}"
-    return Message("user", (0, text)), Message("assistant", (answer_of(answer),))
+    return Message("user", (0, text)), Message("assistant", (answer_of(answer, source.answers),))
 
 
 def captioned(where: str, photo: Photo, captions: object, questions: Sequence[str]) -> Sample:

@@ -77,6 +77,7 @@ class DataSource:
     columns: Columns = field(default_factory=Columns)
     questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
     instruction: str | None = None
+    answers: Literal["most", "all"] = "most"
     limit: int | None = None
     weight: float = 1.0
     augment: bool = False
