@@ -1,7 +1,7 @@
 """Memory that is freed is kept for the next tensor, on Linux with glibc.
 
 glibc hands large blocks back to the system as soon as they are freed, and the next tensor of that
-size takes them again, a page fault for every 4 KiB: on a CPU, about half of a training step.
+size takes them again, with a page fault for every 4 KiB.
 """
 
 import ctypes
