@@ -62,6 +62,20 @@ def test_adapters_that_only_some_have_are_the_means_of_theirs(tmp_path: Path) ->
         torch.testing.assert_close(tensor, sum(each) / len(each))
 
 
+def test_what_only_some_have_trained_counts_as_it_came_in_the_others(tmp_path: Path) -> None:
+    one, other = (checkpoint(tmp_path, str(n), n) for n in range(2))
+    model = vlm.load(other, device="cpu", dtype=torch.float32)
+    name, weight = next(iter(model.vision.named_parameters(prefix="vision")))
+    before = weight.clone()
+    weight.add_(1)
+    model.trained.add(name)
+    model.save(tmp_path / "tuned")
+    main(tmp_path / "mean", [one, one, str(tmp_path / "tuned")])
+    found = tensors(tmp_path / "mean")
+    assert found.keys() == {*tensors(one), name}
+    torch.testing.assert_close(found[name], before + 1 / 3)
+
+
 def test_what_has_no_mean(tmp_path: Path) -> None:
     one = checkpoint(tmp_path, "one", 0)
     with pytest.raises(CheckpointError, match=r"^a mean needs at least two checkpoints$"):
@@ -75,3 +89,10 @@ def test_what_has_no_mean(tmp_path: Path) -> None:
     two, three = (checkpoint(tmp_path, f"rank{n}", 0, language=rank[n]) for n in (2, 3))
     with pytest.raises(CheckpointError, match=r"rank3 has other parts or settings than .*rank2$"):
         average([one, two, three])
+    model = vlm.load(one, device="cpu", dtype=torch.float32)
+    model.trained |= {f"language.{name}" for name, _ in model.language.named_parameters()}
+    model.save(tmp_path / "full")
+    with pytest.raises(
+        CheckpointError, match=r"rank2 has adapters, others a language model that was trained$"
+    ):
+        average([two, str(tmp_path / "full")])

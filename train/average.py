@@ -17,12 +17,12 @@ from vlm.errors import CheckpointError
 
 
 def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
-    """A model whose trained tensors are the means of those of several, in float32. Adapters that
-    only some have are the means of theirs.
+    """A model whose trained tensors are the means of those of several, in float32. What only some
+    have trained counts, in the others, as it came (Wortsman et al. 2022, "Robust fine-tuning of
+    zero-shot models"); adapters that only some have are the means of theirs.
 
     Args:
-        checkpoints: folders, at least two, of the same parts and the same trained tensors, adapters
-            aside.
+        checkpoints: folders, at least two, of the same parts.
 
     Raises:
         CheckpointError: fewer than two, or checkpoints that are not alike.
@@ -38,18 +38,21 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
             config = replace(config, language=replace(config.language, lora=lora))
         if config != configs[first]:
             raise CheckpointError(f"{other} has other parts or settings than {first}")
-    result = vlm.load(first, device="cpu", dtype=torch.float32)
-    shared = {name for name in result.trained if ".lora_" not in name}
+    # One at a time: there may be more of them than fit the memory.
+    trained = {each: vlm.load(each, device="cpu", dtype=torch.float32).trained for each in configs}
+    names = set().union(*trained.values())
+    if adapted and any(n.startswith("language.") and ".lora_" not in n for n in names):
+        raise CheckpointError(f"{first} has adapters, others a language model that was trained")
     sums: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()
     for checkpoint in checkpoints:
-        model = vlm.load(checkpoint, device="cpu", dtype=torch.float32)
-        if model.trained != (result.trained if checkpoint in adapted else shared):
-            raise CheckpointError(f"{checkpoint} has other trained tensors than {first}")
-        counts.update(model.trained)
-        own = model.state_dict()
-        for name in model.trained:
+        own = vlm.load(checkpoint, device="cpu", dtype=torch.float32).state_dict()
+        held = names & own.keys()
+        counts.update(held)
+        for name in held:
             sums[name] = own[name].double() + sums.get(name, 0)
+    result = vlm.load(first, device="cpu", dtype=torch.float32)
+    result.trained = names
     means = {name: (total / counts[name]).float() for name, total in sums.items()}
     result.load_state_dict(means, strict=False)
     return result
