@@ -39,8 +39,8 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
         if config != configs[first]:
             raise CheckpointError(f"{other} has other parts or settings than {first}")
     # One at a time: there may be more of them than fit the memory.
-    trained = {each: vlm.load(each, device="cpu", dtype=torch.float32).trained for each in configs}
-    names = set().union(*trained.values())
+    loaded = (vlm.load(each, device="cpu", dtype=torch.float32) for each in configs)
+    names = set().union(*(model.trained for model in loaded))
     if adapted and any(n.startswith("language.") and ".lora_" not in n for n in names):
         raise CheckpointError(f"{first} has adapters, others a language model that was trained")
     sums: dict[str, Tensor] = {}

@@ -32,7 +32,7 @@ class Columns:
         image: the photo: a path, or encoded.
         text: a caption, or a list of them.
         question: with `answer`, what is asked; None for captions.
-        answer: with `question`; of a list the one given most.
+        answer: with `question`: a text, or a list of them (see the source's `answers`).
     """
 
     image: str = "image"
@@ -61,6 +61,8 @@ class DataSource:
         instruction: put behind every question, on a line of its own, such as "Answer the question
             using a single word or phrase." (LLaVA-1.5). Captions and LLaVA's conversations stay as
             they are.
+        answers: which of several answers to a question is right: the one given `most`, or `all` of
+            them, joined by ", " (DAQUAR).
         limit: keep only this many samples, the first; None keeps all.
         weight: times that each sample is seen in an epoch; a fraction takes as many of them, others
             in each epoch.
