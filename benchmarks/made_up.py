@@ -1,6 +1,7 @@
 """Photos, captions and weights that are made up: speed does not depend on what they say."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from json import dumps
 from pathlib import Path
 
@@ -38,8 +39,13 @@ def write(setting: Setting, folder: Path) -> None:
     """Writes `captions.jsonl` with its photos, and `llava`, where both sides start from."""
     generator = random.Random(0)
     words, lines = WORDS.split(), []
-    for number in range(setting.all_photos):
+
+    def save(number: int) -> None:
         photo(number).save(folder / f"{number}.jpg", quality=90)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(save, range(setting.all_photos)))
+    for number in range(setting.all_photos):
         lengths = [min(max(3, round(generator.gauss(*LENGTH))), 30) for _ in range(CAPTIONS)]
         captions = [" ".join(generator.choices(words, k=length)) for length in lengths]
         lines.append(dumps({"image": f"{number}.jpg", "captions": captions}) + "\n")

@@ -69,6 +69,17 @@ def test_lora_by_hand() -> None:
     assert model_flops(model, encoded=True).token == frozen + 2 * 6 * (32 * 4 + 4 * 32)
 
 
+def test_half_precision_under_layers_that_train() -> None:
+    """As `freeze` leaves them: the tower's last layer in float32 between others that are not."""
+    models = tiny.vision_language_model(), tiny.vision_language_model()
+    models[1].to(torch.bfloat16)
+    for model in models:
+        for module in [*model.vision.last_layers(1), model.projector]:
+            module.float().requires_grad_()
+    whole, half = (model_flops(model, encoded=False) for model in models)
+    assert whole == half
+
+
 @pytest.mark.parametrize("encoded", [True, False])
 @pytest.mark.parametrize("kind", ["mlp", "resampler"])
 @pytest.mark.parametrize("trains", ["projector", "lora", "all"])

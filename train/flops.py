@@ -117,9 +117,11 @@ def image_flops(model: VisionLanguageModel, encoded: bool) -> float:
     else:
         size = tower.preprocessing.size
         images = torch.zeros(1, 3, size, size, device=device)
+    # As in a training step, since what trains is float32 and the rest may be half precision.
+    mixed = torch.autocast(device.type, torch.bfloat16)
     # The backend that torch counts on every device.
     counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):
+    with counter, mixed, sdpa_kernel(SDPBackend.MATH):
         tokens = model.project(images if encoded else tower(images))
         trained = [p for part in (tower, model.projector) for p in part.parameters()]
         trained = [parameter for parameter in trained if parameter.requires_grad]
