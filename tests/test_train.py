@@ -330,6 +330,31 @@ def test_adapters_of_another_rank_to_start_from(config: TrainConfig, instruct: T
     assert ranks == {2}
 
 
+def test_adapters_that_are_there_take_another_dropout_and_nothing_else(
+    instruct: TrainConfig,
+) -> None:
+    first = elsewhere(instruct, "first")
+    train(first)
+    there = first.model.language.lora
+
+    def second(name: str, lora: LoraConfig | None) -> TrainConfig:
+        model = ModelConfig(language=LanguageConfig(lora=lora))
+        return elsewhere(instruct, name, start=str(first.output / "checkpoint"), model=model)
+
+    runs = [second("plain", None), second("dropout", replace(there, dropout=0.5))]
+    for run in runs:
+        train(run)
+    plain, dropout = map(tiny_runs.weights, runs)
+    assert any(not weight.equal(dropout[name]) for name, weight in plain.items())
+    with pytest.raises(ConfigError) as told:
+        train(second("other", replace(there, rank=there.rank + 1)))
+    assert str(told.value) == (
+        f"start={first.output / 'checkpoint'} has adapters (rank {there.rank}, alpha "
+        f"{there.alpha}, dropout 0.0, targets all-linear): model.language.lora can give them "
+        "another dropout and nothing else"
+    )
+
+
 @pytest.mark.parametrize("start", ["own", "embedded"])
 def test_a_start_of_another_model(config: TrainConfig, start: str) -> None:
     if start == "own":

@@ -66,6 +66,12 @@ def test_a_stage_decides_what_is_left_open(
     assert config.model.language.load_in == ("4bit" if language == "qlora" else None)
 
 
+def test_adapters_to_start_from_are_those_of_the_checkpoint() -> None:
+    config = TrainConfig(data=[], stage="instruct", start="embedded")
+    config.resolve()
+    assert config.model.language.lora is None
+
+
 def test_what_is_said_is_kept() -> None:
     language = LanguageConfig(lora=LoraConfig(rank=4), load_in="4bit")
     config = TrainConfig(

@@ -32,9 +32,11 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
     configs = {checkpoint: read(checkpoint)[0] for checkpoint in checkpoints}
     adapted = [name for name, config in configs.items() if config.language.lora is not None]
     first = (adapted or checkpoints)[0]
+    lora = configs[first].language.lora
     for other, config in configs.items():
-        if other not in adapted:
-            lora = configs[first].language.lora
+        own = config.language.lora
+        # Dropout is a matter of training alone.
+        if own is None or lora == replace(own, dropout=lora.dropout):
             config = replace(config, language=replace(config.language, lora=lora))
         if config != configs[first]:
             raise CheckpointError(f"{other} has other parts or settings than {first}")

@@ -145,15 +145,15 @@ class TrainConfig:
         return any(source.self_critical for source in self.data)
 
     def resolve(self) -> None:
-        """Fills in what the stage decides, and gives the model the adapters and the quantisation
-        that `trains` asks for."""
+        """Fills in what the stage decides, and gives the model the adapters (those of a checkpoint
+        to start from excepted) and the quantisation that `trains` asks for."""
         if self.trains is None:
             self.trains = Trains(language="lora" if self.stage == "instruct" else "frozen")
         adapts = self.trains.language in ("lora", "qlora")
         if self.learning_rate is None:
             by_stage = 1e-3 if self.stage == "align" else 2e-5
             self.learning_rate = 2e-4 if adapts else by_stage
-        if adapts and self.model.language.lora is None:
+        if adapts and self.model.language.lora is None and self.start is None:
             self.model.language.lora = LoraConfig()
         if self.trains.language == "qlora":
             self.model.language.load_in = self.model.language.load_in or "4bit"

@@ -3,7 +3,7 @@ it."""
 
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ from train.plot import plot
 from train.self_critical import SelfCritical
 from train.state import newest_state, states
 from vlm.checkpoint import load_tensors, read
-from vlm.config import LanguageConfig, ModelConfig
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.errors import ConfigError
 from vlm.mask import attention_for
 
@@ -255,7 +255,7 @@ def build(
         has_adapters = made_of.language.lora is not None
         language = replace(
             made_of.language,
-            lora=made_of.language.lora or asked.language.lora,
+            lora=adapters(config, made_of.language.lora),
             load_in=asked.language.load_in or made_of.language.load_in,
         )
         asked = replace(made_of, language=language)
@@ -265,6 +265,26 @@ def build(
     model = vlm.build(asked, accelerator.device, dtype)
     required = {name for name in model.trained if has_adapters or ".lora_" not in name}
     return model, tensors, required
+
+
+def adapters(config: TrainConfig, there: LoraConfig | None) -> LoraConfig | None:
+    """The adapters of a model that starts from a checkpoint: those that are there, with the dropout
+    that this run asks for; without any, those that it asks for.
+
+    Raises:
+        ConfigError: it asks for others than are there.
+    """
+    asked = config.model.language.lora
+    if asked is None:
+        wanted = LoraConfig() if config.trains.language in ("lora", "qlora") else None
+        return there or wanted
+    if there is not None and asked != replace(there, dropout=asked.dropout):
+        settings = ", ".join(f"{name} {value}" for name, value in asdict(there).items())
+        raise ConfigError(
+            f"start={config.start} has adapters ({settings}): model.language.lora can give them "
+            "another dropout and nothing else"
+        )
+    return asked
 
 
 def cached(
