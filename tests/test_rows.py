@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from tests import tiny
@@ -205,6 +206,22 @@ def test_views_of_photos_that_are_augmented_differ_by_epoch(
     first, again, other = pixels(0), pixels(0), pixels(1)
     assert all(map(torch.equal, first, again))
     assert [torch.equal(*pair) for pair in zip(first, other, strict=True)] == [False, True] * 2
+
+
+def test_a_photo_is_mirrored_where_its_texts_are(
+    photos: PhotoReader, prompt: PromptBuilder, tmp_path: Path
+) -> None:
+    picture = Image.new("RGB", (100, 100), "red")
+    picture.paste("blue", (50, 0, 100, 100))
+    picture.save(tmp_path / "sides.png")
+    sample = Sample("line 1", (FilePhoto(tmp_path / "sides.png"),), captions("Red to the left."))
+    found = set()
+    for epoch in range(20):
+        rows = rows_of([sample], photos, prompt, uses=[Use(augment=True)], epoch=epoch)
+        (written,), (pixels,) = rows[0]
+        red, _, blue = pixels[:, 0, 0]
+        found.add(("left" in text(written), bool(red > blue)))
+    assert found == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])

@@ -1,23 +1,61 @@
-"""Another view of a photo, drawn anew in each epoch."""
+"""Another view of a sample, drawn anew in each epoch: parts of its photos, mirrored or not."""
 
 import random
 import re
+from dataclasses import replace
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+from train.data.sample import Conversation, Message, Sample
+
+SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 """What a mirrored photo would make wrong."""
+EXCHANGEABLE = re.compile(
+    r"(?<=\bthe )(?:left|right)\b|(?<=\bto )(?:left|right)\b|(?<=\bfar )(?:left|right)\b"
+    r"|\b(?:left|right)(?=[ -]?(?:hand|side|most|corner|of|wall|end)\b)",
+    re.IGNORECASE,
+)
+"""Where `left` and `right` name sides: not in "a bag left behind" or "right in the camera"."""
 
 
-def augment(photo: Image.Image, texts: list[str], generator: random.Random) -> Image.Image:
-    """A random part of a photo with at least 60% of its area, mirrored half of the time if no text
-    speaks of left or right (Szegedy et al. 2015, milder)."""
+def crop(photo: Image.Image, generator: random.Random) -> Image.Image:
+    """A random part of a photo with at least 60% of its area (Szegedy et al. 2015, milder)."""
     scale = generator.uniform(0.6, 1.0) ** 0.5
     stretch = generator.uniform(scale, 1 / scale) ** 0.5
     width = max(1, round(photo.width * scale * stretch))
     height = max(1, round(photo.height * scale / stretch))
     left = generator.randint(0, photo.width - width)
     top = generator.randint(0, photo.height - height)
-    part = photo.crop((left, top, left + width, top + height))
-    mirrored = generator.random() < 0.5 and not any(map(SIDES.search, texts))
-    return ImageOps.mirror(part) if mirrored else part
+    return photo.crop((left, top, left + width, top + height))
+
+
+def mirror(sample: Sample, generator: random.Random) -> tuple[Sample, bool]:
+    """Half of the time, what is true of a sample whose photos are mirrored: left and right change
+    places in its texts. Never where they are said in another sense.
+
+    Returns:
+        The sample, its photos as they are, and whether they are to be mirrored.
+    """
+    named = all(len(SIDE.findall(t)) == len(EXCHANGEABLE.findall(t)) for t in sample.texts())
+    if generator.random() < 0.5 or not named:
+        return sample, False
+    return replace(sample, conversations=tuple(map(_exchange, sample.conversations))), True
+
+
+def _exchange(conversation: Conversation) -> Conversation:
+    return tuple(
+        Message(
+            message.role,
+            tuple(
+                EXCHANGEABLE.sub(_other_side, part) if isinstance(part, str) else part
+                for part in message.parts
+            ),
+        )
+        for message in conversation
+    )
+
+
+def _other_side(match: re.Match[str]) -> str:
+    side = match.group()
+    other = "right" if side.lower() == "left" else "left"
+    return other.upper() if side.isupper() else other.title() if side.istitle() else other

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.augment import augment
+from train.augment import crop, mirror
 from train.data.photos import Photo, decode
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
@@ -127,7 +127,7 @@ class Use:
     """What is done with a sample; nothing is as it is.
 
     Attributes:
-        augment: its photos are cropped and flipped at random.
+        augment: its photos are cropped and mirrored at random.
         draw: the model draws its captions itself, see train/self_critical.py.
     """
 
@@ -179,19 +179,24 @@ class Rows(Dataset):
         sample, use = self.samples[place], self.uses[place]
         generator = random.Random(f"{self.seed}/{self.epoch}/{place}")
         try:
+            mirrored = False
+            if use.augment:
+                sample, mirrored = mirror(sample, generator)
             prompts = prompts_of(sample, self.prompt, generator, self.max_length)
-            images = self._images(sample, use.augment, generator)
+            images = [self._image(p, use.augment, mirrored, generator) for p in sample.photos]
             if use.draw:
                 return draft(prompts[0], images[0], sample.texts())
             return prompts, images
         except Unusable as error:
             return SetAside(sample.where, error.reason, error.detail)
 
-    def _images(self, sample: Sample, augmented: bool, generator: random.Random) -> list[Tensor]:
-        if not augmented:
-            return [self.photos.load(photo) for photo in sample.photos]
-        views = [augment(read_photo(p), sample.texts(), generator) for p in sample.photos]
-        return [self.photos.preprocessing(view) for view in views]
+    def _image(
+        self, photo: Photo, augment: bool, mirrored: bool, generator: random.Random
+    ) -> Tensor:
+        if not augment:
+            return self.photos.load(photo)
+        part = crop(read_photo(photo), generator)
+        return self.photos.preprocessing(ImageOps.mirror(part) if mirrored else part)
 
     def collate(self, rows: list[Row]) -> Prepared:
         """One batch of those that can be used."""

@@ -66,7 +66,8 @@ class DataSource:
         limit: keep only this many samples, the first; None keeps all.
         weight: times that each sample is seen in an epoch; a fraction takes as many of them, others
             in each epoch.
-        augment: crop and flip each photo at random, anew in each epoch.
+        augment: crop and mirror each photo at random, anew in each epoch; in the texts about a
+            mirrored one, left and right change places.
         self_critical: learn from captions that the model draws itself, as far as they come near to
             those of the source (see train/self_critical.py), instead of from these.
     """
