@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from train.augment import crop, mirror
+from train.augment import mirror, view
 from train.data.photos import FilePhoto
 from train.data.sample import Message, Sample
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers())
 def test_most_of_a_photo_is_kept(width: int, height: int, seed: int) -> None:
-    part = crop(tiny.photo(size=(width, height)), random.Random(seed))
+    part = view(tiny.photo(size=(width, height)), False, random.Random(seed))
     assert 1 <= part.width <= width
     assert 1 <= part.height <= height
     # Each side is rounded to a pixel.
@@ -25,7 +25,7 @@ def test_most_of_a_photo_is_kept(width: int, height: int, seed: int) -> None:
 def test_a_generator_determines_the_view() -> None:
     photo = tiny.photo(size=(200, 150))
     first, again = (
-        [crop(photo, random.Random(seed)).tobytes() for seed in range(20)] for _ in range(2)
+        [view(photo, False, random.Random(seed)).tobytes() for seed in range(20)] for _ in range(2)
     )
     assert first == again
     assert len(set(first)) == 20

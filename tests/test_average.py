@@ -78,12 +78,9 @@ def test_what_only_some_have_trained_counts_as_it_came_in_the_others(tmp_path: P
 
 def test_what_was_trained_with_another_dropout_has_a_mean(tmp_path: Path) -> None:
     folder = str(tmp_path / "parts" / "language")
-    one, other = (
-        checkpoint(
-            tmp_path, f"{p}", 0, language=LanguageConfig(folder, lora=LoraConfig(2, dropout=p))
-        )
-        for p in (0.0, 0.1)
-    )
+    without, dropout = (LanguageConfig(folder, lora=LoraConfig(2, dropout=p)) for p in (0.0, 0.1))
+    one = checkpoint(tmp_path, "one", 0, language=without)
+    other = checkpoint(tmp_path, "other", 0, language=dropout)
     main(tmp_path / "mean", [one, other])
     found = tensors(tmp_path / "mean")
     assert all(tensor.equal(found[name]) for name, tensor in tensors(one).items())

@@ -4,29 +4,31 @@ import random
 import re
 from dataclasses import replace
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from train.data.sample import Conversation, Message, Sample
 
 SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 """What a mirrored photo would make wrong."""
 EXCHANGEABLE = re.compile(
-    r"(?<=\bthe )(?:left|right)\b|(?<=\bto )(?:left|right)\b|(?<=\bfar )(?:left|right)\b"
+    r"(?:(?<=\bthe )|(?<=\bto )|(?<=\bfar ))(?:left|right)\b"
     r"|\b(?:left|right)(?=[ -]?(?:hand|side|most|corner|of|wall|end)\b)",
     re.IGNORECASE,
 )
 """Where `left` and `right` name sides: not in "a bag left behind" or "right in the camera"."""
 
 
-def crop(photo: Image.Image, generator: random.Random) -> Image.Image:
-    """A random part of a photo with at least 60% of its area (Szegedy et al. 2015, milder)."""
+def view(photo: Image.Image, mirrored: bool, generator: random.Random) -> Image.Image:
+    """A random part of a photo with at least 60% of its area (Szegedy et al. 2015, milder), or its
+    mirror image."""
     scale = generator.uniform(0.6, 1.0) ** 0.5
     stretch = generator.uniform(scale, 1 / scale) ** 0.5
     width = max(1, round(photo.width * scale * stretch))
     height = max(1, round(photo.height * scale / stretch))
     left = generator.randint(0, photo.width - width)
     top = generator.randint(0, photo.height - height)
-    return photo.crop((left, top, left + width, top + height))
+    part = photo.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(part) if mirrored else part
 
 
 def mirror(sample: Sample, generator: random.Random) -> tuple[Sample, bool]:

@@ -149,11 +149,10 @@ class TrainConfig:
         to start from excepted) and the quantisation that `trains` asks for."""
         if self.trains is None:
             self.trains = Trains(language="lora" if self.stage == "instruct" else "frozen")
-        adapts = self.trains.language in ("lora", "qlora")
         if self.learning_rate is None:
             by_stage = 1e-3 if self.stage == "align" else 2e-5
-            self.learning_rate = 2e-4 if adapts else by_stage
-        if adapts and self.model.language.lora is None and self.start is None:
+            self.learning_rate = 2e-4 if self.trains.adapts else by_stage
+        if self.trains.adapts and self.model.language.lora is None and self.start is None:
             self.model.language.lora = LoraConfig()
         if self.trains.language == "qlora":
             self.model.language.load_in = self.model.language.load_in or "4bit"

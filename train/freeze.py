@@ -47,6 +47,11 @@ class Trains:
         if not self.projector and self.language == "frozen" and layers == 0:
             raise ConfigError("nothing trains: choose trains.projector, language or vision_layers")
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it is adapters that train, not the language model itself."""
+        return self.language in ("lora", "qlora")
+
 
 def freeze(
     model: VisionLanguageModel,
@@ -134,7 +139,7 @@ def check(model: VisionLanguageModel, trains: Trains) -> None:
         raise ConfigError(
             f"trains.language=qlora needs model.language.load_in=4bit, not {language.load_in}"
         )
-    if trains.language in ("lora", "qlora"):
+    if trains.adapts:
         if language.lora is None:
             raise ConfigError(
                 f"trains.language={trains.language} needs adapters: set model.language.lora"

@@ -276,8 +276,7 @@ def adapters(config: TrainConfig, there: LoraConfig | None) -> LoraConfig | None
     """
     asked = config.model.language.lora
     if asked is None:
-        wanted = LoraConfig() if config.trains.language in ("lora", "qlora") else None
-        return there or wanted
+        return there or (LoraConfig() if config.trains.adapts else None)
     if there is not None and asked != replace(there, dropout=asked.dropout):
         settings = ", ".join(f"{name} {value}" for name, value in asdict(there).items())
         raise ConfigError(

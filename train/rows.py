@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.augment import crop, mirror
+from train.augment import mirror, view
 from train.data.photos import Photo, decode
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
@@ -183,20 +183,16 @@ class Rows(Dataset):
             if use.augment:
                 sample, mirrored = mirror(sample, generator)
             prompts = prompts_of(sample, self.prompt, generator, self.max_length)
-            images = [self._image(p, use.augment, mirrored, generator) for p in sample.photos]
+            if use.augment:
+                views = [view(read_photo(photo), mirrored, generator) for photo in sample.photos]
+                images = [self.photos.preprocessing(each) for each in views]
+            else:
+                images = [self.photos.load(photo) for photo in sample.photos]
             if use.draw:
                 return draft(prompts[0], images[0], sample.texts())
             return prompts, images
         except Unusable as error:
             return SetAside(sample.where, error.reason, error.detail)
-
-    def _image(
-        self, photo: Photo, augment: bool, mirrored: bool, generator: random.Random
-    ) -> Tensor:
-        if not augment:
-            return self.photos.load(photo)
-        part = crop(read_photo(photo), generator)
-        return self.photos.preprocessing(ImageOps.mirror(part) if mirrored else part)
 
     def collate(self, rows: list[Row]) -> Prepared:
         """One batch of those that can be used."""
