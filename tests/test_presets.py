@@ -59,10 +59,9 @@ def test_the_stages_of_the_embedded_model_follow_each_other() -> None:
         elif target in stages:
             read = config(stages[target])
             # Some ran more than once, with other seeds, and from somewhere else.
-            start = rest[rest.index("--start") + 1] if "--start" in rest else read.start
-            assert start in left
-            output = rest[rest.index("--output") + 1] if "--output" in rest else read.output
-            left.add(f"{output}/checkpoint")
+            options = dict(zip(rest[::2], rest[1::2], strict=True))
+            assert options.get("--start", read.start) in left
+            left.add(f"{options.get('--output', read.output)}/checkpoint")
             ran.add(target)
     assert ran == stages.keys()
 
