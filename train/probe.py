@@ -1,7 +1,7 @@
 """A linear probe of things: what a frozen vision tower's patch tokens can tell, read out by one
 linear layer (Alain & Bengio 2016) that captioned photos train in seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,12 +69,27 @@ def mean_tokens(
         ImageError: a photo cannot be read.
     """
     means = []
+    for tokens in patch_tokens(tower, images, doing):
+        means.append((front(tokens) if front else tokens).float().mean(dim=1))
+    return torch.cat(means)
+
+
+@torch.no_grad()
+def patch_tokens(tower: VisionTower, images: list[Path], doing: str) -> Iterator[Tensor]:
+    """Patch tokens (B, N, D) of a few photos at a time, in their order.
+
+    Args:
+        tower: frozen.
+        images: the photos.
+        doing: what the progress bar says.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
     starts = range(0, len(images), BATCH_SIZE)
     for start in track(starts, doing, console=Console(stderr=True)):
         photos = [load_image(image) for image in images[start : start + BATCH_SIZE]]
-        tokens = tower(tower.preprocessing.batch(photos))
-        means.append((front(tokens) if front else tokens).float().mean(dim=1))
-    return torch.cat(means)
+        yield tower(tower.preprocessing.batch(photos))
 
 
 def thing_shares(captions: list[str]) -> Tensor:

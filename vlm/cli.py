@@ -25,6 +25,7 @@ COMMANDS = {
     "easyvqa": ("train.easyvqa:main", "unpack easy-VQA from its package"),
     "replay": ("train.replay:main", "let the language model answer text questions itself"),
     "names": ("train.names:main", "write captions that name the thing in each photo"),
+    "teach": ("train.teach:main", "answer new questions about photos, as small networks do"),
     "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
     "average": ("train.average:main", "average the trained tensors of checkpoints"),
     "eval": ("eval.run:main", "ask the questions of benchmarks, and score the answers"),
