@@ -100,6 +100,20 @@ def fit(
     network.eval()
 
 
+def fit_several(
+    count: int, questions: Tensor, patch_tokens: Tensor, photos: Tensor, answers: Tensor
+) -> list[StackedAttention]:
+    """Trained networks, every other one of which sees no photo; of the rest, see `fit`."""
+    words, known = int(questions.max()) + 1, int(answers.max()) + 1
+    networks = []
+    for number in range(count):
+        patches = None if number % 2 else tuple(patch_tokens.shape[1:])
+        network = StackedAttention(words, known, patches)
+        fit(network, questions, patch_tokens, photos, answers)
+        networks.append(network)
+    return networks
+
+
 @torch.no_grad()
 def probabilities(
     networks: list[StackedAttention], questions: Tensor, patch_tokens: Tensor, photos: Tensor

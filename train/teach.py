@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from train.probe import patch_tokens
-from train.stacked_attention import UNKNOWN, StackedAttention, fit, probabilities
+from train.stacked_attention import UNKNOWN, fit_several, probabilities
 from vlm.captions import (
     image_path,
     read_records,
@@ -138,13 +138,8 @@ def taught(
     questions = word_ids([item.question for item in asked], vocabulary)
     of_photos = torch.tensor([photos[item.image] for item in asked])
     labels = torch.tensor([places[item.answers] for item in asked])
-    teachers = []
     torch.manual_seed(seed)
-    for number in range(networks):
-        seen = None if number % 2 else tuple(tokens.shape[1:])
-        network = StackedAttention(UNKNOWN + 1 + len(words), len(answers), seen)
-        fit(network, questions, tokens, of_photos, labels)
-        teachers.append(network)
+    teachers = fit_several(networks, questions, tokens, of_photos, labels)
     told = probabilities(
         teachers,
         word_ids([question for _, question in pairs], vocabulary),
