@@ -64,6 +64,29 @@ def read_predictions(file: Path) -> dict[str, Prediction]:
     return found
 
 
+def forget_failed(file: Path, found: dict[str, Prediction]) -> dict[str, Prediction]:
+    """What a file has without those that failed, which the file loses too: the whole of it is
+    there at any time, with them or without.
+
+    Args:
+        file: as `read_predictions` read it.
+        found: what it has.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    answers = {number: one for number, one in found.items() if one.error is None}
+    if len(answers) < len(found):
+        partial = file.with_name(f".{file.name}.partial")
+        try:
+            partial.unlink(missing_ok=True)
+            append_predictions(partial, answers.values())
+            os.replace(partial, file)
+        except OSError as error:
+            raise DataError(f"cannot write {file}: {error.strerror}") from error
+    return answers
+
+
 def end_of_last_line(content: bytes) -> int:
     """How many bytes are whole lines."""
     return content.rfind(b"\n") + 1

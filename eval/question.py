@@ -14,6 +14,9 @@ from vlm.images import ImageSource, load_image
 if TYPE_CHECKING:
     from eval.hub import Hub
 
+NO_SPLITS = ("all",)
+"""The splits of what has none."""
+
 
 @dataclass(frozen=True)
 class RowImage:
@@ -91,6 +94,7 @@ class Benchmark:
             together have one.
         hub: where it is on the Hugging Face hub; None if it is not.
         folder: the name of its folder; None is that of the benchmark.
+        file: of one's own, that it is; None for those with a folder.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Benchmark:
     each: Callable[[Question, str], float] | None = None
     hub: "Hub | None" = None
     folder: str | None = None
+    file: Path | None = None
 
     def questions(self, data: Path, split: str | None, from_hub: bool = False) -> list[Question]:
         """The questions of a split.
@@ -117,7 +122,10 @@ class Benchmark:
         """
         split = split or self.splits[0]
         if split not in self.splits:
-            raise DataError(f"{self.name} has no split '{split}': {', '.join(self.splits)}")
+            name = self.file or self.name
+            if self.splits == NO_SPLITS:
+                raise DataError(f"{name} has no splits: leave --split {split} out")
+            raise DataError(f"{name} has no split '{split}': {', '.join(self.splits)}")
         if from_hub and self.layout is not None:
             if self.hub is None:
                 raise DataError(f"{self.name} is not on the hub: put {self.layout} into a folder")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from json import dumps, loads
@@ -24,8 +25,8 @@ from eval.endpoint import EndpointAnswerer, Usage
 from eval.page import write_page
 from eval.question import Benchmark, Question
 from eval.report import write_report
-from eval.runner import answer_all
-from vlm.errors import ConfigError, DataError
+from eval.runner import answer_all, answered
+from vlm.errors import ConfigError, DataError, VLMError
 
 HASHED = 2**20
 """Bytes of each end of a file of weights that tell it from another; with its size."""
@@ -57,7 +58,7 @@ def main(
 
     Args:
         benchmarks: their names, or JSON-lines files of captions or questions of one's own; with
-            `compare`, the run to compare with.
+            `compare`, the run to compare with. None shows which there are.
         model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id; null is
             nobody, for `baselines` or an endpoint alone.
         data: folder that holds a folder for each benchmark.
@@ -78,6 +79,11 @@ def main(
         compare: folder of a run, OUTPUT/BENCHMARK/WHO, to compare with another.
         output: folder of all runs; one that was killed goes on where it was.
         json: print JSON instead of tables.
+
+    Raises:
+        ConfigError: options that do not go together.
+        DataError: data that is not there or broken, or a folder that holds another run.
+        VLMError: a model that cannot be loaded, or somebody who answered nothing.
     """
     console = Console(highlight=False)
     if compare is not None:
@@ -90,11 +96,18 @@ def main(
         else:
             comparison.show(first, second, result, console)
         return
+    if not benchmarks:
+        if json:
+            print(dumps(catalogue(), ensure_ascii=False))
+        else:
+            console.print(table_of_benchmarks())
+        return
     chosen = [benchmark_of(each, instruction) for each in benchmarks]
-    if not chosen:
-        raise ConfigError(f"which benchmark? There are: {', '.join(BENCHMARKS)}")
     if (endpoint is None) != (name is None):
         raise ConfigError("--endpoint and --name go together: an address and the model there")
+    if prices is not None and endpoint is None:
+        raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
+    costs = None if prices is None else prices_of(prices)
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, not {limit}")
     if batch_size < 1:
@@ -103,42 +116,56 @@ def main(
     state = PartialState(cpu=not torch.cuda.is_available())
     # All data first: what is missing should not end a run of hours.
     asked = {each.name: each.questions(data, split, hub)[:limit] for each in chosen}
-    answerers: dict[str, Callable[[list[Question]], Answerer]] = {}
+    answerers: dict[str, tuple[Callable[[list[Question]], Answerer], dict[str, Any]]] = {}
+    settings = {"limit": limit}
     if model is not None:
         loaded = vlm.load(model, device=str(state.device))
-        label = Path(model).name if Path(model).exists() else model
-        answerers[label] = lambda _: ModelAnswerer(loaded, beams)
+        label = label_of(model)
+        ours = {**settings, "beams": beams, "weights": weights_of(model)}
+        answerers[label] = (lambda _: ModelAnswerer(loaded, beams)), ours
         if baselines:
-            answerers[f"{label}, question only"] = lambda _: BlindAnswerer(loaded, beams)
+            answerers[f"{label}, question only"] = (lambda _: BlindAnswerer(loaded, beams)), ours
     if baselines:
-        answerers["majority answer"] = MajorityAnswerer
+        answerers["majority answer"] = MajorityAnswerer, settings
     remote = None
     if endpoint is not None and name is not None:
         key = os.environ.get("OPENAI_API_KEY")
         remote = EndpointAnswerer(endpoint, name, key, concurrency)
-        answerers[name] = lambda _: remote
+        if name in answerers:
+            raise ConfigError(
+                f"--model and --name are both called {name}: ask the endpoint alone, with "
+                "--model null and another --output"
+            )
+        answerers[name] = (lambda _: remote), settings
     if not answerers:
         raise ConfigError("nobody to ask: give --model, --baselines or --endpoint")
-    settings = {"limit": limit, "beams": beams, "weights": weights_of(model)}
     reports = []
     for benchmark in chosen:
         questions = asked[benchmark.name]
         rows = [
             run(benchmark, questions, split, who, make, settings, output, batch_size)
-            for who, make in answerers.items()
+            for who, (make, settings) in answerers.items()
         ]
         if not state.is_main_process:
             continue
-        reports += rows
+        reports += [report for report, _ in rows]
         if not json:
-            console.print(table_of(benchmark, rows))
+            console.print(table_of(benchmark, [report for report, _ in rows]))
+        for line in (line for _, notes in rows for line in notes):
+            print(line, file=sys.stderr if json else sys.stdout)
     if json and state.is_main_process:
         print(dumps(reports, ensure_ascii=False))
     if remote is not None and state.is_main_process:
-        Console(stderr=True, highlight=False).print(spent(remote.usage, prices))
+        Console(stderr=True, highlight=False).print(spent(remote.usage, costs))
     # A process that ends while another still talks to it can be aborted by gloo's threads.
     state.wait_for_everyone()
     state.destroy_process_group()
+    silent = [each for each in reports if each["failed"] == len(asked[each["benchmark"]])]
+    if silent:
+        names = ", ".join(f"{each['who']} to {each['benchmark']}" for each in silent)
+        raise VLMError(
+            f"not one answer of {names}: put the reason right, and the same command asks again"
+        )
 
 
 def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
@@ -166,7 +193,7 @@ def run(
     settings: dict[str, Any],
     output: Path,
     batch_size: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """One who answers one benchmark.
 
     Args:
@@ -180,7 +207,7 @@ def run(
         batch_size: questions at a time, by each process.
 
     Returns:
-        The report; in processes other than the first nothing.
+        The report, and lines to print under it; in processes other than the first nothing.
 
     Raises:
         DataError: a folder that holds a run with other settings, or that cannot be written.
@@ -188,20 +215,47 @@ def run(
     state = PartialState()
     folder = output / benchmark.name / re.sub(r"[^\w.-]+", "-", who)
     split = split or benchmark.splits[0]
+    file = folder / "predictions.jsonl"
+    there, seconds = 0, 0.0
     if state.is_main_process:
         begin(folder, {"split": split, **settings})
+        there = len(answered(file, questions))
+        # What a killed run took is not known.
+        seconds = seconds_of(folder / "report.json") if there else 0.0
     console = Console(stderr=True, highlight=False)
     began = time.perf_counter()
-    predictions = answer_all(
-        benchmark, questions, make(questions), folder / "predictions.jsonl", batch_size, console
-    )
+    predictions = answer_all(benchmark, questions, make(questions), file, batch_size, console)
     if not state.is_main_process:
-        return {}
-    more = {"seconds": round(time.perf_counter() - began, 1), **settings}
+        return {}, []
+    if there < len(questions):
+        seconds += time.perf_counter() - began
+    more = {"seconds": round(seconds, 1), **settings}
     worth, report = write_report(folder, benchmark, split, who, questions, predictions, more)
     title = f"{benchmark.title}, {split}"
-    write_page(folder / "report.html", title, [report], questions, predictions, worth)
-    return report
+    page = folder / "report.html"
+    write_page(page, title, [report], questions, predictions, worth)
+    told = f"{who}: {page}"
+    if there:
+        told += f", {there:,} of {len(questions):,} answers were there already"
+    errors = [one.error for one in predictions if one.error is not None]
+    failed = f"{who}: {len(errors):,} of {len(questions):,} not answered, the first: "
+    return report, [*(failed + error for error in errors[:1]), told]
+
+
+def seconds_of(file: Path) -> float:
+    """What a run took, by its report; 0 if there is none.
+
+    Raises:
+        DataError: a file that is no report.
+    """
+    try:
+        return float(loads(file.read_text(encoding="utf-8"))["seconds"])
+    except FileNotFoundError:
+        return 0.0
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: not the report of a run: remove it") from error
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:
@@ -220,19 +274,35 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
         raise DataError(f"cannot write {folder}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{file}: not JSON: {error}") from error
-    other = [key for key in settings if before.get(key) != settings[key]]
+    # A key that only one of them has tells a model's run from an endpoint's of the same name.
+    keys = [*settings, *(key for key in before if key not in settings)]
+    other = [
+        f"{'other' if key.endswith('s') else 'another'} {key}"
+        for key in keys
+        if before.get(key) != settings.get(key)
+    ]
     if other:
         raise DataError(
-            f"{folder} holds a run with another {', '.join(other)}: give another --output, or "
-            "remove it"
+            f"{folder} holds a run with {', '.join(other)}: give another --output, or remove it"
         )
 
 
-def weights_of(model: str | None) -> str | None:
+def label_of(model: str) -> str:
+    """What a model is called in tables and folders: a folder by its name, the `checkpoint` of a
+    training run by that of the run, and what is no folder as it was given."""
+    if not Path(model).exists():
+        return model
+    # Else `.` would have no name, and `checkpoint` no folder that it is in.
+    folder = Path(os.path.abspath(model))
+    run = folder.parent.name if folder.name == "checkpoint" else ""
+    return run or folder.name
+
+
+def weights_of(model: str) -> str | None:
     """What tells the weights of a folder from others: a hash over the ends of their files; None for
     a model that is no folder."""
-    folder = Path(vlm.__file__).parent / "embedded" if model == "embedded" else Path(model or "")
-    if model is None or not folder.is_dir():
+    folder = Path(vlm.__file__).parent / "embedded" if model == "embedded" else Path(model)
+    if not folder.is_dir():
         return None
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
@@ -243,6 +313,36 @@ def weights_of(model: str | None) -> str | None:
             content.seek(max(0, size - HASHED))
             digest.update(content.read(HASHED))
     return digest.hexdigest()
+
+
+def catalogue() -> list[dict[str, str | None]]:
+    """Every benchmark with what to put into which folder, and where it is on the hub; None where it
+    needs no folder, or is not there."""
+    return [
+        {
+            "benchmark": each.name,
+            "title": each.title,
+            "folder": None if each.layout is None else each.folder or each.name,
+            "content": each.layout,
+            "hub": each.hub and each.hub.id,
+        }
+        for each in BENCHMARKS.values()
+    ]
+
+
+def table_of_benchmarks() -> Table:
+    """The catalogue to read."""
+    table = Table(title="vlm eval BENCHMARK ... --data DATA", show_lines=True)
+    table.add_column("benchmark", no_wrap=True)
+    table.add_column("title, metric; what it needs", overflow="fold")
+    for each in catalogue():
+        needs = "pip install 'vlm[eval]'"
+        if each["folder"] is not None:
+            needs = f"DATA/{each['folder']}/: {each['content']}"
+        hub = "" if each["hub"] is None else f"\nor --hub: {each['hub']}"
+        table.add_row(each["benchmark"], escape(f"{each['title']}\n{needs}{hub}"))
+    table.add_row("FILE.jsonl", "questions or captions of your own")
+    return table
 
 
 def table_of(benchmark: Benchmark, reports: list[dict[str, Any]]) -> Table:
@@ -274,21 +374,27 @@ def table_of(benchmark: Benchmark, reports: list[dict[str, Any]]) -> Table:
     return table
 
 
-def spent(usage: Usage, prices: str | None) -> str:
-    """What the endpoint counted, and what that costs.
+def prices_of(prices: str) -> tuple[float, float]:
+    """Dollars for a million tokens of input and output, from `--prices`.
 
     Raises:
-        ConfigError: prices that are not two numbers.
+        ConfigError: they are not two numbers.
     """
+    try:
+        for_input, for_output = (float(price) for price in prices.split(","))
+    except ValueError as error:
+        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {prices}") from error
+    return for_input, for_output
+
+
+def spent(usage: Usage, prices: tuple[float, float] | None) -> str:
+    """What the endpoint counted, and what that costs at the prices of `prices_of`."""
     told = (
         f"{usage.requests:,} answers, {usage.prompt_tokens:,} tokens in, "
         f"{usage.completion_tokens:,} tokens out"
     )
     if prices is None:
         return told
-    try:
-        for_input, for_output = (float(price) for price in prices.split(","))
-    except ValueError as error:
-        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {prices}") from error
+    for_input, for_output = prices
     cost = (usage.prompt_tokens * for_input + usage.completion_tokens * for_output) / 1e6
     return f"{told}, {cost:.2f} dollars"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.answerer import Answer, Answerer
-from eval.predictions import Prediction, append_predictions, read_predictions
+from eval.predictions import Prediction, append_predictions, forget_failed, read_predictions
 from eval.question import Benchmark, Question
 from vlm.errors import DataError
 
@@ -30,6 +30,29 @@ def in_order(questions: Sequence[Question]) -> list[Question]:
         by_image.values(), key=lambda group: -max(len(question.text) for question in group)
     )
     return [question for group in groups for question in group]
+
+
+def answered(file: Path, questions: Sequence[Question]) -> dict[str, Prediction]:
+    """The answers that are there already, by question. Those that failed are forgotten, on the disk
+    too: a server that was down is asked again.
+
+    Raises:
+        DataError: answers that are there belong to other questions, or the file cannot be read or
+            written.
+    """
+    done = forget_failed(file, read_predictions(file))
+    texts = {question.id: question.text for question in questions}
+    others = [one for one in done.values() if texts.get(one.question_id) != one.question]
+    if others:
+        first = others[0]
+        now = texts.get(first.question_id)
+        what = "other questions" if now is None else "questions that are now worded otherwise"
+        asked = "" if now is None else f", now {now!r}"
+        raise DataError(
+            f"{file} has answers to {len(others):,} {what}, the first is {first.question!r}{asked}:"
+            " give another --output"
+        )
+    return done
 
 
 def answer_all(
@@ -58,15 +81,8 @@ def answer_all(
         DataError: answers that are there belong to other questions, or cannot be written.
     """
     state = PartialState()
-    done = read_predictions(file) if state.is_main_process else {}
+    done = answered(file, questions) if state.is_main_process else {}
     (known,) = gather_object([set(done)] if state.is_main_process else [])
-    texts = {question.id: question.text for question in questions}
-    others = [one for one in done.values() if texts.get(one.question_id) != one.question]
-    if others:
-        raise DataError(
-            f"{file} has answers to {len(others):,} other questions, the first is "
-            f"{others[0].question_id}: give another --output"
-        )
     left = [question for question in in_order(questions) if question.id not in known]
     batches = [left[at : at + batch_size] for at in range(0, len(left), batch_size)]
     bar = Progress(

@@ -14,8 +14,9 @@ from PIL import Image
 
 from eval.endpoint import RETRIES, EndpointAnswerer
 from eval.question import Question
-from eval.run import spent
+from eval.run import prices_of, spent
 from tests import tiny
+from vlm.cli import main
 from vlm.errors import ConfigError, VLMError
 
 Reply = tuple[int, Any, dict[str, str]]
@@ -109,9 +110,7 @@ def test_answers_keep_their_order_and_few_are_under_way(server: Server) -> None:
     assert server.keys == {None}
     assert (endpoint.usage.requests, endpoint.usage.prompt_tokens) == (12, 1200)
     assert spent(endpoint.usage, None) == "12 answers, 1,200 tokens in, 84 tokens out"
-    assert spent(endpoint.usage, "1000,10000").endswith(", 2.04 dollars")
-    with pytest.raises(ConfigError, match=r"prices are two numbers, such as 2.5,10, not free"):
-        spent(endpoint.usage, "free")
+    assert spent(endpoint.usage, prices_of("1000,10000")).endswith(", 2.04 dollars")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -172,3 +171,86 @@ def test_an_endpoint_has_an_address() -> None:
         EndpointAnswerer("localhost:8000", "m")
     with pytest.raises(ConfigError, match="concurrency must be at least 1, not 0"):
         EndpointAnswerer("http://localhost", "m", concurrency=0)
+
+
+@pytest.fixture
+def evaluate(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """The command on three questions of one's own, asked of the server alone."""
+    lines = []
+    for n in range(3):
+        tiny.photo(n).save(tmp_path / f"{n}.png")
+        lines.append({"image": f"{n}.png", "question": f"What is {n}?", "answers": ["a cat"]})
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    who = ["--model", "null", "--endpoint", server.url, "--name", "m"]
+
+    def command(*options: str) -> tuple[int, str, str]:
+        where = ["--output", str(tmp_path / "runs")]
+        status = main(["eval", str(tmp_path / "mine.jsonl"), *who, *where, *options])
+        return (status, *capsys.readouterr())
+
+    return command
+
+
+def run_folder(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / f"{tmp_path.name}-mine" / "m"
+
+
+def test_a_server_that_was_down_is_asked_again(
+    server: Server, evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    server.reply = lambda body: (400, "still loading", {})
+    status, out, told = evaluate()
+    assert status == 1
+    assert "m: 3 of 3 not answered, the first: 400: still loading\n" in out
+    assert f"vlm: not one answer of m to {tmp_path.name}-mine: put the reason right" in told
+
+    server.reply = lambda body: said("a cat") if "1" in asked(body) else (400, "too large", {})
+    status, out, told = evaluate()
+    assert (status, len(server.requests)) == (0, 6)
+    assert "m: 2 of 3 not answered, the first: 400: too large\n" in out
+    assert "already" not in out
+
+    server.reply = lambda body: said("a cat")
+    status, out, told = evaluate()
+    assert (status, {asked(body) for body in server.requests[6:]}) == (
+        0,
+        {"What is 0?", "What is 2?"},
+    )
+    assert "not answered, the first" not in out
+    assert f"m: {run_folder(tmp_path) / 'report.html'}, 1 of 3 answers were there already\n" in out
+    lines = (run_folder(tmp_path) / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error"] for line in lines] == [None] * 3
+    assert json.loads((run_folder(tmp_path) / "report.json").read_text())["overall"] == 100
+
+
+def test_json_stays_json_when_nothing_was_answered(
+    server: Server, evaluate: Callable[..., Any]
+) -> None:
+    server.reply = lambda body: (400, "still loading", {})
+    status, out, told = evaluate("--json")
+    assert (status, json.loads(out)[0]["failed"]) == (1, 3)
+    assert "m: 3 of 3 not answered, the first: 400: still loading\n" in told
+
+
+def test_prices_are_read_before_anything_is_paid_for(
+    server: Server, evaluate: Callable[..., Any]
+) -> None:
+    status, _, told = evaluate("--prices", "free")
+    assert (status, server.requests) == (1, [])
+    assert "prices are two numbers, such as 2.5,10, not free" in told
+    status, _, told = evaluate("--prices", "1000,10000")
+    assert status == 0
+    assert "3 answers, 300 tokens in, 21 tokens out, 0.51 dollars" in told
+
+
+def test_a_run_of_a_server_is_tied_to_no_weights(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert evaluate("--beams", "2")[0] == 0
+    assert json.loads((run_folder(tmp_path) / "run.json").read_text()) == {
+        "split": "all",
+        "limit": None,
+    }
+    assert evaluate("--beams", "1")[0] == 0

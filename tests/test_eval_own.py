@@ -10,6 +10,7 @@ from eval.benchmarks.own import own
 from eval.metrics.any_of import any_match, normalise
 from eval.run import benchmark_of
 from tests import tiny
+from vlm.cli import main
 from vlm.errors import ConfigError, DataError
 
 
@@ -74,6 +75,31 @@ def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> N
     assert question.text == "What?\nIn a word."
     with pytest.raises(ConfigError, match="--instruction is for files of your own: gqa has its"):
         benchmark_of("gqa", "In a word.")
+
+
+def test_an_instruction_that_changed_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
+    file = write(tmp_path, "mine.jsonl", line, line)
+    words = ["eval", str(file), "--model", "null", "--baselines", "--output", str(tmp_path / "o")]
+    assert main([*words, "--instruction", "In a word."]) == 0
+    capsys.readouterr()
+    assert main([*words, "--instruction", "Briefly."]) == 1
+    assert (
+        "predictions.jsonl has answers to 2 questions that are now worded otherwise, the first is "
+        r"'What?\nIn a word.', now 'What?\nBriefly.': give another --output"
+    ) in capsys.readouterr().err
+
+
+def test_a_split_that_a_file_does_not_have(tmp_path: Path) -> None:
+    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
+    file = write(tmp_path, "mine.jsonl", line)
+    with pytest.raises(DataError, match=r"/mine\.jsonl has no splits: leave --split test out$"):
+        own(file).questions(Path(), "test")
+    file = write(tmp_path, "split.jsonl", {**line, "split": "val"}, {**line, "split": "train"})
+    with pytest.raises(DataError, match=r"/split\.jsonl has no split 'test': val, train$"):
+        own(file).questions(Path(), "test")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import vlm
 from eval import run
 from eval.answerer import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
 from eval.metrics.exact import exact_match, score_exact
-from eval.predictions import read_predictions
+from eval.predictions import Prediction, append_predictions, read_predictions
 from eval.question import Benchmark, Question
 from eval.runner import answer_all, in_order
 from tests import tiny
@@ -116,8 +116,16 @@ def test_answers_to_other_questions_are_not_gone_on_with(photos: Path) -> None:
     file = photos / "p.jsonl"
     answer_all(TINY, questions, Named(), file, 5, CONSOLE)
     other = [replace(question, text="Who?") for question in questions]
-    with pytest.raises(DataError, match=r"answers to 12 other questions, the first is .*--output"):
+    with pytest.raises(
+        DataError,
+        match=r"answers to 12 questions that are now worded otherwise, the first is "
+        r"'What\?', now 'Who\?': give another --output$",
+    ):
         answer_all(TINY, other, Named(), file, 5, CONSOLE)
+    with pytest.raises(
+        DataError, match=r"answers to 4 other questions, the first is 'A cat\?': give another"
+    ):
+        answer_all(TINY, questions[:8], Named(), file, 5, CONSOLE)
     file.write_text(file.read_text() * 2)
     with pytest.raises(DataError, match=r"line 13: a second answer to"):
         read_predictions(file)
@@ -237,6 +245,123 @@ def test_a_run_goes_on_only_as_it_began(evaluate: Callable[..., Any]) -> None:
     status, _, told = evaluate("--limit", "4")
     assert status == 1
     assert "holds a run with another limit: give another --output" in told
+    status, _, told = evaluate("--limit", "3", "--beams", "2")
+    assert status == 1
+    assert "holds a run with other beams: give another --output" in told
+
+
+def test_what_failed_is_asked_again(evaluate: Callable[..., Any], photos: Path) -> None:
+    whole = photos.parent / "whole"
+    assert evaluate("--output", str(whole))[0] == 0
+    photo = (photos / "1.png").read_bytes()
+    (photos / "1.png").write_bytes(b"no picture")
+    status, out, _ = evaluate()
+    assert status == 0
+    assert f"embedded: 3 of 12 not answered, the first: cannot read '{photos}/1.png'" in out
+    (photos / "1.png").write_bytes(photo)
+    folder = photos.parent / "runs" / "tiny" / "embedded"
+    # What a rewriting that was killed left.
+    (folder / ".predictions.jsonl.partial").write_text("{")
+    status, out, _ = evaluate()
+    assert status == 0
+    assert "not answered, the first" not in out
+    assert "9 of 12 answers were there already" in out
+    assert sorted((folder / "predictions.jsonl").read_text().splitlines()) == sorted(
+        (whole / "tiny" / "embedded" / "predictions.jsonl").read_text().splitlines()
+    )
+    assert not (folder / ".predictions.jsonl.partial").exists()
+
+
+def test_answers_that_cannot_be_rewritten_stay(photos: Path) -> None:
+    file = photos / "p.jsonl"
+    lines = [Prediction("0", None, "What?", "a", ()), Prediction("1", None, "What?", "", (), "no")]
+    append_predictions(file, lines)
+    before = file.read_bytes()
+    (photos / ".p.jsonl.partial").mkdir()
+    with pytest.raises(DataError, match=r"cannot write .*/p\.jsonl: "):
+        answer_all(TINY, questions_of(photos), Named(), file, 5, CONSOLE)
+    assert file.read_bytes() == before
+
+
+def test_a_run_that_asks_nothing_says_so_and_keeps_its_seconds(
+    evaluate: Callable[..., Any], photos: Path
+) -> None:
+    folder = photos.parent / "runs" / "tiny" / "embedded"
+    status, out, _ = evaluate()
+    assert status == 0
+    assert f"embedded: {folder / 'report.html'}\n" in out
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**report, "seconds": 1234.5}))
+    _, out, told = evaluate("--json")
+    assert json.loads(out)[0]["seconds"] == 1234.5
+    assert f"{folder / 'report.html'}, 12 of 12 answers were there already\n" in told
+    answers = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join(answers[:6]))
+    _, out, told = evaluate("--json")
+    assert 1234.5 <= json.loads(out)[0]["seconds"] < 1300
+    assert "6 of 12 answers were there already\n" in told
+    (folder / "report.json").write_text("[]")
+    status, _, told = evaluate()
+    assert status == 1
+    assert f"{folder / 'report.json'}: not the report of a run: remove it" in told
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> list[Path]:
+    """Folders as training leaves them; the weights are those of `evaluate`'s model."""
+    folders = [tmp_path / "train" / name / "checkpoint" for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"name": str(folder)}))
+    return folders
+
+
+def test_a_checkpoint_is_called_as_its_training_run(
+    evaluate: Callable[..., Any],
+    photos: Path,
+    checkpoints: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = checkpoints
+    runs = photos.parent / "runs" / "tiny"
+    for model in (first, second):
+        status, out, _ = evaluate("--model", str(model), "--json")
+        assert (status, json.loads(out)[0]["who"]) == (0, model.parent.name)
+    monkeypatch.chdir(first)
+    # Neither asks again: both are `first`.
+    for model, folder in ((".", first), ("checkpoint", first.parent)):
+        monkeypatch.chdir(folder)
+        status, out, _ = evaluate("--model", model)
+        assert status == 0
+        assert f"first: {runs / 'first' / 'report.html'}, 12 of 12 answers were" in out
+    assert sorted(path.name for path in runs.iterdir()) == ["first", "second"]
+
+
+def test_only_a_models_own_run_is_tied_to_its_weights(
+    evaluate: Callable[..., Any], photos: Path, checkpoints: list[Path]
+) -> None:
+    first, second = checkpoints
+    assert evaluate("--baselines", "--model", str(first))[0] == 0
+    status, out, _ = evaluate("--baselines", "--model", str(second))
+    assert status == 0
+    assert "majority-answer/report.html, 12 of 12 answers were there already" in out
+    (first / "config.json").write_text("{}")
+    status, _, told = evaluate("--model", str(first))
+    assert status == 1
+    assert "tiny/first holds a run with other weights: give another --output" in told
+
+
+def test_a_server_is_not_given_the_answers_of_a_model_of_its_name(
+    evaluate: Callable[..., Any],
+) -> None:
+    server = ["--endpoint", "http://127.0.0.1:9/v1", "--name", "embedded"]
+    status, _, told = evaluate(*server)
+    assert status == 1
+    assert "--model and --name are both called embedded: ask the endpoint alone" in told
+    assert evaluate()[0] == 0
+    status, _, told = evaluate("--model", "null", *server)
+    assert status == 1
+    assert "embedded holds a run with other beams, other weights: give another --output" in told
 
 
 @pytest.mark.parametrize(
@@ -247,6 +372,7 @@ def test_a_run_goes_on_only_as_it_began(evaluate: Callable[..., Any]) -> None:
         (["--batch_size", "0"], "batch_size must be at least 1, not 0"),
         (["--model", "null"], "nobody to ask"),
         (["--endpoint", "http://localhost"], "--endpoint and --name go together"),
+        (["--prices", "2.5,10"], "--prices goes with --endpoint: nobody else counts tokens"),
         (["--endpoint", "localhost", "--name", "x"], "endpoint must begin with http://"),
         (["--compare", "x", "y"], "--compare needs two folders"),
         (["other"], "no benchmark 'other'; there are: vqav2, gqa,"),
@@ -264,5 +390,28 @@ def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["eval", "gqa", "--data", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert f"gqa is not in {tmp_path}: put testdev_balanced_questions.json and images/ into" in told
-    assert main(["eval"]) == 1
-    assert "which benchmark? There are: vqav2" in capsys.readouterr().err
+
+
+def test_without_a_benchmark_all_are_shown_with_what_they_need(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["eval"]) == 0
+    shown = capsys.readouterr().out
+    for benchmark in run.BENCHMARKS.values():
+        assert f"│ {benchmark.name} " in shown
+        assert benchmark.title in shown
+    assert "DATA/gqa/: testdev_balanced_questions.json and images/" in shown
+    assert "or --hub: lmms-lab-encoder/GQA" in shown
+    # Two benchmarks that share a folder.
+    assert shown.count("DATA/flickr8k/: captions.jsonl (image, captions, split) and") == 2
+    assert "pip install 'vlm[eval]'" in shown
+    assert main(["eval", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [each["benchmark"] for each in listed] == list(run.BENCHMARKS)
+    assert listed[1] == {
+        "benchmark": "gqa",
+        "title": "GQA, accuracy",
+        "folder": "gqa",
+        "content": "testdev_balanced_questions.json and images/",
+        "hub": "lmms-lab-encoder/GQA",
+    }

@@ -7,7 +7,7 @@ from eval.hub import Hub
 from eval.metrics.mme import answer_of, score_mme
 from eval.metrics.scores import Scores
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question, RowImage
+from eval.question import NO_SPLITS, Benchmark, Question, RowImage
 from vlm.errors import DataError
 
 ENDING = "Please answer yes or no."
@@ -71,7 +71,7 @@ def score(questions: list[Question], predictions: list[str]) -> Scores:
 MME = Benchmark(
     name="mme",
     title="MME, accuracy and accuracy+",
-    splits=("all",),
+    splits=NO_SPLITS,
     layout="the folders of the categories",
     load=load,
     score=score,

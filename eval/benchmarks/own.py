@@ -7,7 +7,7 @@ from eval.benchmarks.caption_sets import DESCRIBE
 from eval.benchmarks.caption_sets import score as score_captions
 from eval.metrics.any_of import any_match, score_any
 from eval.metrics.scores import Scores
-from eval.question import Benchmark, Question
+from eval.question import NO_SPLITS, Benchmark, Question
 from vlm.captions import (
     image_path,
     read_captions,
@@ -31,7 +31,7 @@ def own(file: Path, instruction: str | None = None) -> Benchmark:
         DataError: no such file, or lines that are neither.
     """
     records = read_records(file, ("image",))
-    splits = tuple(dict.fromkeys(r["split"] for _, r in records if r.get("split"))) or ("all",)
+    splits = tuple(dict.fromkeys(r["split"] for _, r in records if r.get("split"))) or NO_SPLITS
     # What is held out comes first.
     order = ("test", "val")
     first = [split for split in order if split in splits]
@@ -47,6 +47,7 @@ def own(file: Path, instruction: str | None = None) -> Benchmark:
         score=score_captions if captions else score,
         max_tokens=40 if captions else 16,
         each=None if captions else lambda q, answer: float(any_match(answer, q.answers)),
+        file=file,
     )
 
 
