@@ -86,6 +86,35 @@ def test_what_was_trained_with_another_dropout_has_a_mean(tmp_path: Path) -> Non
     assert all(tensor.equal(found[name]) for name, tensor in tensors(one).items())
 
 
+def test_it_says_where_the_mean_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, output = checkpoint(tmp_path, "one", 0), tmp_path / "[mean]"
+    capsys.readouterr()
+    assert command(["average", str(output), one, one]) == 0
+    assert capsys.readouterr().err == f"{output}: vlm chat --model talks to it\n"
+
+
+def test_an_output_that_is_forgotten_costs_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, three = (checkpoint(tmp_path, str(n), n) for n in range(3))
+    before = tensors(one)
+    capsys.readouterr()
+    assert command(["average", one, two, three]) == 1
+    told = f"vlm: {one} is there already: choose another output folder, or remove it\n"
+    assert capsys.readouterr().err == told
+    assert all(torch.equal(before[name], tensor) for name, tensor in tensors(one).items())
+
+
+def test_what_was_not_trained_here_has_no_mean(tmp_path: Path) -> None:
+    (tmp_path / "llava").mkdir()
+    (tmp_path / "llava" / "config.json").write_text("{}")
+    one, llava = checkpoint(tmp_path, "one", 0), str(tmp_path / "llava")
+    with pytest.raises(
+        CheckpointError, match=r"llava is no checkpoint with trained tensors, here "
+    ):
+        average([one, llava])
+
+
 def test_what_has_no_mean(tmp_path: Path) -> None:
     one = checkpoint(tmp_path, "one", 0)
     with pytest.raises(CheckpointError, match=r"^a mean needs at least two checkpoints$"):

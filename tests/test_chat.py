@@ -15,6 +15,7 @@ from vlm.chat import Conversation, clean, image_part, images_and_question, notic
 from vlm.checkpoint import build
 from vlm.cli import main
 from vlm.config import GenerationConfig, LanguageConfig, ModelConfig, VisionConfig
+from vlm.errors import ImageError, PromptError
 from vlm.model import VisionLanguageModel
 
 
@@ -78,6 +79,28 @@ def test_the_last_word_may_be_the_question(
     assert images_and_question(words) == (images, question)
 
 
+@pytest.mark.parametrize("blank", ["", "   ", "\n"])
+def test_an_empty_question_is_no_photo(blank: str) -> None:
+    with pytest.raises(PromptError, match=r"^the question is empty: leave it out for a prompt$"):
+        images_and_question(["a.jpg", blank])
+
+
+def test_a_word_that_seems_a_question_hears_how_one_ends() -> None:
+    told = r"^cannot read 'describe': No such file .*; a question of one word ends in '\?', '\.' or"
+    with pytest.raises(ImageError, match=told):
+        images_and_question(["a.jpg", "describe"])
+    assert images_and_question(["a.jpg", "describe."]) == (["a.jpg"], "describe.")
+
+
+def test_a_file_without_an_ending_is_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo").touch()
+    assert images_and_question(["photo"]) == (["photo"], None)
+    assert images_and_question(["photos/cat"]) == (["photos/cat"], None)
+
+
 def test_a_file_that_is_there_is_never_the_question(tmp_path: Path) -> None:
     path = tmp_path / "who is this?"
     path.touch()
@@ -111,6 +134,8 @@ def test_each_question_sees_what_was_said_and_shown(
         ("/image {folder}", "a directory"),
         ("/image ftp://example.org/a.png", "URL scheme 'ftp'"),
         ("/image", "/image needs a path"),
+        ("/image ''", "/image needs a path"),
+        ("/image 'missing.jpg", 'cannot read "\'missing.jpg": No such file'),
         ("/save", "/save needs a path"),
         ("/save {folder}/missing/chat.json", "missing/chat.json': No such file or directory"),
         ("/save {folder}", "Is a directory"),
@@ -154,8 +179,26 @@ def test_reset_forgets_the_conversation_and_pending_images(
 
 def test_help_names_every_command(conversation: Conversation) -> None:
     _, notices = talk(conversation, "/help")
-    for command in ("/image PATH", "/reset", "/save FILE", "Ctrl-C", "Ctrl-D"):
+    for command in ("/image PATH", "/reset", "/save FILE", "/exit, /quit", "Ctrl-C", "Ctrl-D"):
         assert command in notices
+
+
+@pytest.mark.parametrize("command", ["/exit", "/quit"])
+def test_the_conversation_can_be_left(conversation: Conversation, command: str) -> None:
+    answers, notices = talk(conversation, "What?", command, "And now?")
+    assert answers.count("\n") == 1
+    assert notices == ""
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_dropped_file_comes_in_quotes(
+    conversation: Conversation, photo: Path, quote: str
+) -> None:
+    spaced = photo.rename(photo.with_name("a b.png"))
+    _, notices = talk(conversation, f"/image {quote}{spaced}{quote}")
+    assert notices == "40 x 30, for the next question\n"
+    assert conversation.pending[0]["source"] == str(spaced)
 
 
 class InterruptedOnce(io.StringIO):
@@ -243,6 +286,8 @@ def test_command_reads_questions_from_a_pipe(
     [
         (["missing.jpg"], "cannot read 'missing.jpg': No such file or directory"),
         (["missing.jpg", "What is it?"], "cannot read 'missing.jpg': No such file or directory"),
+        (["describe"], "cannot read 'describe': No such file or directory; a question of one"),
+        (["missing.jpg", ""], "the question is empty"),
         (["What?", "--max_tokens=0"], "max_tokens must be at least 1, not 0"),
         (["What?", "--device", "toaster"], "cannot use device 'toaster'"),
         (["What?", "--model", "./missing"], "'./missing'"),

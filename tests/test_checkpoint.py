@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import vlm
 from tests import tiny, tiny_folders
 from vlm.atomic import replace_folder
-from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE, load_tensors
+from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE, load_tensors, require_new
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, ConfigError
 
@@ -240,6 +240,20 @@ def test_saving_over_another_folder_is_refused(config: ModelConfig, tmp_path: Pa
     ):
         vlm.build(config, "cpu").save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_new_checkpoint_needs_a_place_where_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for place in ("empty", "none", "none/below"):
+        require_new(tmp_path / place)
+    message = r"is there already: choose another output folder, or remove it$"
+    for place in (tmp_path, tmp_path / "file", Path("~")):
+        with pytest.raises(CheckpointError, match=message):
+            require_new(place)
 
 
 @pytest.mark.parametrize("place", ["file", "file/checkpoint"])

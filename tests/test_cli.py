@@ -1,7 +1,9 @@
 """The command line: every command is documented, every mistake is told in a line or two."""
 
 import inspect
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -95,8 +97,109 @@ def test_wrong_options_end_with_status_2(
         main(words)
     assert ended.value.code == 2
     errors = capsys.readouterr().err
+    assert errors.startswith("vlm: ")
     assert message in errors
-    assert "Traceback" not in errors
+    assert errors.count("\n") == 1
+
+
+def test_wrong_options_say_where_the_right_ones_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", "vqa"])
+    told = "; see vlm score vqa --help\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: a config has options, as in `data: [{path: ...}]`"),
+        (b"# nothing\n", "is empty: a config has options, as in `data: [{path: ...}]`"),
+        (b"- a\n- b\n", "is no YAML mapping: a config has options, as in `data: [{path: ...}]`"),
+        (b"[{}, {}", "is no YAML mapping: a config has options, as in `data: [{path: ...}]`"),
+        (b"a word", "is no YAML mapping: a config has options, as in `data: [{path: ...}]`"),
+        (b"\x89PNG", "is not YAML: unacceptable character"),
+        (b"epochs: [\n", "did not find expected node content"),
+        (b"epoch: 2\n", "Option 'epoch' is not accepted; see vlm train --help"),
+        (b"model: {projector: {kind: cube}}\n", 'Parser key "model.projector.kind": Expected'),
+    ],
+)
+@pytest.mark.parametrize("option", [[], ["--config"]])
+def test_a_wrong_config_is_named_in_one_line(
+    tmp_path: Path,
+    option: list[str],
+    content: bytes,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    right, wrong = tmp_path / "right.yaml", tmp_path / "wrong.yaml"
+    right.write_text("epochs: 3\n", encoding="utf-8")
+    wrong.write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(right), *option, str(wrong), "--epochs=1"])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"vlm: {wrong}: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_a_config_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "none.yaml")])
+    told = f"vlm: {tmp_path / 'none.yaml'}: cannot be read: No such file or directory\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("name", ["captions.jsonl", ""])
+def test_data_in_the_place_of_a_config_hear_where_they_belong(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "captions.jsonl").write_text("{}\n{}\n")
+    data = tmp_path / name
+    with pytest.raises(SystemExit):
+        main(["data", str(data)])
+    assert capsys.readouterr().err == (
+        f"vlm: {data}: is data, not a config: write `data: [{{path: {data}}}]` in a YAML file\n"
+    )
+
+
+def test_a_wrong_option_is_not_said_of_a_right_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "right.yaml").write_text("epochs: 3\n")
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "right.yaml"), "--batch_size=many"])
+    assert capsys.readouterr().err.startswith('vlm: Parser key "batch_size": Expected')
+
+
+def test_a_config_may_come_through_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    out, into = os.pipe()
+    os.write(into, b"data: [{path: none.jsonl}]\nepochs: 0\n")
+    os.close(into)
+    assert main(["train", f"/dev/fd/{out}"]) == 1
+    os.close(out)
+    assert capsys.readouterr().err == "vlm: epochs must be at least 1, not 0\n"
+
+
+def test_ctrl_c_ends_with_status_130(tmp_path: Path) -> None:
+    # Where the tests run in the background, it would be ignored.
+    code = (
+        "import signal, sys; from vlm.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "data", str(pipe)], stderr=subprocess.PIPE, text=True
+    )
+    # Opened when the command reads it.
+    with pipe.open("w"):
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "")
 
 
 def test_an_error_of_a_command_is_one_line(
@@ -180,8 +283,9 @@ def test_a_wrong_preset_is_named(
         main([command, str(preset)])
     assert stopped.value.code == 2
     told = capsys.readouterr().err
+    assert told.startswith(f"vlm: {preset}: ")
     assert message in told
-    assert "Traceback" not in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["train", "data"])

@@ -57,6 +57,16 @@ def test_the_command_leaves_out_adapters(tmp_path: Path) -> None:
         assert second["value"]
 
 
+def test_the_questions_are_not_written_over(tmp_path: Path) -> None:
+    questions, link = tmp_path / "questions.txt", tmp_path / "link.txt"
+    questions.write_text("Who are you?\n")
+    link.symlink_to(questions)
+    for output in (questions, link):
+        with pytest.raises(DataError, match=r"\.txt holds the questions: choose another output$"):
+            main(questions, output)
+    assert questions.read_text() == "Who are you?\n"
+
+
 def test_questions_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*none\.txt: No such file"):
         read_lines(tmp_path / "none.txt")

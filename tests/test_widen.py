@@ -38,10 +38,14 @@ def captions(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_wider_model_is_the_same_function_and_detects(captions: Path, tmp_path: Path) -> None:
+def test_the_wider_model_is_the_same_function_and_detects(
+    captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = vlm.load("embedded")
     before.save(tmp_path / "before")
     main(tmp_path / "before", tmp_path / "after", [str(captions)])
+    told = f"{tmp_path / 'after'}: vlm chat --model talks to it\n"
+    assert capsys.readouterr().err.endswith(told)
     after = vlm.load(tmp_path / "after")
     patches = before.vision(before.vision.preprocessing.batch([tiny.photo(0)]))
     torch.testing.assert_close(after.projector(patches), before.projector(patches))
@@ -83,6 +87,17 @@ def test_only_an_mlp_has_a_hidden_layer(captions: Path) -> None:
     linear = tiny.vision_language_model(ProjectorConfig(kind="linear"))
     with pytest.raises(CheckpointError, match="only an MLP projector has a hidden layer to widen"):
         widen(linear, [captions], by="things")
+
+
+def test_a_checkpoint_is_not_written_over(captions: Path) -> None:
+    with pytest.raises(CheckpointError, match="is there already: choose another output folder"):
+        main("embedded", captions.parent, [str(captions)])
+
+
+@pytest.mark.parametrize("by", ["things", "classes"])
+def test_captions_that_were_not_named_are_asked_for(tmp_path: Path, by: str) -> None:
+    with pytest.raises(DataError, match=r"^no captions file: name at least one$"):
+        main("embedded", tmp_path / "after", [], by)
 
 
 def test_captions_without_things_are_refused(captions: Path) -> None:

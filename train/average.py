@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 import vlm
-from vlm.checkpoint import read
+from vlm.checkpoint import read, require_new
 from vlm.errors import CheckpointError
 
 
@@ -25,11 +26,19 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
         checkpoints: folders, at least two, of the same parts.
 
     Raises:
-        CheckpointError: fewer than two, or checkpoints that are not alike.
+        CheckpointError: fewer than two, one without trained tensors, or checkpoints that are not
+            alike.
     """
     if len(checkpoints) < 2:
         raise CheckpointError("a mean needs at least two checkpoints")
-    configs = {checkpoint: read(checkpoint)[0] for checkpoint in checkpoints}
+    configs = {}
+    for checkpoint in checkpoints:
+        configs[checkpoint], tensors = read(checkpoint)
+        if tensors is None:
+            raise CheckpointError(
+                f"{checkpoint} is no checkpoint with trained tensors, here or on the hub: "
+                "check its path"
+            )
     adapted = [name for name, config in configs.items() if config.language.lora is not None]
     first = (adapted or checkpoints)[0]
     lora = configs[first].language.lora
@@ -67,5 +76,11 @@ def main(output: Path, checkpoints: list[str]) -> None:
         output: folder of the new checkpoint.
         checkpoints: of the same parts, such as those of a stage and of the one before it; one that
             is given twice counts twice. Adapters that only some have are the means of theirs.
+
+    Raises:
+        CheckpointError: something is in the output folder, or the checkpoints have no mean.
     """
+    require_new(output)
     average(checkpoints).save(output)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{output}: vlm chat --model talks to it")

