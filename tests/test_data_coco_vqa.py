@@ -67,6 +67,16 @@ def test_what_is_not_coco(folder: Path, change: dict[str, Any], trouble: str) ->
     assert "expected images with id and file_name, and annotations with cap" in str(error.value)
 
 
+def test_two_coco_images_of_one_id(folder: Path) -> None:
+    images = [*COCO["images"], {"id": 3, "file_name": "b.png"}]
+    file = save_json(folder / "data", COCO | {"images": images})
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert str(error.value) == (
+        f"{file}: two images have the id 3, 'a.png' and 'b.png': give each an id of its own"
+    )
+
+
 def answers(*texts: str) -> list[dict[str, Any]]:
     return [{"answer": text, "answer_id": number} for number, text in enumerate(texts, start=1)]
 

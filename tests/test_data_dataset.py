@@ -4,6 +4,8 @@ import pickle
 from io import BytesIO
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict, Image, NamedSplit
 
@@ -89,6 +91,22 @@ def test_images_that_are_files(tmp_path: Path) -> None:
         decode(third)
 
 
+def test_images_that_are_files_inside_the_folder(tmp_path: Path) -> None:
+    names = ["a.png", "none.png", "../a.png"]
+    cells = [{"bytes": None, "path": name} for name in names]
+    cells.append({"bytes": png(1), "path": "a.png"})
+    folder = save(tmp_path, image=cells, caption=["a cat"] * 4)
+    save_photos(folder, "images/a.png")
+    found = read(folder)
+    first, last = found.usable
+    assert first.photos == (FilePhoto(folder / "images/a.png"),)
+    assert last.photos[0].data() == png(1)
+    assert reasons(found, tmp_path) == [
+        ("data, row 1", "missing image", "none.png"),
+        ("data, row 2", "image path leaves its folder", "../a.png"),
+    ]
+
+
 def test_splits(tmp_path: Path) -> None:
     parts = {
         name: Dataset.from_dict({"image": encoded(1), "caption": [f"a {name}"]})
@@ -122,6 +140,21 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(found.usable[0].photos[0], RowPhoto)
 
 
+def test_parquet_with_large_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, images in (
+        ("paths", pyarrow.array(["a.png"], pyarrow.large_string())),
+        ("bytes", pyarrow.array([png(0)], pyarrow.large_binary())),
+    ):
+        save_photos(tmp_path / name, "a.png")
+        texts = pyarrow.array(["a cat"], pyarrow.large_string())
+        table = pyarrow.table({"image": images, "caption": texts})
+        pyarrow.parquet.write_table(table, tmp_path / name / "data.parquet")
+        (sample,) = read(tmp_path / name, format="dataset").usable
+        assert sample.conversations == captions("A cat.")
+        assert decode(sample.photos[0]).tobytes() == tiny.photo(0).tobytes()
+
+
 def test_rows_that_are_set_aside(tmp_path: Path) -> None:
     texts = [["a cat"], [], [""], None]
     found = read(save(tmp_path, image=encoded(4), caption=texts))
@@ -145,6 +178,16 @@ def test_what_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(DataError, match=r"^cannot read the data set '.*': "):
         read(tmp_path)
+    damaged = save(tmp_path, image=["a.png"], caption=["a cat"])
+    (damaged / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"^cannot read the data set '.*': '_data_files' \(KeyErro"):
+        read(damaged)
+    scripted = tmp_path / "scripted"
+    scripted.mkdir()
+    for name in ("scripted.py", "data.parquet"):
+        (scripted / name).touch()
+    with pytest.raises(DataError, match=r"^cannot read the data set '.*': .* found scripted\.py"):
+        read(scripted)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError) as error:
         read("nobody/nothing")

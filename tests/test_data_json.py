@@ -178,6 +178,25 @@ def test_captions_that_are_set_aside(
     assert reasons(read(file), folder) == [("data, line 2", reason, detail)]
 
 
+@pytest.mark.parametrize(
+    ("caption", "written"),
+    [
+        ("a dog runs", "A dog runs."),
+        ("a  dog\nruns .", "A dog runs."),
+        ("a dog runs. .", "A dog runs."),
+        ("route 66", "Route 66."),
+        ("who runs ?", "Who runs ?"),
+        ("it runs!", "It runs!"),
+        ("一只狗。", "一只狗。"),
+        ('he said "hi."', 'He said "hi."'),
+        ("a dog (brown) .", "A dog (brown)."),
+        ("...", "..."),
+    ],
+)
+def test_captions_are_tidied(caption: str, written: str) -> None:
+    assert tidy(caption) == written
+
+
 @given(caption=st.text())
 def test_what_is_tidy_stays_as_it_is(caption: str) -> None:
     assert tidy(tidy(caption)) == tidy(caption)

@@ -1,6 +1,10 @@
 """What all formats have in common: finding the format, splits, limits, image folders, errors."""
 
+import gzip
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from tests.data_folders import captions, read, reasons, save_json, save_lines, s
 from train.data.formats import format_of
 from train.data.photos import FilePhoto
 from train.data.read import READERS, read_sources
-from train.data.source import QUESTIONS, Columns, DataSource
+from train.data.source import QUESTIONS, Columns, DataSource, Format
 from vlm.errors import ConfigError, DataError
 
 
@@ -36,6 +40,8 @@ DOG = {"image": "b.png", "captions": ["a dog"]}
         ('{"annotations": [], "images": [], "info": {}}', "coco"),
         (json.dumps({"info": "x" * 70_000, "questions": []}), "vqa"),
         (json.dumps([{"id": "x" * 70_000, "conversations": []}]), "llava"),
+        (json.dumps([{"id": "x" * 70_000, "conversations": []}], indent=1), "llava"),
+        ('\n{"captions": [], "note": "' + "x" * 70_000 + '"}\n{"captions": []}\n', "captions"),
         ("image,caption\n", "table"),
         ("image\tcaption, with a comma\n", "table"),
     ],
@@ -53,7 +59,8 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, content: str, format: st
         ("a cat\na dog\n", "nor a tar file; it begins with 'a cat'"),
         ("{", ": not JSON: Expecting property name"),
         ("[1]", ": a JSON object is needed, not int"),
-        ("[]", ": a JSON object is needed, not list"),
+        ("[]", " holds no samples: it is an empty list"),
+        ("[[]]", ": a JSON object is needed, not list"),
         ('{"image": "a", "text": "b"}', ": found the keys image, text; expected one of: conversa"),
         ('{"captions": [], "conversations": []}', ": found the keys captions, conversations; exp"),
         ("{}", ": found the keys (none); expected one of: conversations (LLaVA); captions; "),
@@ -88,6 +95,59 @@ def test_a_folder_of_no_or_several_formats(tmp_path: Path, names: list[str], hol
 def test_nothing_there(path: str) -> None:
     with pytest.raises(DataError, match=f"^no data at '{path}': no such file or folder$"):
         read(path)
+
+
+@contextmanager
+def not_root() -> Iterator[None]:
+    """Root may read anything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("format", [None, "captions", "sidecar", "shards"])
+def test_what_may_not_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format | None
+) -> None:
+    # Named from inside: the folders above are pytest's, for its user alone.
+    monkeypatch.chdir(tmp_path)
+    for path in ("side/a.png", "side/a.txt", "side/locked/b.png", "locked/c.tar"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    save_lines(Path("lines"), CAT)
+    for path in ("side/locked", "locked", "lines"):
+        Path(path).chmod(0)
+    tmp_path.chmod(0o755)
+    paths = {
+        None: ["lines", "locked", "side", "locked/c.tar"],
+        "captions": ["lines"],
+        "sidecar": ["side", "locked"],
+        "shards": ["locked"],
+    }
+    try:
+        for path in paths[format]:
+            with not_root(), pytest.raises(DataError) as error:
+                read(path, format=format)
+            assert str(error.value).endswith(": Permission denied")
+            assert str(error.value).startswith("cannot read ")
+            assert "\n" not in str(error.value)
+    finally:
+        for path in ("side/locked", "locked"):
+            Path(path).chmod(0o700)
+
+
+def test_a_compressed_file_that_is_cut_off(tmp_path: Path) -> None:
+    whole = gzip.compress(json.dumps(CAT).encode() * 100)
+    (tmp_path / "data").write_bytes(whole[:40])
+    with pytest.raises(DataError) as error:
+        read(tmp_path / "data")
+    assert str(error.value) == (
+        f"{tmp_path / 'data'} is compressed and cut off: get it whole, and decompress it"
+    )
 
 
 def test_a_named_format_is_not_second_guessed(folder: Path) -> None:
@@ -130,6 +190,10 @@ def test_a_split_is_only_that_split(folder: Path) -> None:
     assert len(read(file).usable) == 3
     with pytest.raises(DataError, match=r"data: no sample in split 'test'; there are: train, val$"):
         read(file, split="test")
+    numbers = save_lines(folder / "numbers", CAT | {"split": 1}, DOG | {"split": 2})
+    assert [sample.where for sample in read(numbers, split="1").usable] == [f"{numbers}, line 1"]
+    with pytest.raises(DataError, match=r"no sample in split '3'; there are: 1, 2$"):
+        read(numbers, split="3")
     with pytest.raises(DataError, match=r"no sample in split 'test'; there are: no splits$"):
         read(save_lines(folder / "data", CAT), split="test")
 

@@ -104,6 +104,21 @@ def test_braces() -> None:
         ({"1.png": b"", "1.cls": "3"}, "no text beside the photo", "found .png, .cls"),
         ({"1.txt": "a cat"}, "missing image", ".txt"),
         ({"1.png": b"", "1.jpg": b"", "1.txt": "a"}, "several images", ".png, .jpg, .txt"),
+        (
+            {"1.png": b"", "1.PNG": b"", "1.txt": "a"},
+            "several members of one ending",
+            "1.png, 1.PNG, 1.txt",
+        ),
+        (
+            {"1.png": b"", "1.txt": "a", "1.Txt": "b"},
+            "several members of one ending",
+            "1.png, 1.txt, 1.Txt",
+        ),
+        (
+            {"1.png": b"", "1.json": '{"text": "a cat"}'},
+            "key missing in the JSON",
+            "data:1.json: caption missing; found text, expected caption",
+        ),
         ({"1.png": b"", "1.txt": "\n \n"}, "no captions", ""),
         ({"1.png": b"", "1.json": '{"caption": ""}'}, "empty caption", ""),
         ({"1.png": b"", "1.json": '{"caption": 3}'}, "caption is not text", "3"),
@@ -134,10 +149,76 @@ def test_what_is_set_aside(
     assert reasons(found, tmp_path) == [("data:1", reason, detail)]
 
 
-def test_json_without_the_columns(tmp_path: Path) -> None:
-    shard = save_shard(tmp_path / "data", CAT | {"1.png": b"", "1.json": '{"text": "a cat"}'})
-    with pytest.raises(DataError, match=r"data:1: caption missing; found text, expected caption$"):
+def test_no_json_has_the_columns(tmp_path: Path) -> None:
+    shard = save_shard(tmp_path / "data", {"1.png": b"", "1.json": '{"text": "a cat"}'})
+    with pytest.raises(DataError) as error:
         read(shard)
+    assert str(error.value) == (
+        f"{shard}: no sample can be used: 1 key missing in the JSON; the first is {shard}:1 "
+        f"{shard}:1.json: caption missing; found text, expected caption"
+    )
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    members = {"1.png": png(0), "1.txt": mark + b"a cat"}
+    members |= {"2.png": png(1), "2.json": mark + b'{"caption": "a dog"}'}
+    found = read(save_shard(tmp_path / "data", members))
+    assert [sample.conversations for sample in found.usable] == [
+        captions("A cat."),
+        captions("A dog."),
+    ]
+
+
+def test_shards_in_folders_that_links_lead_to(tmp_path: Path) -> None:
+    for folder, name in (("data", "B.TAR"), ("elsewhere", "a.tar")):
+        (tmp_path / folder).mkdir()
+        save_shard(tmp_path / folder / name, CAT)
+    (tmp_path / "data/link").symlink_to(tmp_path / "elsewhere")
+    assert [sample.where for sample in read(tmp_path / "data").usable] == [
+        f"{tmp_path}/data/B.TAR:0001",
+        f"{tmp_path}/data/link/a.tar:0001",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["between members", "in a header", "a header", "the end"])
+def test_a_shard_that_is_damaged_or_cut_off(tmp_path: Path, damage: str) -> None:
+    shard = save_shard(tmp_path / "data", CAT | DOG)
+    with tarfile.open(shard) as tar:
+        place = tar.getmember("sub/0001.json").offset
+        for member in tar:
+            end = member.offset_data + -(-member.size // 512) * 512
+    whole = shard.read_bytes()
+    damaged = {
+        "between members": whole[:place],
+        "in a header": whole[: place + 100],
+        "a header": whole[: place + 148] + b"garbage\0" + whole[place + 156 :],
+        "the end": whole[:end],
+    }
+    shard.write_bytes(damaged[damage])
+    with pytest.raises(DataError) as error:
+        read(shard)
+    assert str(error.value) == (
+        f"{shard} is damaged or cut off at byte {end if damage == 'the end' else place}: neither a "
+        "member nor the end of the archive is there; get it again"
+    )
+    # One block of zeros is enough of an end.
+    shard.write_bytes(whole[: end + 512])
+    assert len(read(shard).usable) == 2
+
+
+def test_shards_joined_to_one_file(tmp_path: Path) -> None:
+    first, second = save_shard(tmp_path / "first", CAT), save_shard(tmp_path / "second", DOG)
+    joined = tmp_path / "joined"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(DataError) as error:
+        read(joined)
+    with tarfile.open(first) as tar:
+        end = tar.getmembers()[-1].offset_data + 512
+    assert str(error.value) == (
+        f"{joined} is damaged or cut off at byte {end}: the archive ends there, and more follows; "
+        "give each of several archives a file of its own"
+    )
 
 
 def test_shards_that_cannot_be_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.data_folders import captions, read, reasons, save_photos
 from train.data.photos import FilePhoto
 from train.data.sample import Sample
+from vlm.errors import DataError
 
 
 @pytest.fixture
@@ -42,3 +43,29 @@ def test_what_is_set_aside(folder: Path) -> None:
         ("e.png", "caption is not text", decoding),
         ("f.txt", "missing image", "no photo beside f.txt"),
     ]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path) -> None:
+    save_photos(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa dog runs\r\n")
+    (sample,) = read(tmp_path).usable
+    assert sample.conversations == captions("A dog runs.")
+
+
+def test_links_to_folders_are_followed_each_folder_once(folder: Path) -> None:
+    elsewhere = folder.with_name("elsewhere")
+    save_photos(elsewhere, "c.png")
+    (elsewhere / "c.txt").write_text("a bus")
+    for name, target in (("link", elsewhere), ("link2", elsewhere), ("deep/back", folder)):
+        (folder / name).symlink_to(target)
+    (elsewhere / "also_back").symlink_to(folder / "deep")
+    found = read(folder)
+    assert [sample.where for sample in found.usable] == [
+        f"{folder}/{name}" for name in ("b.JPG", "deep/a.b.png", "link/c.png")
+    ]
+    assert found.set_aside == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^cannot read .*none: No such file or directory$"):
+        read(tmp_path / "none", format="sidecar")

@@ -28,7 +28,7 @@ def test_comma_separated_captions(folder: Path) -> None:
     )
     assert read(file, questions=["What?"]).usable == [
         Sample(
-            f"{file}, line 3",
+            f"{file}, line 2",
             (FilePhoto(folder / "images/a.png"),),
             captions('A cat, "Tom", sits.'),
             ("What?",),
@@ -40,6 +40,13 @@ def test_comma_separated_captions(folder: Path) -> None:
             ("What?",),
         ),
     ]
+
+
+def test_rows_are_told_by_their_first_line(folder: Path) -> None:
+    file = table(folder, "image,caption", "", 'a.png,"a', "", 'cat"', "", "", "b.png,a dog", "x,")
+    found = read(file)
+    assert [sample.where for sample in found.usable] == [f"{file}, line 3", f"{file}, line 8"]
+    assert [one.where for one in found.set_aside] == [f"{file}, line 9"]
 
 
 def test_tab_separated_questions(folder: Path) -> None:
@@ -91,6 +98,18 @@ def test_wrong_columns(folder: Path) -> None:
         DataError, match="columns: q, a missing; found file, text, expected file, q"
     ):
         read(file, columns=Columns(image="file", question="q", answer="a"))
+
+
+def test_columns_of_one_name(folder: Path) -> None:
+    file = table(folder, "image,caption,caption", "a.png,a cat,a dog")
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert str(error.value) == (
+        f"{file}: columns: 2 are named caption; found image, caption, caption; give each a name of "
+        "its own"
+    )
+    unused = table(folder, "image,caption,,", "a.png,a cat,1,2")
+    assert [sample.conversations for sample in read(unused).usable] == [captions("A cat.")]
 
 
 def test_what_is_not_a_table(folder: Path) -> None:

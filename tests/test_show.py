@@ -1,6 +1,9 @@
 """`vlm data`: what is printed of training data."""
 
 import json
+import os
+import random
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -10,12 +13,14 @@ from rich.console import Console
 from tests import tiny, tiny_folders
 from tests.data_folders import asked, captions, save_lines, save_photos
 from train.config import TrainConfig
+from train.data.mixture import epoch_order
 from train.data.photos import FilePhoto
 from train.data.sample import Message, Sample, Samples, SetAside
 from train.data.source import DataSource
 from train.show import Checked, check, show, show_samples, show_set_aside, summary
 from vlm.cli import main
 from vlm.config import ModelConfig
+from vlm.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,45 @@ def test_show(
     assert "1 missing image" in both
     assert "and 1 more that are set aside" in one
     assert "questions, line 3: missing image none.png" in both
+
+
+def test_the_first_of_the_first_epoch_are_shown_as_training_sees_them(
+    tmp_path: Path, model: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_photos(tmp_path, *(f"{number}.png" for number in range(12)))
+    lines = [{"image": f"{number}.png", "captions": ["a cat"]} for number in range(12)]
+    order = epoch_order([12], [1.0], seed=0, epoch=0)
+    (tmp_path / f"{order[0]}.png").write_bytes(b"no photo")
+    lines[order[2]]["question"] = "too long " * 100
+    file = save_lines(tmp_path / "data", *lines)
+    questions = [f"Question {letter}?" for letter in "ABCDEFGHIJKLMNOP"]
+    source = DataSource(str(file), questions=questions)
+    config = TrainConfig([source], model=model, output=tmp_path / "run", max_length=100)
+    show(config, show=3)
+    out = capsys.readouterr().out
+    assert re.findall(r", line (\d+): /", out) == [str(order[place] + 1) for place in (1, 3, 4)]
+    assert re.findall(r"Question .\?", out) == [
+        random.Random(f"0/0/{place}").choice(questions) for place in (1, 3, 4)
+    ]
+
+
+def test_names_that_cannot_be_encoded_are_printed(
+    tmp_path: Path, model: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_photos(tmp_path, os.fsdecode(b"caf\xe9.png"))
+    lines = [{"image": image, "captions": ["a cat"]} for image in ("caf\udce9.png", "\ud800.png")]
+    source = DataSource(str(save_lines(tmp_path / "data", *lines)))
+    show(TrainConfig([source], model=model, output=tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert f"data, line 1: {tmp_path}/caf\\udce9.png" in out
+    assert "data, line 2: missing image \\ud800.png" in out
+
+
+def test_show_less_than_nothing(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    show(config, show=0)
+    assert " supervised" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"^show must be at least 0, not -1$"):
+        show(config, show=-1)
 
 
 def test_show_at_a_length(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 """`vlm data`: training data as the model will see it, and what of it cannot be used."""
 
 import random
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from statistics import median
 
 from rich.console import Console
@@ -20,6 +22,7 @@ from train.data.sample import Sample, Samples, SetAside, Unusable, by_reason
 from train.epochs import longest
 from train.rows import first_prompts, prompts_of, read_photo
 from vlm.checkpoint import read
+from vlm.errors import ConfigError
 from vlm.prompt import Prompt, show_prompt
 
 
@@ -41,13 +44,16 @@ def show(config: TrainConfig, show: int = 5) -> None:
 
     Args:
         config: of a training run.
-        show: samples that are printed, the first of the first epoch; and of those that cannot be
-            used, the first ones.
+        show: samples that are printed, the first of the first epoch that can be used; and of those
+            that cannot, the first ones.
 
     Raises:
         DataError: data that cannot be read.
-        ConfigError, WeightsError, CheckpointError: a model that cannot be built.
+        ConfigError: `show` is below 0, or a model cannot be built.
+        WeightsError, CheckpointError: a model cannot be built.
     """
+    if show < 0:
+        raise ConfigError(f"show must be at least 0, not {show}")
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = model_of(config)
@@ -58,15 +64,18 @@ def show(config: TrainConfig, show: int = 5) -> None:
         return prompts_of(sample, prompt, random.Random(config.seed), max_length)
 
     checked = check(sources, prompts, Console(stderr=True))
+    # A character that the terminal's encoding lacks, or half a surrogate pair, must not end it.
+    sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()
-    training = [one.found.usable for one in checked[: len(config.data)]]
+    # Training too finds out only on the way what cannot be used: the order is that of all.
+    training = [one.usable for one in sources[: len(config.data)]]
     weights = [source.weight for source in config.data]
     order = epoch_order([len(usable) for usable in training], weights, config.seed, epoch=0)
     samples = [sample for usable in training for sample in usable]
-    first = [samples[place] for place in order[:show]]
-    show_samples(
-        first_prompts(first, prompt, config.seed, max_length), model.language.tokenizer, console
-    )
+    epoch = first_prompts([samples[i] for i in order], prompt, config.seed, max_length)
+    whole = {sample for one in checked for sample in one.found.usable}
+    shown = islice((each for each in epoch if each[0] in whole), show)
+    show_samples(shown, model.language.tokenizer, console)
     console.print(summary(checked))
     show_set_aside([one for each in checked for one in each.found.set_aside], console, show)
 

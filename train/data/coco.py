@@ -15,11 +15,19 @@ def records(source: DataSource) -> Iterator[Record]:
     """The images of a file, each with all its captions, in the file's order.
 
     Raises:
-        DataError: the file cannot be read, or lacks what COCO's have.
+        DataError: the file cannot be read, lacks what COCO's have, or two images have the same id.
     """
     whole = read_json(Path(source.path))
     try:
-        names = {image["id"]: image["file_name"] for image in whole["images"]}
+        names: dict[Any, Any] = {}
+        for image in whole["images"]:
+            number, name = image["id"], image["file_name"]
+            if number in names:
+                raise DataError(
+                    f"{source.path}: two images have the id {number!r}, {names[number]!r} and "
+                    f"{name!r}: give each an id of its own"
+                )
+            names[number] = name
         captions: dict[Any, list[Any]] = {number: [] for number in names}
         for annotation in whole["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])

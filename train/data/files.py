@@ -72,6 +72,31 @@ def json_records(file: Path, required: tuple[str, ...]) -> Iterator[Record]:
             yield Record(f"{file}, line {number}", content, content.get("split"))
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files in a folder and in the folders in it, by their paths. Links are followed; a folder
+    that several of them lead to is read once.
+
+    Raises:
+        DataError: a folder that is not there, or cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    files: list[Path] = []
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            # A link back to where it lies would be followed for ever.
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        files += [Path(here, name) for name in names]
+    return sorted(files)
+
+
 def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
     """Checks that keys or columns are there.
 

@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from train.data.files import head, read_json
+from train.data.files import files_in, head, read_json
 from train.data.photos import ENDINGS
 from train.data.source import DataSource, Format
 from vlm.errors import DataError
@@ -24,16 +24,19 @@ def format_of(source: DataSource) -> Format:
     """The format of a source, by what is in it.
 
     Raises:
-        DataError: nothing is there, or it is none of the formats or more than one; says what was
-            found.
+        DataError: nothing is there, it cannot be read, or it is none of the formats or more than
+            one; says what was found.
     """
     if source.format is not None:
         return source.format
     path = Path(source.path)
-    if path.is_dir():
-        return _format_of_folder(path)
-    if path.is_file():
-        return _format_of_file(path)
+    try:
+        if path.is_dir():
+            return _format_of_folder(path)
+        if path.is_file():
+            return _format_of_file(path)
+    except OSError as error:
+        raise DataError(f"cannot read {source.path}: {error.strerror}") from error
     if any(mark in source.path for mark in "{*?["):
         return "shards"
     if source.path.count("/") == 1 and not path.is_absolute() and not path.suffix:
@@ -42,8 +45,9 @@ def format_of(source: DataSource) -> Format:
 
 
 def _format_of_folder(folder: Path) -> Format:
-    names = {path.name for path in folder.iterdir()}
-    endings = {path.suffix.lower() for path in folder.rglob("*")}
+    files = files_in(folder)
+    names = {file.name for file in files if file.parent == folder}
+    endings = {file.suffix.lower() for file in files}
     holds: dict[Format, bool] = {
         "dataset": not names.isdisjoint({"dataset_info.json", "dataset_dict.json"})
         or ".parquet" in endings,
@@ -61,8 +65,13 @@ def _format_of_folder(folder: Path) -> Format:
 
 
 def _format_of_file(file: Path) -> Format:
-    if tarfile.is_tarfile(file):
-        return "shards"
+    try:
+        if tarfile.is_tarfile(file):
+            return "shards"
+    except EOFError as error:
+        raise DataError(
+            f"{file} is compressed and cut off: get it whole, and decompress it"
+        ) from error
     start = head(file)
     if not start.startswith(("{", "[")):
         header = start.split("\n", 1)[0]
@@ -91,14 +100,25 @@ def _first_object(file: Path, start: str) -> dict[str, Any]:
         start: of its text.
 
     Raises:
-        DataError: not JSON, or no object.
+        DataError: not JSON, no object, or an empty list.
     """
     try:
         first, _ = json.JSONDecoder().raw_decode(start.removeprefix("[").lstrip())
     except (ValueError, RecursionError):
         # It goes on behind the start, or is no JSON at all.
-        whole = read_json(file)
-        first = whole[0] if isinstance(whole, list) and whole else whole
+        whole = _first_line_or_whole(file)
+        if whole == []:
+            raise DataError(f"{file} holds no samples: it is an empty list") from None
+        first = whole[0] if isinstance(whole, list) else whole
     if not isinstance(first, dict):
         raise DataError(f"{file}: a JSON object is needed, not {type(first).__name__}")
     return first
+
+
+def _first_line_or_whole(file: Path) -> Any:
+    with file.open("rb") as opened:
+        line = next((line for line in opened if line.strip()), b"")
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return read_json(file)

@@ -73,7 +73,8 @@ class TarPhoto:
 
 @dataclass(frozen=True, eq=False)
 class RowPhoto:
-    """One row of an image column of a Hugging Face data set, read as it is stored.
+    """An encoded image in a Hugging Face data set, read as it is stored. One that the data set only
+    names the file of is a `FilePhoto`.
 
     Args:
         path: of the data set, for messages.
@@ -93,11 +94,9 @@ class RowPhoto:
 
     def data(self) -> bytes:
         cell = self.dataset[self.row][self.column]
-        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        if cell is None or cell["bytes"] is None:
             raise ImageError(f"cannot read {self.name!r}: no image in it")
-        if cell["bytes"] is not None:
-            return cell["bytes"]
-        return FilePhoto(Path(cell["path"])).data()
+        return cell["bytes"]
 
 
 def _read(name: str, file: Path, offset: int, size: int) -> bytes:

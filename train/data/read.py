@@ -1,5 +1,6 @@
 """Sources -> samples, each through the reader of its format."""
 
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -59,15 +60,17 @@ def read_source(source: DataSource) -> Samples:
     Raises:
         DataError: as in `read_sources`.
     """
-    if source.images is not None and not source.images.is_dir():
+    if source.images is not None and not os.path.isdir(source.images):
         raise DataError(f"no folder {source.images} for the images of {source.path}")
     found = Samples(source, format_of(source))
     reader = READERS[found.format]
     splits: set[str] = set()
     for record in reader.records(source):
-        if record.split is not None:
-            splits.add(str(record.split))
-        if source.split not in (None, record.split):
+        # JSON may have a number for it.
+        split = None if record.split is None else str(record.split)
+        if split is not None:
+            splits.add(split)
+        if source.split not in (None, split):
             continue
         try:
             found.usable.append(reader.sample(source, record.where, record.content))

@@ -185,13 +185,20 @@ def captioned(where: str, photo: Photo, captions: object, questions: Sequence[st
 
 
 def tidy(caption: str) -> str:
-    """A caption as one would write it: capital first, no space in front of its full stop.
+    """A caption as one would write it: capital first, a full stop behind its last letter or digit,
+    no space in front of it. Other marks at its end, those of other scripts among them, stay.
 
     >>> tidy("a black dog runs . ")
     'A black dog runs.'
+    >>> tidy('he says "hi."')
+    'He says "hi."'
     """
-    words = " ".join(caption.split()).rstrip(" .")
-    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('!', '?')) else '.'}"
+    words = " ".join(caption.split())
+    words = f"{words[:1].upper()}{words[1:]}"
+    bare = words.rstrip(" .")
+    if bare.endswith(("!", "?")):
+        return bare
+    return f"{bare}." if bare[-1:].isalnum() else re.sub(r" \.$", ".", words)
 
 
 def by_reason(set_aside: Iterable[SetAside]) -> str:

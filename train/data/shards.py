@@ -8,6 +8,7 @@ from where they lie, in any order and by any process.
 
 import glob
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from train.data.columns import sample_of, text_columns
-from train.data.files import Record, require
+from train.data.files import Record, files_in, require
 from train.data.photos import ENDINGS, TarPhoto
 from train.data.sample import Sample, Unusable, captioned
 from train.data.sidecar import lines_of
@@ -25,15 +26,15 @@ from vlm.errors import DataError
 MAX_TEXT = 1 << 20
 """Longest text of a sample, in bytes."""
 
-Members = dict[str, TarPhoto]
-"""Where the members of one sample lie, by ending."""
+Members = list[tuple[str, TarPhoto]]
+"""The members of one sample: their endings, in lower case, and where they lie."""
 
 
 def records(source: DataSource) -> Iterator[Record]:
     """The samples of all shards.
 
     Raises:
-        DataError: no shard there, or one that cannot be read or is compressed.
+        DataError: no shard there, or one that cannot be read, is compressed, damaged or cut off.
     """
     for shard in shards(source.path):
         for key, members in groups(shard):
@@ -45,13 +46,15 @@ def shards(pattern: str) -> list[Path]:
     `shard-*.tar`.
 
     Raises:
-        DataError: there are none, or not all of those that the braces name.
+        DataError: there are none, not all of those that the braces name, or a folder that cannot be
+            read.
     """
     path = Path(pattern)
-    if path.is_file():
+    # os.path's, unlike Path's own, are False for what may not be looked at.
+    if os.path.isfile(path):
         return [path]
-    if path.is_dir():
-        return sorted(path.rglob("*.tar"))
+    if os.path.isdir(path):
+        return [file for file in files_in(path) if file.suffix.lower() == ".tar"]
     found = []
     for name in expand(pattern):
         matches = sorted(glob.glob(name))
@@ -82,9 +85,10 @@ def groups(shard: Path) -> Iterator[tuple[str, Members]]:
     """The samples of a shard: their key and their members.
 
     Raises:
-        DataError: it cannot be read, or is compressed.
+        DataError: it cannot be read, is compressed, damaged or cut off.
     """
-    key, members = "", Members()
+    key = ""
+    members: Members = []
     try:
         with tarfile.open(shard, mode="r:") as tar:
             for member in tar:
@@ -95,33 +99,68 @@ def groups(shard: Path) -> Iterator[tuple[str, Members]]:
                 own = str(path.with_name(stem))
                 if own != key and members:
                     yield key, members
-                    members = Members()
+                    members = []
                 key = own
                 place = TarPhoto(shard, member.name, member.offset_data, member.size)
-                members[f".{ending.lower()}"] = place
+                members.append((f".{ending.lower()}", place))
+            _check_end(shard, tar.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"cannot read {shard}: {error}: shards are uncompressed tar") from error
     if members:
         yield key, members
 
 
+def _check_end(shard: Path, end: int) -> None:
+    """Checks that an archive ends where no member follows any more: `tarfile` takes a damaged
+    header, or none at all, for the end.
+
+    Args:
+        shard: the archive.
+        end: behind its last member, in bytes.
+
+    Raises:
+        DataError: no block of zeros is there, or something else than zeros behind it.
+    """
+    with shard.open("rb") as opened:
+        opened.seek(end)
+        block = opened.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or any(block):
+            raise DataError(
+                f"{shard} is damaged or cut off at byte {end}: neither a member nor the end of the "
+                "archive is there; get it again"
+            )
+        while behind := opened.read(1 << 16):
+            if any(behind):
+                raise DataError(
+                    f"{shard} is damaged or cut off at byte {end}: the archive ends there, and "
+                    "more follows; give each of several archives a file of its own"
+                )
+
+
 def sample(source: DataSource, where: str, members: Members) -> Sample:
     """One sample of a shard.
 
     Raises:
-        DataError: its JSON lacks a key that the config names.
-        Unusable: no image or several, or no text.
+        Unusable: no image or several, several members of one ending, no text, or JSON that lacks a
+            key that the config names.
     """
-    photos = [ending for ending in members if ending in ENDINGS]
+    found = dict(members)
+    if len(found) < len(members):
+        names = ", ".join(member.member for _, member in members)
+        raise Unusable("several members of one ending", names)
+    photos = [ending for ending in found if ending in ENDINGS]
     if len(photos) != 1:
-        raise Unusable("several images" if photos else "missing image", ", ".join(members))
-    photo = members[photos[0]]
-    if source.columns.question is None and ".txt" in members:
-        return captioned(where, photo, lines_of(_text(members[".txt"])), source.questions)
-    if ".json" not in members:
-        raise Unusable("no text beside the photo", f"found {', '.join(members)}")
-    record = _record(members[".json"])
-    require(where, text_columns(source.columns), record)
+        raise Unusable("several images" if photos else "missing image", ", ".join(found))
+    photo = found[photos[0]]
+    if source.columns.question is None and ".txt" in found:
+        return captioned(where, photo, lines_of(_text(found[".txt"])), source.questions)
+    if ".json" not in found:
+        raise Unusable("no text beside the photo", f"found {', '.join(found)}")
+    record = _record(found[".json"])
+    try:
+        require(found[".json"].name, text_columns(source.columns), record)
+    except DataError as error:
+        raise Unusable("key missing in the JSON", str(error)) from error
     return sample_of(source, where, photo, record)
 
 
@@ -139,6 +178,6 @@ def _text(member: TarPhoto) -> str:
     if member.size > MAX_TEXT:
         raise Unusable("text is too large", f"{member.name}: {member.size} bytes")
     try:
-        return member.data().decode("utf-8")
+        return member.data().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unusable("caption is not text", f"{member.name}: {error}") from error

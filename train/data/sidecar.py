@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.data.files import Record
+from train.data.files import Record, files_in
 from train.data.photos import ENDINGS, FilePhoto
 from train.data.sample import Sample, Unusable, captioned
 from train.data.source import DataSource
 
 
 def records(source: DataSource) -> Iterator[Record]:
-    """The photos, and the texts without one, of a folder and the folders in it, by their paths."""
-    paths = sorted(Path(source.path).rglob("*"))
+    """The photos, and the texts without one, of a folder and the folders in it, by their paths.
+
+    Raises:
+        DataError: a folder that is not there, or cannot be read.
+    """
+    paths = files_in(Path(source.path))
     photos = {path.with_suffix("") for path in paths if path.suffix.lower() in ENDINGS}
     for path in paths:
         lone = path.suffix == ".txt" and path.with_suffix("") not in photos
@@ -29,7 +33,7 @@ def sample(source: DataSource, where: str, path: Path) -> Sample:
         raise Unusable("missing image", f"no photo beside {path}")
     beside = path.with_suffix(".txt")
     try:
-        text = beside.read_text(encoding="utf-8")
+        text = beside.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise Unusable("no text beside the photo", f"{beside}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -2,7 +2,9 @@
 answers."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from train.data.columns import sample_of, text_columns
@@ -16,25 +18,36 @@ def records(source: DataSource) -> Iterator[Record]:
     """The rows of a table.
 
     Raises:
-        DataError: the file cannot be read, or lacks a column; says which it has.
+        DataError: the file cannot be read, lacks a column, or has two of one name; says which it
+            has.
     """
     expected = [source.columns.image, *text_columns(source.columns)]
     expected += [] if source.split is None else ["split"]
-    number = 1
+    first = 1
     try:
         with open(source.path, encoding="utf-8-sig", newline="") as opened:
             separator = "\t" if "\t" in opened.readline() else ","
             opened.seek(0)
             # Strict, or a quote that is not closed would swallow all rows that follow.
-            rows = csv.DictReader(opened, delimiter=separator, strict=True)
-            require(f"{source.path}: columns", expected, rows.fieldnames or [])
-            for row in rows:
-                yield Record(f"{source.path}, line {rows.line_num}", row, row.get("split"))
-                number = rows.line_num + 1
+            rows = csv.reader(opened, delimiter=separator, strict=True)
+            header = next(rows, [])
+            require(f"{source.path}: columns", expected, header)
+            for name, count in Counter(header).items():
+                if count > 1 and name in expected:
+                    raise DataError(
+                        f"{source.path}: columns: {count} are named {name}; "
+                        f"found {', '.join(header)}; give each a name of its own"
+                    )
+            first = rows.line_num + 1
+            for cells in rows:
+                where, first = f"{source.path}, line {first}", rows.line_num + 1
+                if cells:
+                    row = dict(zip_longest(header, cells))
+                    yield Record(where, row, row.get("split"))
     except OSError as error:
         raise DataError(f"cannot read {source.path}: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{source.path}, from line {number}: not a table: {error}") from error
+        raise DataError(f"{source.path}, from line {first}: not a table: {error}") from error
 
 
 def sample(source: DataSource, where: str, row: dict[str | None, str | None]) -> Sample:
