@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from train.data.report import append_report, check_share, write_report
+from train.data.report import append_report, check_share, read_report, write_report
 from train.data.sample import SetAside
 from vlm.errors import DataError
 
@@ -20,6 +20,9 @@ def test_a_report_lists_each_sample(tmp_path: Path) -> None:
     file = tmp_path / "run" / "report.jsonl"
     write_report(iter(THREE[:2]), file)
     append_report(THREE[2:], file)
+    # The same sample in a later epoch.
+    append_report(THREE[1:], file)
+    assert read_report(file) == THREE
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"where": "a.jsonl, line 3", "reason": "empty caption", "detail": ""},
         {"where": "a.jsonl, line 4", "reason": "missing image", "detail": "é.png"},
@@ -28,6 +31,12 @@ def test_a_report_lists_each_sample(tmp_path: Path) -> None:
     write_report([], file)
     assert file.read_text() == ""
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_report_that_is_not_there(tmp_path: Path) -> None:
+    assert read_report(tmp_path / "report.jsonl") == []
+    with pytest.raises(DataError, match=r"^cannot read .*: Is a directory$"):
+        read_report(tmp_path)
 
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:

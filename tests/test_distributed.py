@@ -121,6 +121,18 @@ def test_killed_and_told_to_end_they_go_on(instruct: TrainConfig, tmp_path: Path
     assert tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(whole))
 
 
+def test_a_state_that_cannot_be_written_ends_all_processes(
+    instruct: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(instruct, output=tmp_path / "run")
+    config.output.mkdir()
+    (config.output / "state").touch()
+    done = tiny_runs.run(config, tmp_path / "run.json", processes=2)
+    assert done.returncode != 0
+    assert "vlm: cannot write " in done.stderr
+    assert "Not a directory" in done.stderr
+
+
 def test_processes_draw_captions_of_their_own(tmp_path: Path) -> None:
     config = tiny_runs.run_config(tmp_path, stage="instruct", batch_size=1, accumulate=2)
     # Given and drawn ones, so that the processes have different numbers of batches.
@@ -196,7 +208,6 @@ def test_deepspeed_trains_as_whole_weights_do(instruct: TrainConfig) -> None:
     ("name", "kind"),
     [
         ("ddp", "MULTI_GPU"),
-        ("cpu", "MULTI_CPU"),
         ("fsdp2", "FSDP"),
         ("deepspeed_zero2", "DEEPSPEED"),
         ("deepspeed_zero3", "DEEPSPEED"),

@@ -12,12 +12,11 @@ GB = 10**9
 def auto(**changed: object) -> tuple[bool, str]:
     settings = {
         "mode": "auto",
-        "photos": 6_000,
         "missing": 6_000,
         "photo_bytes": 125_000,
         "free_bytes": 10 * GB,
         "max_bytes": 5 * GB,
-        "epochs": 3.0,
+        "passes": 18_000,
     }
     return decide(**(settings | changed))
 
@@ -33,19 +32,25 @@ def auto(**changed: object) -> tuple[bool, str]:
             "about 10 min",
         ),
         (
-            {"epochs": 1.5},
+            {"passes": 9_000},
             False,
-            "no vision features are cached: 1.5 epochs are few, a cache would save 3,000 of 9,000 "
+            "no vision features are cached: the run is short, a cache would save 3,000 of 9,000 "
             "passes of the tower",
         ),
         # A few broken photos are always missing.
-        ({"epochs": 1.0, "missing": 60}, True, "saves 5,940 of 6,000 passes"),
+        ({"passes": 6_000, "missing": 60}, True, "saves 5,940 of 6,000 passes"),
         ({"max_bytes": GB // 2}, False, "they need 0.75 GB, the cache may take 0.50 GB more"),
         ({"free_bytes": 4 * GB // 5}, False, "they need 0.75 GB, the disk has 0.80 GB free"),
         # What is there costs nothing, whatever the room.
-        ({"missing": 0, "epochs": 1.0, "free_bytes": 0, "max_bytes": -1}, True, "costs 0.00 GB"),
+        (
+            {"missing": 0, "passes": 6_000, "free_bytes": 0, "max_bytes": -1},
+            True,
+            "costs 0.0 MB, saves 6,000 of 6,000",
+        ),
+        # Fewer steps than photos.
+        ({"mode": "on", "passes": 2}, True, "saves 0 of 2 passes"),
         ({"mode": "off", "missing": 0}, False, "no vision features are cached: the cache is off"),
-        ({"mode": "on", "epochs": 1.0, "max_bytes": 0}, True, "are cached: costs 0.75 GB"),
+        ({"mode": "on", "passes": 6_000, "max_bytes": 0}, True, "are cached: costs 0.75 GB"),
     ],
 )
 def test_the_decision_and_its_reason(changed: dict, cached: bool, line: str) -> None:
@@ -63,9 +68,7 @@ def test_the_decision_and_its_reason(changed: dict, cached: bool, line: str) -> 
 def test_auto_never_takes_more_than_there_is(
     missing: int, free: int, most: int, epochs: float
 ) -> None:
-    cached, _ = auto(
-        photos=missing, missing=missing, free_bytes=free, max_bytes=most, epochs=epochs
-    )
+    cached, _ = auto(missing=missing, free_bytes=free, max_bytes=most, passes=missing * epochs)
     needed = missing * 125_000
     assert cached == (epochs >= 2 and needed <= most and needed <= 0.9 * free)
 
@@ -77,7 +80,7 @@ def test_the_line_of_a_report() -> None:
     )
     report = FillReport(found=2, left_out=1_000, broken={"a": "not an image"}, bytes=10**7)
     assert str(report) == (
-        "features: 2 photos, 0.01 GB, 2 found, 1,000 left out for want of room, 1 broken"
+        "features: 2 photos, 10.0 MB, 2 found, 1,000 left out for want of room, 1 broken"
     )
 
 

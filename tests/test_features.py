@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests import tiny
+from tests.data_folders import read
 from train import feature_store
 from train.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, decode
 from train.feature_cost import FillReport
-from train.features import FeatureCache
+from train.features import FeatureCache, stamp_of
 from vlm.config import VisionConfig
 from vlm.errors import DataError
 from vlm.images import FORMATS
@@ -185,6 +186,39 @@ def test_photos_in_tar_shards_and_tables_are_known_again_without_being_read(
     assert fill(cache, [*members, *rows]).encoded == 6
     assert cache.missing([*members, *rows]) == 0
     assert_whole(cache, [*members, *rows, RowPhoto("turned", turned, "image", 0)])
+
+
+def test_files_that_a_table_names_are_known_by_their_own_change(
+    tmp_path: Path, folder: Path, photos: list[Photo]
+) -> None:
+    cells = [{"bytes": None, "path": str(photo.path)} for photo in photos[:2]]
+    cells.append({"bytes": photos[2].data(), "path": str(photos[0].path)})
+    columns = {"image": cells, "caption": ["a cat"] * 3}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "table")
+
+    def named() -> list[Photo]:
+        return [sample.photos[0] for sample in read(tmp_path / "table").usable]
+
+    cache = open_cache(folder)
+    assert fill(cache, named()).encoded == 3
+    assert cache.missing(named()) == 0
+    tiny.photo(99).save(photos[0].path)
+    assert cache.missing(named()) == 1
+    assert fill(cache, named()).encoded == 1
+    assert_whole(cache, named())
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path, folder: Path, photos: list[Photo]) -> None:
+    names = [b"caf\xe9.png", b"caf\\udce9.png", "café.png".encode()]
+    strange = [FilePhoto(tmp_path / os.fsdecode(name)) for name in names]
+    for photo, source in zip(strange, photos, strict=False):
+        photo.path.write_bytes(source.data())
+        os.utime(photo.path, ns=(1, 1))
+    cache = open_cache(folder)
+    assert fill(cache, strange).encoded == 3
+    assert cache.missing(strange) == 0
+    assert_whole(cache, strange)
+    assert len({stamp_of(photo)[0] for photo in strange}) == 3
 
 
 def test_broken_photos_are_told_with_the_reason_and_the_others_encoded(

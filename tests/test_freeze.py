@@ -211,8 +211,9 @@ def test_groups_have_learning_rates_and_decay_of_their_own(config: ModelConfig) 
     assert "projector.projection.queries" in others
     assert "projector.projection.norm_in.weight" in others
     assert "vision.model.embeddings.class_embedding" in others
-    assert all(name.endswith((".bias", "queries", "norm.weight", "class_embedding")) or "norm" in
-               name for name in others)  # fmt: skip
+    assert "vision.model.embeddings.position_embedding.weight" in others
+    undecayed = (".bias", "queries", "norm.weight", "class_embedding", "position_embedding.weight")
+    assert all(name.endswith(undecayed) or "norm" in name for name in others)
 
 
 def test_one_learning_rate_is_everyones(config: ModelConfig) -> None:

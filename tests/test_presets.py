@@ -7,6 +7,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from train.config import TrainConfig
+from train.data.read import read_sources
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))
@@ -43,6 +44,15 @@ def test_stage_two_goes_on_from_stage_one(name: str) -> None:
     align = config(CONFIGS / f"{name}-align.yaml")
     instruct = config(CONFIGS / f"{name}-instruct.yaml")
     assert instruct.start == str(align.output / "checkpoint")
+
+
+def test_the_example_goes_on_with_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    example = config(Path("examples/train.yaml"))
+    example.resolve()
+    assert (example.start, example.stage) == ("embedded", "instruct")
+    (captions,) = read_sources(example.data)
+    assert (len(captions.usable), captions.set_aside) == (4, [])
 
 
 def test_the_stages_of_the_embedded_model_follow_each_other() -> None:

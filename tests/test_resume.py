@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -9,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
 from tests import tiny_runs
 from train.config import TrainConfig
 from train.freeze import Trains
 from train.recipe import train
-from train.state import states
-from vlm.config import LanguageConfig, LoraConfig
-from vlm.errors import ConfigError
+from train.state import remove_states, states
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig
+from vlm.errors import CheckpointError, ConfigError, VLMError
 
 
 @pytest.fixture
@@ -148,6 +151,110 @@ def test_a_run_is_not_overwritten_by_accident(config: TrainConfig) -> None:
     assert len(tiny_runs.metrics(config)) == 3
 
 
+def test_a_run_without_states_is_not_overwritten_either(config: TrainConfig) -> None:
+    train(config)
+    remove_states(config.output / "state")
+    with pytest.raises(ConfigError, match=r"run holds a run already: --resume goes on with it, "):
+        train(config)
+
+
+def test_states_stay_until_another_run_begins(config: TrainConfig) -> None:
+    train(config)
+    before = states(config.output / "state")
+    with pytest.raises(VLMError, match="nowhere"):
+        train(replace(config, force=True, start="/nowhere", model=ModelConfig()))
+    assert states(config.output / "state") == before
+    text = (config.output / "config.yaml").read_text(encoding="utf-8")
+    assert "resume" not in text
+    assert "force" not in text
+
+
+def test_a_run_whose_states_are_all_damaged_is_left_alone(config: TrainConfig) -> None:
+    train(config)
+    for folder in states(config.output / "state"):
+        (folder / "training.pt").write_bytes(b"damaged")
+    before = tiny_runs.weights(config), tiny_runs.rows(config)
+    with pytest.raises(CheckpointError, match=r"^every state in .* is damaged: --force instead of"):
+        train(replace(config, resume=True))
+    assert tiny_runs.same(before[0], tiny_runs.weights(config))
+    assert before[1] == tiny_runs.rows(config)
+
+
+def test_forced_settings_hold(config: TrainConfig) -> None:
+    config = replace(config, ema=None, max_steps=2)
+    train(config)
+    before = tiny_runs.weights(config)
+    still = {"learning_rate": 1e-30, "projector_learning_rate": 1e-30}
+    train(replace(config, resume=True, force=True, max_steps=None, validation=None, **still))
+    assert tiny_runs.metrics(config, "step")[-1] == 6
+    for name, weight in tiny_runs.weights(config).items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-20)
+
+
+def test_more_steps_go_on_where_the_fewer_ended(config: TrainConfig) -> None:
+    train(elsewhere(config))
+    train(replace(config, max_steps=2))
+    train(replace(config, resume=True, force=True))
+    for name in ("loss", "epoch", "tokens", "images"):
+        values, whole = (tiny_runs.metrics(c, name) for c in (config, elsewhere(config)))
+        if name == "loss":
+            # The learning rate is not the same: that of fewer steps fell sooner.
+            assert len(values) == len(whole)
+        else:
+            assert values == whole
+
+
+def test_averages_begin_with_the_weights_there_are(config: TrainConfig) -> None:
+    train(replace(config, ema=None, max_steps=2))
+    before = tiny_runs.weights(config)
+    train(replace(config, resume=True, force=True, ema=1 - 1e-7, max_steps=4, validation=None))
+    after = tiny_runs.weights(config)
+    for name, weight in after.items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-5)
+    assert not tiny_runs.same(before, after)
+
+
+def test_another_rank_cannot_go_on(config: TrainConfig) -> None:
+    train(config)
+    language = replace(config.model.language, lora=LoraConfig(2))
+    other = replace(config, model=replace(config.model, language=language))
+    with pytest.raises(
+        CheckpointError,
+        match=r"step-00000006 is of a run that trained something else \(language\..*lora_A.* and "
+        r"\d+ more differ\): train the same, or start from its checkpoint$",
+    ):
+        train(replace(other, resume=True, force=True))
+
+
+def test_losses_of_other_samples_are_not_compared(config: TrainConfig) -> None:
+    train(replace(config, validation=None))
+    before = tiny_runs.weights(config)
+    train(replace(config, resume=True, force=True, epochs=3))
+    assert not tiny_runs.same(before, tiny_runs.weights(config))
+
+
+def test_another_precision_is_named(config: TrainConfig) -> None:
+    train(config)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ConfigError, match=r"config\.precision: \"fp32\" then, \"bf16\" now"):
+        train(replace(config, resume=True, precision="bf16"))
+
+
+def test_a_run_with_a_scaler_goes_on_bit_for_bit(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In float16, the first step overflows.
+    tiny_runs.compute_in_float16(monkeypatch, 2.0**16)
+    train(elsewhere(config))
+    train(config)
+    shutil.rmtree(states(config.output / "state")[-1])
+    train(replace(config, resume=True))
+    assert_the_same(config, elsewhere(config))
+    norms = tiny_runs.metrics(config, "gradient_norm")
+    assert norms[0] is None
+    assert norms[-1] is not None
+
+
 def test_a_changed_config_is_named(config: TrainConfig) -> None:
     train(config)
     other = replace(config, resume=True, learning_rate=0.02, epochs=3, workers=1)
@@ -202,6 +309,7 @@ def test_a_full_disk_leaves_the_state_before(
     )
     assert done.returncode == 1
     assert "vlm: cannot write " in done.stderr.splitlines()[-1]
+    assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert states(config.output / "state") == before
     train(replace(config, resume=True, force=True))

@@ -1,5 +1,6 @@
 """Rows of an epoch: prompts that fit, photos as features or pixel values, what is set aside."""
 
+import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,18 @@ from tests.data_folders import asked, captions
 from train.data.photos import FilePhoto
 from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import PhotoReader, Prepared, PromptBuilder, Rows, Use, first_prompts, shorten
+from train.rows import (
+    PhotoReader,
+    Prepared,
+    PromptBuilder,
+    Rows,
+    Use,
+    first_prompts,
+    prepared_batches,
+    shorten,
+)
 from vlm.config import VisionConfig
+from vlm.errors import DataError
 from vlm.model import VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT, Prompt
 
@@ -276,6 +287,40 @@ def test_the_loader_gives_every_photo_once(rows: Rows, workers: int) -> None:
     seen = torch.cat([prepared.batch.images for prepared in batches])
     expected = torch.stack([rows[place][1][0] for place in (3, 0, 1, 2)])
     assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), DataError("damaged")])
+def test_workers_end_with_the_block(rows: Rows, error: Exception) -> None:
+    loader = rows.loader([[0], [1], [2], [3]], workers=2)
+
+    def consume() -> None:
+        with prepared_batches(loader) as batches:
+            assert next(batches).samples == 1
+            assert len(multiprocessing.active_children()) == 2
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        consume()
+    assert multiprocessing.active_children() == []
+
+
+class DamagedCache:
+    """Raises what a `FeatureCache` raises."""
+
+    def get(self, photo: FilePhoto) -> None:
+        raise DataError(f"{photo.path.name}: damaged")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_worker_is_one_line(
+    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder, workers: int
+) -> None:
+    rows = rows_of(samples, replace(photos, features=DamagedCache()), prompt)
+    with (
+        pytest.raises(DataError, match=r"^0\.png: damaged$"),
+        prepared_batches(rows.loader([[0], [1]], workers)) as batches,
+    ):
+        next(batches)
 
 
 def test_the_loader_leaves_the_runs_random_numbers_alone(rows: Rows) -> None:

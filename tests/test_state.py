@@ -13,6 +13,7 @@ from torch import Tensor
 from train.state import (
     load_state,
     newest_state,
+    remove_states,
     restore_random_state,
     save_state,
     states,
@@ -93,14 +94,34 @@ def test_what_is_no_state_is_passed_over(
 def test_all_states_damaged(root: Path) -> None:
     for folder in states(root):
         (folder / "training.pt").unlink()
-    found, said = newest(root)
-    assert found is None
-    assert said.count("is damaged") == 2
+    console = Console(file=io.StringIO(), width=500)
+    with pytest.raises(
+        CheckpointError,
+        match=r"^every state in .*state is damaged: --force instead of --resume begins anew$",
+    ):
+        newest_state(root, console)
+    assert console.file.getvalue().count("is damaged") == 2
 
 
 def test_the_newest_are_kept(root: Path) -> None:
     save(root, 10, keep=2)
     assert [folder.name for folder in states(root)] == ["step-00000002", "step-00000010"]
+
+
+def test_a_state_outlives_later_ones_that_are_damaged(root: Path) -> None:
+    for step in (7, 8):
+        save(root, step)
+        (root / f"step-{step:08d}" / "training.pt").unlink()
+    assert newest(root)[0] == "step-00000002"
+    save(root, 3, keep=2)
+    assert [folder.name for folder in states(root)] == ["step-00000002", "step-00000003"]
+
+
+def test_states_are_removed_and_nothing_else(root: Path) -> None:
+    (root / ".step-00000003.partial").mkdir()
+    (root / "thesis.tex").write_text("")
+    remove_states(root)
+    assert [path.name for path in root.iterdir()] == ["thesis.tex"]
 
 
 def test_a_step_that_is_saved_again_is_replaced(root: Path) -> None:

@@ -3,24 +3,22 @@
 import json
 import math
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 import vlm
 from tests import tiny, tiny_folders, tiny_runs
 from tests.test_llava import make_llava
+from train import recipe
 from train.config import TrainConfig
 from train.data.photos import decode
 from train.data.read import read_sources
 from train.data.source import DataSource
 from train.freeze import Trains
-from train.log import RunLog
 from train.recipe import train
 from train.rows import first_prompts
 from train.state import states
@@ -30,13 +28,6 @@ from vlm.errors import CheckpointError, ConfigError, DataError, VLMError
 from vlm.vision import TransformerTower
 
 VISION = "vision.model.encoder.layers."
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """A process has one precision; here each test has."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -193,6 +184,46 @@ def test_cached_features_give_the_losses_of_the_tower(config: TrainConfig) -> No
     assert tiny_runs.metrics(config) != tiny_runs.metrics(other)
 
 
+def test_a_short_run_is_not_worth_a_cache(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "MEASURED", 1)
+    train(replace(config, epochs=50, max_steps=1))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no vision features are cached: the run is short, a cache would save 0 of 2 pass" in told
+
+
+def test_only_photos_that_come_are_encoded(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [replace(config.data[0], weight=2 / 7)]
+    train(replace(config, data=data, cache="on"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "of 4 passes" in told
+    assert "features: 4 photos, " in told
+
+
+def test_a_cache_without_room(config: TrainConfig) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"^cache=on, and the features of 7 photos have no room in the 1e-09 GB of cache_gb: "
+        "make it more, or choose cache=auto$",
+    ):
+        train(replace(config, cache="on", cache_gb=1e-9))
+
+
+def test_a_damaged_cache_ends_the_run_and_its_workers(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, cache="on", workers=2)
+    train(config)
+    (features,) = tmp_path.glob("features/*.features")
+    features.write_bytes(b"")
+    done = tiny_runs.run(replace(config, output=tmp_path / "other"), tmp_path / "run.json")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"vlm: {features} is damaged or not there: delete ")
+    assert "Traceback" not in done.stderr
+
+
 def test_texts_are_shortened(config: TrainConfig) -> None:
     train(elsewhere(config, epochs=1, pack="none"))
     train(replace(config, epochs=1, pack="none", max_length=54))
@@ -223,7 +254,8 @@ def test_broken_photos_are_counted_while_it_runs(config: TrainConfig, cache: str
     train(replace(config, allowed_unusable=0.2, workers=1))
     lines = (config.output / "set_aside.jsonl").read_text(encoding="utf-8").splitlines()
     reasons = [(json.loads(line)["reason"], str(photo) in line) for line in lines]
-    assert reasons == [("broken image", True)] * 2
+    # Of both epochs, once.
+    assert reasons == [("broken image", True)]
     assert sum(tiny_runs.metrics(config, "images")) == 2 * 6
     asked = (config.output / "answers.jsonl").read_text(encoding="utf-8")
     assert "0.png" in asked
@@ -232,6 +264,37 @@ def test_broken_photos_are_counted_while_it_runs(config: TrainConfig, cache: str
         DataError, match=r"^1 of 7 samples could not be used \(broken image\), more"
     ):
         train(elsewhere(config))
+
+
+def test_what_was_set_aside_before_the_run_counts(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = [Path(config.data[0].path).with_name(f"{number}.png") for number in (1, 2)]
+    photos[0].write_bytes(b"no picture")
+    photos[1].unlink()
+    with pytest.raises(
+        DataError,
+        match=r"^2 of 7 samples could not be used \(broken image, missing image\), more than "
+        r"allowed_unusable=0\.2: see",
+    ):
+        train(replace(config, allowed_unusable=0.2))
+    assert "set aside: 1 missing image of 7 samples" in capsys.readouterr().err
+    train(elsewhere(config, allowed_unusable=0.3))
+    told = capsys.readouterr().err.strip().splitlines()
+    assert "set aside: 1 missing image, 1 broken image; see " in " ".join(told[-3:])
+
+
+def test_a_photo_that_changes_is_set_aside(config: TrainConfig) -> None:
+    photos = [Path(config.data[0].path).with_name(f"{number}.png") for number in (3, 4)]
+
+    def change(step: int) -> None:
+        if step == 4:
+            photos[0].write_bytes(photos[1].read_bytes() + b"?")
+
+    with tiny_runs.after_each_step(change), pytest.raises(DataError, match=r"\(changed image\)"):
+        train(replace(config, cache="on"))
+    report = (config.output / "set_aside.jsonl").read_text(encoding="utf-8")
+    assert "3.png is not what it was when the run began" in report
 
 
 def test_a_report_outlives_a_resumed_run(config: TrainConfig) -> None:
@@ -447,6 +510,65 @@ def test_losses_that_are_no_number_are_skipped_and_counted(
     assert "step 2 skipped: its loss or gradient is nan" in capsys.readouterr().err
 
 
+def test_a_validation_loss_that_is_no_number(instruct: TrainConfig) -> None:
+    config = replace(instruct, learning_rate=1e30, max_skipped=100, epochs=2)
+    with pytest.raises(
+        VLMError,
+        match=r"^the loss of the held-out samples is nan at step 3: lower learning_rate, or look",
+    ):
+        train(config)
+    assert not (config.output / "checkpoint").exists()
+
+
+def test_gradients_that_no_scale_makes_finite_are_counted(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = recipe.prepare
+
+    def broken(model: vlm.VisionLanguageModel, groups: list[dict], *rest: object) -> tuple:
+        groups[0]["params"][0].register_hook(lambda gradient: gradient * math.nan)
+        return prepare(model, groups, *rest)
+
+    monkeypatch.setattr(recipe, "prepare", broken)
+    tiny_runs.compute_in_float16(monkeypatch, 4.0)
+    with pytest.raises(VLMError, match=r"gradient was nan at step 5, which makes 3 such steps"):
+        train(replace(config, max_skipped=2))
+    assert [row["step"] for row in tiny_runs.rows(config) if "skipped" in row] == [3, 4, 5]
+
+
+def test_the_environment_does_not_divide_gradients(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(elsewhere(config))
+    assert tiny_runs.metrics(elsewhere(config), "gradient_norm") == tiny_runs.metrics(
+        config, "gradient_norm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "has_bfloat16", "expected"),
+    [
+        # What `accelerate launch` sets where nobody said anything.
+        ("no", True, "bf16"),
+        (None, True, "bf16"),
+        (None, False, "fp16"),
+        ("fp16", True, None),
+    ],
+)
+def test_precision_on_a_gpu(
+    told: str | None, has_bfloat16: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if told is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    assert recipe.precision("auto") == expected
+    assert recipe.precision("fp32") == "no"
+
+
 def test_a_skipped_step_leaves_the_weights(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,21 +594,18 @@ def test_a_skipped_step_leaves_the_weights(
     assert all(weight.isfinite().all() for weight in tiny_runs.weights(config).values())
 
 
-def test_a_signal_in_the_last_step_leaves_a_run_that_ends(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_in_the_last_step_leaves_a_run_that_ends(config: TrainConfig) -> None:
     train(elsewhere(config))
-    step = RunLog.step
 
-    def told(log: RunLog, **values: object) -> None:
-        step(log, **values)
-        if values["step"] == 7:
+    def told(step: int) -> None:
+        if step == 7:
             signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(RunLog, "step", told)
-        with pytest.raises(VLMError, match=r"^stopped by SIGTERM at step 8: --resume goes on"):
-            train(config)
+    with (
+        tiny_runs.after_each_step(told),
+        pytest.raises(VLMError, match=r"^stopped by SIGTERM at step 8: --resume goes on"),
+    ):
+        train(config)
     assert states(config.output / "state")[-1].name == "step-00000008"
     train(replace(config, resume=True))
     assert tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(elsewhere(config)))
@@ -508,6 +627,12 @@ def test_bfloat16_trains_float32_weights(instruct: TrainConfig) -> None:
 def test_float16_needs_a_gpu(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"^precision=fp16 needs a GPU: choose bf16 or fp32$"):
         train(replace(config, precision="fp16"))
+
+
+def test_nothing_to_train_on(config: TrainConfig) -> None:
+    for data in ([], [replace(config.data[0], weight=0.01)]):
+        with pytest.raises(DataError, match=r"^there are no samples to train on: see data, and it"):
+            train(replace(config, data=data))
 
 
 def test_a_missing_data_file(config: TrainConfig) -> None:

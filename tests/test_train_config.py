@@ -20,6 +20,7 @@ from vlm.errors import ConfigError
         ("learning_rate", float("nan"), "above 0"),
         *((name, 1.5, "from 0 to 1") for name in ("warmup", "allowed_unusable")),
         *((name, 1.0, "between 0 and 1") for name in ("ema", "beta2")),
+        *(("seed", value, r"from 0 to 2\*\*32 - 1") for value in (-1, 2**32)),
     ],
 )
 def test_settings_out_of_range(field: str, value: float, allowed: str) -> None:

@@ -4,16 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests import tiny, tiny_folders
+from train import recipe
 from train.config import TrainConfig
 from train.data.source import DataSource
 from train.describe import resolved
+from train.log import RunLog
 
 SUBJECTS = ["a cat", "two dogs", "the picture", "an image"]
 
@@ -77,6 +85,35 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
+
+
+def compute_in_float16(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """Has runs compute in float16 on the CPU, where `start` refuses it for its slowness: it scales
+    losses and overflows as on a GPU."""
+    start = recipe.start
+
+    def scaled(config: TrainConfig) -> Accelerator:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = start(config)
+        accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return accelerator
+
+    monkeypatch.setattr(recipe, "start", scaled)
+
+
+@contextmanager
+def after_each_step(call: Callable[[int], None]) -> Iterator[None]:
+    """Within, runs call this with the number of each step that is done."""
+    step = RunLog.step
+
+    def called(log: RunLog, **values: Any) -> None:
+        step(log, **values)
+        call(values["step"])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunLog, "step", called)
+        yield
 
 
 def command(config: TrainConfig, file: Path, processes: int = 1) -> list[str]:

@@ -47,8 +47,9 @@ class TrainConfig:
         ema: decay of a running average of the trained weights, which is then what is validated and
             kept; None is none.
         seed: of initialisation, shuffle, questions and augmentation.
-        precision: what is computed in; what trains is kept in float32 all the same. `auto` is
-            bfloat16 on CUDA, and on the CPU what accelerate is told (float32 if nothing).
+        precision: what is computed in; what trains is kept in float32 all the same. `auto` is what
+            accelerate is told, and without that bfloat16 on CUDA (float16 where the GPU has none)
+            and float32 on the CPU.
         gradient_checkpointing: compute the language model's activations again in the backward pass
             instead of keeping them.
         compile: the language model, through torch.compile.
@@ -134,6 +135,8 @@ class TrainConfig:
         for name in ("warmup", "allowed_unusable"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be from 0 to 2**32 - 1, not {self.seed}")
         for name in ("ema", "beta2"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:

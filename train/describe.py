@@ -63,7 +63,9 @@ def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool
         folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"runs": [*before, entry]}, indent=2) + "\n"
     replace_file(folder / "run.json", text.encode())
-    text = yaml.safe_dump(entry["config"], sort_keys=False, allow_unicode=True)
+    # What was said of this start, not of the run: whoever runs the file again means neither.
+    again = {k: v for k, v in entry["config"].items() if k not in ("resume", "force")}
+    text = yaml.safe_dump(again, sort_keys=False, allow_unicode=True)
     replace_file(folder / "config.yaml", text.encode())
 
 

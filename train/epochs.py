@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 from train.batches import epoch_batches
 from train.config import TrainConfig
 from train.data.mixture import epoch_order
+from train.data.photos import Photo
 from train.data.report import append_report
 from train.data.sample import Sample, Samples, SetAside, Unusable
 from train.features import FeatureCache
 from train.rows import PhotoReader, Rows, Use, read_photo
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, DataError
 from vlm.model import VisionLanguageModel, with_images
 
 ASKED = 4
@@ -60,15 +61,20 @@ class Epochs:
         for sample in self.drawn:
             if not sample.questions:
                 raise ConfigError(f"self_critical needs captions, and {sample.where} is none")
-        config, world = self.config, self.accelerator.num_processes
-        together = config.batch_size * config.accumulate * world
-        steps = sum(-(-self.size(epoch) // together) for epoch in range(config.epochs))
-        self.total_steps = min(steps, config.max_steps or steps)
+        steps = sum(map(self.steps, range(self.config.epochs)))
+        if not steps:
+            raise DataError("there are no samples to train on: see data, and its weights")
+        self.total_steps = min(steps, self.config.max_steps or steps)
 
     @property
     def drawn(self) -> list[Sample]:
         """The samples whose captions the model draws itself."""
         return [sample for sample, use in zip(self.samples, self.uses, strict=True) if use.draw]
+
+    @property
+    def set_aside(self) -> list[SetAside]:
+        """What could not be used to train on when the sources were read."""
+        return [one for source in self.sources for one in source.set_aside]
 
     @property
     def report_file(self) -> Path:
@@ -84,6 +90,28 @@ class Epochs:
     def size(self, epoch: int) -> int:
         """Samples of one epoch, over all processes."""
         return len(self.order(epoch))
+
+    def steps(self, epoch: int) -> int:
+        """Changes of the weights in one epoch."""
+        config, world = self.config, self.accelerator.num_processes
+        return -(-self.size(epoch) // (config.batch_size * config.accumulate * world))
+
+    def passes(self) -> tuple[list[Photo], float]:
+        """The photos of all epochs that the run begins, each as often as it comes, and the share of
+        them that its steps have."""
+        photos: list[Photo] = []
+        steps = 0
+        for epoch in range(self.config.epochs):
+            if steps < self.total_steps:
+                steps += self.steps(epoch)
+                photos += [p for place in self.order(epoch) for p in self.samples[place].photos]
+        return photos, self.total_steps / steps
+
+    @property
+    def validations(self) -> int:
+        """How often the held-out samples are measured: at the end of each epoch, and within."""
+        every = self.config.validate_every
+        return self.config.epochs + (self.total_steps // every if every else 0)
 
     def loader(self, epoch: int, from_step: int) -> DataLoader:
         """The batches of this process from a step of an epoch on."""

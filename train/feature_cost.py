@@ -31,7 +31,7 @@ class FillReport:
         return self.encoded / self.seconds if self.encoded else None
 
     def __str__(self) -> str:
-        parts = [f"features: {self.encoded + self.found:,} photos", f"{self.bytes / 1e9:.2f} GB"]
+        parts = [f"features: {self.encoded + self.found:,} photos", _size(self.bytes)]
         if self.rate:
             rate = f"{self.rate:,.{0 if self.rate >= 10 else 1}f} photos/s"
             parts.append(f"{self.encoded:,} encoded in {_duration(self.seconds)} ({rate})")
@@ -57,12 +57,11 @@ def together(reports: Sequence[FillReport]) -> FillReport:
 
 def decide(
     mode: Literal["auto", "on", "off"],
-    photos: int,
     missing: int,
     photo_bytes: int,
     free_bytes: int,
     max_bytes: int,
-    epochs: float,
+    passes: float,
     rate: float | None = None,
 ) -> tuple[bool, str]:
     """Whether a cache is worth its place, and a line that says why.
@@ -71,17 +70,16 @@ def decide(
         mode: `auto`: if it saves at least half of the tower's passes, which takes two epochs where
             nothing is cached yet, there is room for it, and a tenth of what is free on the disk
             stays free.
-        photos: of the run.
         missing: those of them without features.
         photo_bytes: size of the features of a photo.
         free_bytes: on the disk.
         max_bytes: that the cache may still grow by.
-        epochs: of the run.
+        passes: of the tower that the run needs without a cache.
         rate: photos that the tower encodes in a second, if that is known.
     """
-    needed, passes = missing * photo_bytes, photos * epochs
-    saved = passes - missing
-    cost = f"{needed / 1e9:.2f} GB"
+    needed = missing * photo_bytes
+    saved = max(0, passes - missing)
+    cost = _size(needed)
     saving = f"{saved:,.0f} of {passes:,.0f} passes of the tower"
     if rate:
         cost += f" and {_duration(missing / rate)}"
@@ -91,14 +89,18 @@ def decide(
         against = "the cache is off"
     elif mode == "auto" and missing:
         if saved < passes / 2:
-            against = f"{epochs:g} epochs are few, a cache would save {saving}"
+            against = f"the run is short, a cache would save {saving}"
         elif needed > max_bytes:
-            against = f"they need {cost}, the cache may take {max(0, max_bytes) / 1e9:.2f} GB more"
+            against = f"they need {cost}, the cache may take {_size(max(0, max_bytes))} more"
         elif needed > 0.9 * free_bytes:
-            against = f"they need {cost}, the disk has {free_bytes / 1e9:.2f} GB free"
+            against = f"they need {cost}, the disk has {_size(free_bytes)} free"
     if against:
         return False, f"no vision features are cached: {against}"
     return True, f"vision features are cached: costs {cost}, saves {saving}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _duration(seconds: float) -> str:

@@ -158,18 +158,17 @@ class FeatureCache:
         self,
         mode: Literal["auto", "on", "off"],
         photos: Sequence[Photo],
-        epochs: float,
+        passes: float,
         rate: float | None = None,
     ) -> tuple[bool, str]:
         """Whether to fill it for these photos, and a line that says why, see `decide`."""
         return decide(
             mode,
-            photos=len(dict.fromkeys(photos)),
             missing=self.missing(photos),
             photo_bytes=self.store.record_bytes,
             free_bytes=disk_usage(self.store.folder).free,
             max_bytes=self.store.max_bytes - self.store.data_bytes,
-            epochs=epochs,
+            passes=passes,
             rate=rate,
         )
 
@@ -236,22 +235,27 @@ def describe(tower: VisionTower, config: VisionConfig, dtype: torch.dtype) -> di
 
 def stamp_of(photo: Photo) -> tuple[str, str] | None:
     """Name and version of a photo that is not read for it: while both are the same, so are its
-    bytes. None if there is nothing to tell it by."""
+    bytes. None if there is nothing to tell it by. Both are ASCII, whatever bytes a path has."""
     try:
         match photo:
             case FilePhoto(path=path):
                 status = path.stat()
-                return os.path.abspath(path), f"{status.st_size} {status.st_mtime_ns}"
+                return _escaped(os.path.abspath(path)), f"{status.st_size} {status.st_mtime_ns}"
             case TarPhoto(tar=tar, member=member, offset=offset, size=size):
                 status = tar.stat()
                 version = f"{offset} {size} {status.st_size} {status.st_mtime_ns}"
-                return f"{os.path.abspath(tar)}:{member}", version
+                return _escaped(f"{os.path.abspath(tar)}:{member}"), version
             case RowPhoto(dataset=dataset, column=column, row=row):
                 # `datasets` gives other fingerprints to other rows, in any order of them.
-                return f"{column} {row} of {dataset._fingerprint}", ""
+                return _escaped(f"{column} {row} of {dataset._fingerprint}"), ""
     except OSError:
         pass
     return None
+
+
+def _escaped(name: str) -> str:
+    # SQLite takes no bytes that are not UTF-8, and a path may have some.
+    return name.encode("unicode_escape").decode("ascii")
 
 
 def ahead(

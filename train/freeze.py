@@ -1,5 +1,6 @@
 """What trains: the one place that freezes, keeps what trains in float32 and sets learning rates."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -75,7 +76,7 @@ def freeze(
         projector_learning_rate: of the projector; None is the same.
         vision_learning_rate: of the vision tower; None is the same.
         weight_decay: of weight matrices. Biases, norms and learned inputs (a resampler's queries, a
-            tower's positions) have none: it would only pull them towards zero.
+            tower's positions, words' embeddings) have none: it would only pull them towards zero.
         console: where the table goes.
 
     Returns:
@@ -107,6 +108,12 @@ def freeze(
     rates = dict.fromkeys(PARTS, learning_rate)
     rates["projector"] = projector_learning_rate or learning_rate
     rates["vision"] = vision_learning_rate or learning_rate
+    embeddings = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    }
     members: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
     for name, parameter in model.named_parameters():
         part = "adapters" if ".lora_" in name else name.split(".")[0]
@@ -115,7 +122,7 @@ def freeze(
     return [
         group
         for part, parameters in members.items()
-        for group in parameter_groups(part, parameters, rates[part], weight_decay)
+        for group in parameter_groups(part, parameters, rates[part], weight_decay, embeddings)
     ]
 
 
@@ -129,7 +136,7 @@ def check(model: VisionLanguageModel, trains: Trains) -> None:
     if trains.language == "full" and language.load_in:
         raise ConfigError(
             f"trains.language=full cannot train {language.load_in} weights: "
-            "leave out model.language.load_in, or choose qlora"
+            "leave out model.language.load_in, start from a checkpoint without it, or choose qlora"
         )
     if trains.language == "full" and language.lora:
         raise ConfigError(
@@ -152,14 +159,19 @@ def check(model: VisionLanguageModel, trains: Trains) -> None:
 
 
 def parameter_groups(
-    part: str, parameters: dict[str, nn.Parameter], learning_rate: float, weight_decay: float
+    part: str,
+    parameters: dict[str, nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    embeddings: Set[nn.Parameter],
 ) -> list[dict[str, Any]]:
     """What trains of a part, as one group with weight decay and one without; no empty ones."""
     matrices, others = [], []
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             is_matrix = parameter.ndim > 1 and name.endswith(".weight")
-            (matrices if is_matrix else others).append(parameter)
+            decays = is_matrix and parameter not in embeddings
+            (matrices if decays else others).append(parameter)
     groups = [
         {"name": part, "params": matrices, "weight_decay": weight_decay},
         {"name": f"{part}, no decay", "params": others, "weight_decay": 0.0},

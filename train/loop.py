@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -30,12 +31,12 @@ from train.data.sample import SetAside
 from train.epochs import Epochs
 from train.flops import ModelFlops
 from train.log import RunLog
-from train.rows import Prepared
+from train.rows import Prepared, prepared_batches
 from train.self_critical import DRAWS, SelfCritical
 from train.state import load_state, restore_random_state, save_state
 from vlm.batch import Batch
 from vlm.checkpoint import save
-from vlm.errors import DataError, VLMError
+from vlm.errors import CheckpointError, DataError, VLMError
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Where no process has all weights."""
@@ -52,6 +53,7 @@ class Position:
         step: changes of the weights so far, skipped ones included.
         epoch: passes over the data that are complete.
         step_in_epoch: steps of the epoch that it is in.
+        closed: steps after which it was last measured and kept, as at the end of each epoch.
         skipped: steps whose loss or gradient was not a number.
         unusable: samples of this epoch that could not be used.
         best: lowest validation loss so far.
@@ -60,6 +62,7 @@ class Position:
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    closed: int = 0
     skipped: int = 0
     unusable: int = 0
     best: float = math.inf
@@ -87,7 +90,7 @@ class Run:
     accelerator: Accelerator
     model: vlm.VisionLanguageModel
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: AcceleratedOptimizer
     epochs: Epochs
     flops: ModelFlops
     self_critical: SelfCritical | None = None
@@ -120,30 +123,34 @@ class Run:
         self.train_mode()
         with signals() as told:
             # A signal in the last step of an epoch leaves its end, though no step, to be done.
-            while self.at.step < self.epochs.total_steps or self.at.step_in_epoch:
+            while self.at.step < self.epochs.total_steps or self.at.closed < self.at.step:
                 self.epoch(self.epochs.loader(self.at.epoch, self.at.step_in_epoch), told)
 
     def epoch(self, loader: DataLoader, told: list[int]) -> None:
         """What is left of one epoch."""
         config, at = self.config, self.at
-        last = min(at.step + len(loader) // config.accumulate, self.epochs.total_steps)
-        batches = iter(loader)
-        while at.step < last:
-            began = perf_counter()
-            together = list(islice(batches, config.accumulate))
-            stop = self.step(together, bool(told), began, waited=perf_counter() - began)
-            # At the end of the epoch all of it is done anyway.
-            if due(config.validate_every, at.step) and at.step < last:
-                self.validate()
-            if due(config.answer_every, at.step) and at.step < last:
-                self.answer()
-            if stop or (due(config.save_every, at.step) and at.step < last):
-                self.save_state()
-            if stop:
-                name = signal.Signals(told[0]).name if told else "a signal"
-                ways = "it cannot be resumed" if self.deepspeed else "--resume goes on from there"
-                raise VLMError(f"stopped by {name} at step {at.step}: {ways}")
-        at.epoch, at.step_in_epoch, at.unusable = at.epoch + 1, 0, 0
+        end = at.step + len(loader) // config.accumulate
+        last = min(end, self.epochs.total_steps)
+        with prepared_batches(loader) as batches:
+            while at.step < last:
+                began = perf_counter()
+                together = list(islice(batches, config.accumulate))
+                stop = self.step(together, bool(told), began, waited=perf_counter() - began)
+                # At the end of the epoch all of it is done anyway.
+                if due(config.validate_every, at.step) and at.step < last:
+                    self.validate()
+                if due(config.answer_every, at.step) and at.step < last:
+                    self.answer()
+                if stop or (due(config.save_every, at.step) and at.step < last):
+                    self.save_state()
+                if stop:
+                    name = signal.Signals(told[0]).name if told else "a signal"
+                    no = "it cannot be resumed"
+                    ways = no if self.deepspeed else "--resume goes on from there"
+                    raise VLMError(f"stopped by {name} at step {at.step}: {ways}")
+        at.closed = at.step
+        if at.step == end:
+            at.epoch, at.step_in_epoch, at.unusable = at.epoch + 1, 0, 0
         self.validate()
         self.answer()
         self.save_state()
@@ -187,10 +194,12 @@ class Run:
         loss = float(accelerator.reduce(total, "sum")) / max(targets, 1)
         norm = float(norm)
         # A float16 scaler looks for its scale by overflowing: it skips such a step by itself.
-        finite = math.isfinite(loss) and (math.isfinite(norm) or accelerator.scaler is not None)
+        searching = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+        finite = math.isfinite(loss) and (math.isfinite(norm) or searching)
         if finite:
             self.optimizer.step()
-            self.update_average()
+            if math.isfinite(norm):
+                self.update_average()
         elif accelerator.scaler is not None:
             # It has seen these gradients, and would refuse those of the next step.
             accelerator.scaler.update()
@@ -258,11 +267,13 @@ class Run:
         self.at.unusable += count
         everyone: list[SetAside] = gather_object(own)
         self.epochs.report(everyone)
-        size = self.epochs.size(self.at.epoch)
-        if self.at.unusable > self.config.allowed_unusable * size:
-            reasons = ", ".join(sorted({sample.reason for sample in everyone}))
+        before = self.epochs.set_aside
+        size = self.epochs.size(self.at.epoch) + len(before)
+        unusable = self.at.unusable + len(before)
+        if unusable > self.config.allowed_unusable * size:
+            reasons = ", ".join(sorted({sample.reason for sample in [*before, *everyone]}))
             raise DataError(
-                f"{self.at.unusable} of {size} samples could not be used ({reasons}), more than "
+                f"{unusable} of {size} samples could not be used ({reasons}), more than "
                 f"allowed_unusable={self.config.allowed_unusable}: see {self.epochs.report_file}"
             )
 
@@ -306,17 +317,27 @@ class Run:
 
     def validate(self) -> None:
         """Measures the loss of the held-out samples, and keeps the checkpoint if it is the best;
-        without such samples, keeps it in any case."""
-        loss = -math.inf
+        without such samples, keeps it in any case.
+
+        Raises:
+            VLMError: the loss is not a number, so that none can be the best.
+        """
         with self.averaged():
-            if self.epochs.held_out:
-                self.network.eval()
-                batches = self.epochs.validation()
-                loss, set_aside = validation_loss(self.accelerator, self.network, batches)
-                self.train_mode()
-                self.check_held_out(set_aside)
-                self.log.validation(self.at.step, loss)
-            if not self.epochs.held_out or loss < self.at.best:
+            if not self.epochs.held_out:
+                self.save_checkpoint()
+                return
+            self.network.eval()
+            batches = self.epochs.validation()
+            loss, set_aside = validation_loss(self.accelerator, self.network, batches)
+            self.train_mode()
+            self.check_held_out(set_aside)
+            self.log.validation(self.at.step, loss)
+            if not math.isfinite(loss):
+                raise VLMError(
+                    f"the loss of the held-out samples is {loss} at step {self.at.step}: lower "
+                    "learning_rate, or look at validation"
+                )
+            if loss < self.at.best:
                 self.at.best = loss
                 self.save_checkpoint()
 
@@ -392,7 +413,10 @@ class Run:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         training: dict[str, Any] = {
             "at": asdict(self.at),
-            "optimizer": get_optimizer_state_dict(self.network, self.optimizer, options=options),
+            # Not accelerate's wrapper, whose step asks a float16 scaler that has not begun.
+            "optimizer": get_optimizer_state_dict(
+                self.network, self.optimizer.optimizer, options=options
+            ),
             "average": self.average,
             "data": self.epochs.fingerprint,
         }
@@ -408,24 +432,54 @@ class Run:
         )
 
     def load_state(self, folder: Path) -> None:
-        """Puts back what `save_state` wrote.
+        """Puts back what `save_state` wrote, but for what the config says: learning rates and such,
+        averages that the run did not have before.
 
         Raises:
-            CheckpointError: written by fewer processes.
+            CheckpointError: written by fewer processes, or something else was trained.
         """
         trained, training = load_state(folder)
+        self.check_trained(folder, trained)
         options = StateDictOptions(full_state_dict=True, strict=False)
-        set_optimizer_state_dict(
-            self.network, self.optimizer, training["optimizer"], options=options
-        )
+        optimizer = self.optimizer.optimizer
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        set_optimizer_state_dict(self.network, optimizer, training["optimizer"], options=options)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
         set_model_state_dict(self.network, trained, options=options)
         if self.average is not None:
-            for name, average in training["average"].items():
-                self.average[name].copy_(average)
-        if self.accelerator.scaler is not None:
+            weights = dict(self.model.named_parameters())
+            for name, average in self.average.items():
+                average.copy_((training["average"] or weights)[name].detach())
+        if self.accelerator.scaler is not None and "scaler" in training:
             self.accelerator.scaler.load_state_dict(training["scaler"])
         self.at = Position(**training["at"])
+        if training["data"] != self.epochs.fingerprint:
+            # Losses of other samples do not compare.
+            self.at.best = math.inf
         restore_random_state(folder, self.accelerator.process_index)
+
+    def check_trained(self, folder: Path, trained: dict[str, Tensor]) -> None:
+        """Checks that a state has what this run trains.
+
+        Raises:
+            CheckpointError: it has other tensors; names the first.
+        """
+        there = {name: tensor.shape for name, tensor in trained.items()}
+        own = {
+            name: parameter.shape
+            for name, parameter in self.model.named_parameters()
+            if name in self.model.trained
+        }
+        others = [n for n in sorted(there | own) if there.get(n) != own.get(n)]
+        if others:
+            raise CheckpointError(
+                f"{folder} is of a run that trained something else ({others[0]} and "
+                f"{len(others) - 1} more differ): train the same, or start from its checkpoint"
+            )
 
 
 def group_lengths(batch: Batch) -> Tensor:
@@ -460,10 +514,11 @@ def validation_loss(
     process's samples that cannot be used."""
     set_aside: list[SetAside] = []
     total = torch.zeros(2, device=accelerator.device)
-    for prepared in batches:
-        set_aside += prepared.set_aside
-        batch = prepared.batch.to(accelerator.device)
-        total += torch.stack([network(batch), torch.tensor(len(batch.target_ids)).to(total)])
+    with prepared_batches(batches) as each:
+        for prepared in each:
+            set_aside += prepared.set_aside
+            batch = prepared.batch.to(accelerator.device)
+            total += torch.stack([network(batch), torch.tensor(len(batch.target_ids)).to(total)])
     loss, targets = accelerator.reduce(total, "sum").tolist()
     return loss / targets if targets else math.nan, set_aside
 

@@ -2,7 +2,6 @@
 it."""
 
 import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from rich.console import Console
 import vlm
 from train.config import TrainConfig
 from train.data.read import read_sources
-from train.data.report import check_share, write_report
-from train.data.sample import Samples
+from train.data.report import check_share, read_report, write_report
+from train.data.sample import Samples, by_reason
 from train.describe import describe, differences, fingerprint, resolved, starts
 from train.epochs import Epochs
 from train.feature_cost import together
@@ -33,10 +32,10 @@ from train.loop import SHARDED, Run
 from train.onednn import through_onednn
 from train.plot import plot
 from train.self_critical import SelfCritical
-from train.state import newest_state, states
+from train.state import newest_state, remove_states, states
 from vlm.checkpoint import load_tensors, read
-from vlm.config import LanguageConfig, LoraConfig, ModelConfig
-from vlm.errors import ConfigError
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig, check_choices
+from vlm.errors import ConfigError, DataError
 from vlm.mask import attention_for
 
 FREE_TO_DIFFER = {
@@ -71,7 +70,7 @@ def train(config: TrainConfig) -> Path:
     sources, held_out = read_sources(config.data), read_sources(config.validation or [])
     data = fingerprint([each.usable for each in (*sources, *held_out)])
     found = state_to_go_on_from(config, data, accelerator, console)
-    check_usable([*sources, *held_out], config, accelerator, resumed=found is not None)
+    check_usable([*sources, *held_out], config, accelerator, console, resumed=found is not None)
     set_seed(config.seed)
     model, tensors, required = build(config, accelerator)
     groups = freeze(
@@ -88,18 +87,19 @@ def train(config: TrainConfig) -> Path:
         load_tensors(model, tensors, required)
     if config.gradient_checkpointing:
         model.language.checkpoint_gradients()
-    changing = any(source.augment for source in config.data)
-    cache = cached(config, held_out + sources * (not changing), model, accelerator, console)
     epochs = Epochs(
         config,
         model,
         accelerator,
         sources,
         held_out=[sample for each in held_out for sample in each.usable],
-        features=None if changing else cache,
-        held_out_features=cache,
+        features=None,
+        held_out_features=None,
         fingerprint=data,
     )
+    epochs.held_out_features = cached(config, epochs, model, accelerator, console)
+    if not changing(config):
+        epochs.features = epochs.held_out_features
     flops = model_flops(model, encoded=epochs.features is not None)
     peak = peak_flops(accelerator.device)
     set_attention(model, config, accelerator)
@@ -118,6 +118,8 @@ def train(config: TrainConfig) -> Path:
         run.load_state(found)
         console.print(f"going on from step {run.at.step:,} ({found})")
     if accelerator.is_main_process:
+        if not found:
+            remove_states(config.output / "state")
         describe(config.output, config, data, accelerator.num_processes, resumed=found is not None)
     # Autocast brings each input to the right precision; peft would bring it to float32 before.
     lower = accelerator.mixed_precision != "no"
@@ -134,13 +136,16 @@ def train(config: TrainConfig) -> Path:
         run.train(log)
     if accelerator.is_main_process:
         plot(config.output / "metrics.jsonl", config.output / "loss.png")
+        if set_aside := read_report(epochs.report_file):
+            console.print(f"set aside: {by_reason(set_aside)}; see {epochs.report_file}")
         console.print(f"{config.output / 'checkpoint'}: vlm chat --model talks to it")
     accelerator.end_training()
     return config.output / "checkpoint"
 
 
 def start(config: TrainConfig) -> Accelerator:
-    """What runs this on one process or many, as the environment says.
+    """What runs this on one process or many, as the environment says. The config then has the
+    precision that it computes in.
 
     Raises:
         ConfigError: it cannot, such as float16 on a CPU or DeepSpeed that is not installed.
@@ -152,6 +157,12 @@ def start(config: TrainConfig) -> Accelerator:
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # accelerate would compute in float32 without a word.
         raise ConfigError("precision=fp16 needs a GPU: choose bf16 or fp32")
+    computed = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    # A run that goes on must not go on in another, whatever the machine or the environment.
+    config.precision = computed
+    check_choices(config)
+    # What the environment says of it would divide the gradient, which is a mean already.
+    accelerator.gradient_accumulation_steps = 1
     return accelerator
 
 
@@ -159,18 +170,24 @@ def precision(asked: str) -> str | None:
     """What accelerate is told to compute in; None leaves it to its own settings."""
     if asked != "auto":
         return "no" if asked == "fp32" else asked
-    if "ACCELERATE_MIXED_PRECISION" in os.environ or not torch.cuda.is_available():
+    # `accelerate launch` says "no" where nobody said anything.
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
+    if told or not torch.cuda.is_available():
         return None
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def check_usable(
-    sources: list[Samples], config: TrainConfig, accelerator: Accelerator, resumed: bool
+    sources: list[Samples],
+    config: TrainConfig,
+    accelerator: Accelerator,
+    console: Console,
+    resumed: bool,
 ) -> None:
     """Reports what the sources set aside, beside what a run that goes on has found since.
 
     Raises:
-        DataError: more than the config allows, or fewer samples than processes.
+        DataError: more than the config allows.
     """
     set_aside = [one for source in sources for one in source.set_aside]
     total = len(set_aside) + sum(len(source.usable) for source in sources)
@@ -178,17 +195,19 @@ def check_usable(
     if accelerator.is_main_process and not (resumed and report.exists()):
         write_report(set_aside, report)
     check_share(set_aside, total, config.allowed_unusable, report)
+    if set_aside:
+        console.print(f"set aside: {by_reason(set_aside)} of {total:,} samples; see {report}")
 
 
 def state_to_go_on_from(
     config: TrainConfig, data: str, accelerator: Accelerator, console: Console
 ) -> Path | None:
-    """The newest whole state of the run in the output folder, if that is to go on; a run that is to
-    begin anew leaves none of it.
+    """The newest whole state of the run in the output folder, if that is to go on.
 
     Raises:
         ConfigError: a run is there and nothing says what to do with it, or it had another config or
             other data.
+        CheckpointError: all its states are damaged.
     """
     root = config.output / "state"
     if config.resume and accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -197,14 +216,14 @@ def state_to_go_on_from(
             "(configs/accelerate/fsdp2.yaml), or start from its checkpoint"
         )
     if not config.resume:
-        if states(root) and not config.force:
+        there = states(root) or (config.output / "checkpoint").exists()
+        if there and not config.force:
             raise ConfigError(
                 f"{config.output} holds a run already: --resume goes on with it, --force begins "
                 "anew, or choose another output"
             )
+        # Or the main process might have made one before another one looked.
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            shutil.rmtree(root, ignore_errors=True)
         return None
     found = newest_state(root, console)
     before = starts(config.output)[-1:] if found else []
@@ -286,19 +305,30 @@ def adapters(config: TrainConfig, there: LoraConfig | None) -> LoraConfig | None
     return asked
 
 
+def changing(config: TrainConfig) -> bool:
+    """Whether photos are other ones each time that they come."""
+    return any(source.augment for source in config.data)
+
+
 def cached(
     config: TrainConfig,
-    sources: list[Samples],
+    epochs: Epochs,
     model: vlm.VisionLanguageModel,
     accelerator: Accelerator,
     console: Console,
 ) -> FeatureCache | None:
-    """The frozen tower's features of all photos of the sources, if they are worth their place.
+    """The frozen tower's features of all photos that the run comes to, those that change excepted,
+    if they are worth their place.
 
     Raises:
-        DataError: a cache folder of another tower, or a disk that refuses.
+        DataError: a cache folder of another tower, a disk that refuses, or `cache: on` without room
+            for all of them.
     """
-    photos = [p for each in sources for sample in each.usable for p in sample.photos]
+    again, share = epochs.passes()
+    photos = [p for sample in epochs.held_out for p in sample.photos]
+    passes = len(photos) * epochs.validations
+    if not changing(config):
+        photos, passes = photos + again, passes + share * len(again)
     if not photos or config.trains.vision_layers != 0 or config.cache == "off":
         return None
     dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}[config.cache_dtype]
@@ -306,11 +336,12 @@ def cached(
         config.cache_folder, model.vision, model.config.vision, int(config.cache_gb * 1e9), dtype
     )
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    must = config.cache == "on"
     decided: list[bool | None] = [None]
     if accelerator.is_main_process:
         # The first few are encoded in any case: they tell what all of them cost.
         rate = cache.fill(photos[:MEASURED], device, console).rate
-        decided[0], reason = cache.decide(config.cache, photos, config.epochs, rate)
+        decided[0], reason = cache.decide(config.cache, photos, passes, rate)
         console.print(reason)
     # Each process on its own might see another one filling, and decide otherwise.
     wanted = broadcast_object_list(decided)[0]
@@ -320,10 +351,16 @@ def cached(
         return None
     report = together(gather_object([cache.fill(photos, device, console, rank, world)]))
     console.print(str(report))
-    if report.left_out:
-        console.print("not all features have room: the tower runs in every step (see cache_gb)")
-        return None
-    return cache
+    if not report.left_out:
+        return cache
+    if must:
+        raise DataError(
+            f"cache=on, and the features of {report.left_out:,} photos have no room in the "
+            f"{config.cache_gb:g} GB of cache_gb: make it more, or choose cache=auto"
+        )
+    console.print("not all features have room: the tower runs in every step (see cache_gb)")
+    config.cache = "off"
+    return None
 
 
 def set_attention(

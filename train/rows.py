@@ -2,7 +2,8 @@
 
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from train.features import FeatureCache
 from train.packing import NOTHING, empty_batch, pack
 from train.self_critical import Draft, draft
 from vlm.batch import Batch, collate
-from vlm.errors import ImageError
+from vlm.errors import ImageError, VLMError
 from vlm.preprocess import Preprocessing
 from vlm.prompt import Prompt
 
@@ -87,7 +88,8 @@ class PhotoReader:
             return self.preprocessing(read_photo(photo))
         found = self.features.get(photo)
         if found is None:
-            raise Unusable("broken image", photo.name)
+            read_photo(photo)
+            raise Unusable("changed image", f"{photo.name} is not what it was when the run began")
         return found
 
 
@@ -135,8 +137,9 @@ class Use:
     draw: bool = False
 
 
-Row = tuple[list[Prompt], list[Tensor]] | Draft | SetAside
-"""One sample: its conversations and photos, its photo alone, or what is wrong with it."""
+Row = tuple[list[Prompt], list[Tensor]] | Draft | SetAside | VLMError
+"""One sample: its conversations and photos, its photo alone, or what is wrong with it or with more
+than it."""
 
 
 class Rows(Dataset):
@@ -193,9 +196,15 @@ class Rows(Dataset):
             return prompts, images
         except Unusable as error:
             return SetAside(sample.where, error.reason, error.detail)
+        except VLMError as error:
+            # Raised in a worker, it would come with the worker's traceback for a message.
+            return error
 
-    def collate(self, rows: list[Row]) -> Prepared:
-        """One batch of those that can be used."""
+    def collate(self, rows: list[Row]) -> Prepared | VLMError:
+        """One batch of those that can be used, or the first error that is not one sample's."""
+        for row in rows:
+            if isinstance(row, VLMError):
+                return row
         usable = [row for row in rows if not isinstance(row, SetAside | Draft)]
         set_aside = [row for row in rows if isinstance(row, SetAside)]
         drafts = [row for row in rows if isinstance(row, Draft)]
@@ -228,6 +237,29 @@ class Rows(Dataset):
             # resumed run has one start more.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+@contextmanager
+def prepared_batches(loader: Iterable[Prepared | VLMError]) -> Iterator[Iterator[Prepared]]:
+    """Within, the batches of a loader; its workers end with the block, however it ends: they ignore
+    the signal by which Python would end them, and would wait for it forever.
+
+    Raises:
+        VLMError: that of a worker, in place of its batch.
+    """
+    batches = iter(loader)
+
+    def each() -> Iterator[Prepared]:
+        for prepared in batches:
+            if isinstance(prepared, VLMError):
+                raise prepared
+            yield prepared
+
+    try:
+        yield each()
+    finally:
+        if isinstance(loader, DataLoader) and loader.num_workers:
+            batches._shutdown_workers()
 
 
 def ignore_signals(_: int) -> None:

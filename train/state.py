@@ -10,9 +10,12 @@ A folder is written aside under another name and moved into place when it is on 
 """
 
 import hashlib
+import io
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,34 +55,61 @@ def save_state(
     """
     folder = root / f"step-{step:08d}"
     partial = root / f".{folder.name}.partial"
-    reason = None
-    try:
+    # Nothing is raised where the other processes would wait for this one.
+    refused: list[str] = []
+    with refusals(refused):
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        torch.save(random_state(), partial / f"random-{accelerator.process_index}.pt")
+    accelerator.wait_for_everyone()
+    with refusals(refused):
+        write(random_state(), partial / f"random-{accelerator.process_index}.pt")
         if accelerator.is_main_process:
             save_file(trained, partial / "trained.safetensors")
-            torch.save(training, partial / "training.pt")
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # Not raised at once: the other processes wait below.
-        reason = " ".join(str(error).split()) or type(error).__name__
-    failed = torch.tensor(float(reason is not None), device=accelerator.device)
+            write(training, partial / "training.pt")
+    failed = torch.tensor(float(bool(refused)), device=accelerator.device)
     failed = float(accelerator.reduce(failed, "sum"))
     if accelerator.is_main_process:
-        try:
+        with refusals(refused):
             if not failed:
                 complete(partial, folder)
-                for old in states(root)[:-keep]:
-                    shutil.rmtree(old)
-        except OSError as error:
-            reason = " ".join(str(error).split())
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                prune(root, folder, keep)
+        shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
-    if reason or failed:
-        raise CheckpointError(f"cannot write {folder}: {reason or 'another process failed'}")
+    if refused or failed:
+        reason = refused[0] if refused else "another process failed"
+        raise CheckpointError(f"cannot write {folder}: {reason}")
+
+
+@contextmanager
+def refusals(told: list[str]) -> Iterator[None]:
+    """Within, an error of the disk ends the block and is added to what was told."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        told.append(" ".join(str(error).split()))
+
+
+def write(value: dict[str, Any], file: Path) -> None:
+    """`torch.save`, but that a disk that refuses is told as such: by itself, torch does not."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    file.write_bytes(content.getbuffer())
+
+
+def prune(root: Path, newest: Path, keep: int) -> None:
+    """Removes all states but the newest, which was just written, and `keep - 1` before it. Later
+    ones are of a run that went on from before them, because they were damaged."""
+    before = [folder for folder in states(root) if folder < newest]
+    later = [folder for folder in states(root) if folder > newest]
+    for folder in [*before[: max(0, len(before) - keep + 1)], *later]:
+        shutil.rmtree(folder)
+
+
+def remove_states(root: Path) -> None:
+    """Removes all states, half-written ones too, and nothing else that lies there."""
+    for folder in [*states(root), *root.glob(".step-*.partial")]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def complete(partial: Path, folder: Path) -> None:
@@ -100,13 +130,21 @@ def states(root: Path) -> list[Path]:
 
 
 def newest_state(root: Path, console: Console) -> Path | None:
-    """The newest state whose files are what was written; None if there is none. Says which newer
-    ones are damaged."""
+    """The newest state whose files are what was written; None if there is none at all. Says which
+    newer ones are damaged.
+
+    Raises:
+        CheckpointError: all of them are.
+    """
     for folder in reversed(states(root)):
         damage = damage_of(folder)
         if damage is None:
             return folder
         console.print(f"warning: {folder} is damaged ({damage}); trying the state before it")
+    if states(root):
+        raise CheckpointError(
+            f"every state in {root} is damaged: --force instead of --resume begins anew"
+        )
     return None
 
 

@@ -21,16 +21,34 @@ def write_report(set_aside: Iterable[SetAside], file: Path) -> None:
 
 
 def append_report(set_aside: Iterable[SetAside], file: Path) -> None:
-    """Adds samples that turned out unusable to a report.
+    """Adds samples that turned out unusable to a report, each once: they do so in every epoch.
 
     Raises:
         DataError: the file cannot be written.
     """
+    there = set(read_report(file))
     try:
         with file.open("a", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(asdict(one)) + "\n" for one in set_aside)
+            for one in dict.fromkeys(set_aside):
+                if one not in there:
+                    lines.write(json.dumps(asdict(one)) + "\n")
     except OSError as error:
         raise DataError(f"cannot write {file}: {error.strerror}") from error
+
+
+def read_report(file: Path) -> list[SetAside]:
+    """The samples of a report; none if there is no file. A line that a crash tore is left out.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    return [SetAside(**json.loads(line)) for line in lines]
 
 
 def check_share(set_aside: Sequence[SetAside], total: int, allowed: float, file: Path) -> None:
