@@ -120,6 +120,27 @@ def test_summary_by_hand() -> None:
     ]
 
 
+def test_no_column_is_cut_in_a_narrow_terminal() -> None:
+    to = Console(file=StringIO(), width=80)
+    to.print(summary([Checked(Samples(DataSource("a/long/path.jsonl"), "captions"), [1])]))
+    words = " ".join(printed(to)).replace("┃", " ").split()
+    assert "…" not in "".join(words)
+    assert {"samples", "conver-", "sations", "median", "tokens", "longest"} <= set(words)
+
+
+def test_no_conversation_of_any_epoch_is_longer_than_the_longest(
+    tmp_path: Path, model: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_photos(tmp_path, "a.png")
+    file = save_lines(tmp_path / "data", {"image": "a.png", "captions": ["a cat"]})
+    longest = []
+    for questions in (["Who?", "Who? " * 9, "What?"], ["Who? " * 9]):
+        source = DataSource(str(file), format="captions", questions=questions)
+        show(TrainConfig([source], model=model, output=tmp_path / "run"), show=0)
+        longest.append(re.findall(r"│ +(\d+) │ none", capsys.readouterr().out))
+    assert longest[0] == longest[1] != []
+
+
 def test_what_is_set_aside_is_named_up_to_a_number() -> None:
     asides = [SetAside(f"line {number}", "too long", "9\ntokens") for number in range(3)]
     to = console()

@@ -116,7 +116,7 @@ def train(config: TrainConfig) -> Path:
     run = Run(config, accelerator, model, network, optimizer, epochs, flops, self_critical)
     if found:
         run.load_state(found)
-        console.print(f"going on from step {run.at.step:,} ({found})")
+        console.print(f"going on from step {run.at.step:,} of {epochs.total_steps:,} ({found})")
     if accelerator.is_main_process:
         if not found:
             remove_states(config.output / "state")

@@ -32,7 +32,8 @@ class Checked:
 
     Attributes:
         found: the source's samples; `usable` holds those that really are.
-        lengths: tokens of each conversation of the usable ones.
+        lengths: tokens of each conversation of the usable ones, behind the longest question that
+            may be drawn for it.
     """
 
     found: Samples
@@ -61,6 +62,9 @@ def show(config: TrainConfig, show: int = 5) -> None:
     prompt = partial(model.prompt, answer_next=False)
 
     def prompts(sample: Sample) -> list[Prompt]:
+        # Whichever question an epoch draws, no conversation is longer than with this one.
+        questions = tuple(sorted(sample.questions, key=len)[-1:])
+        sample = replace(sample, questions=questions)
         return prompts_of(sample, prompt, random.Random(config.seed), max_length)
 
     checked = check(sources, prompts, Console(stderr=True))
@@ -143,7 +147,8 @@ def summary(checked: list[Checked]) -> Table:
     table = Table(title="data")
     table.add_column("source", overflow="fold")
     table.add_column("format")
-    for name in ("samples", "conversations", "median tokens", "longest"):
+    # Narrow, or words would be cut where all columns do not fit.
+    for name in ("samples", "conver-\nsations", "median\ntokens", "longest"):
         table.add_column(name, justify="right")
     table.add_column("set aside")
     for one in checked:
