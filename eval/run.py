@@ -87,14 +87,7 @@ def main(
     """
     console = Console(highlight=False)
     if compare is not None:
-        if len(benchmarks) != 1:
-            raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
-        first, second = Path(compare), Path(benchmarks[0])
-        result = comparison.compare(first, second)
-        if json:
-            print(dumps(result, default=vars))
-        else:
-            comparison.show(first, second, result, console)
+        show_comparison(compare, benchmarks, json, console)
         return
     if not benchmarks:
         if json:
@@ -143,8 +136,8 @@ def main(
     for benchmark in chosen:
         questions = asked[benchmark.name]
         rows = [
-            run(benchmark, questions, split, who, make, settings, output, batch_size)
-            for who, (make, settings) in answerers.items()
+            run(benchmark, questions, split, who, make, tied_to, output, batch_size)
+            for who, (make, tied_to) in answerers.items()
         ]
         if not state.is_main_process:
             continue
@@ -166,6 +159,23 @@ def main(
         raise VLMError(
             f"not one answer of {names}: put the reason right, and the same command asks again"
         )
+
+
+def show_comparison(first: str, others: list[str], json: bool, console: Console) -> None:
+    """Prints how two runs differ.
+
+    Raises:
+        ConfigError: not two of them.
+        DataError: a folder that holds no run, or runs of other questions.
+    """
+    if len(others) != 1:
+        raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
+    folders = Path(first), Path(others[0])
+    result = comparison.compare(*folders)
+    if json:
+        print(dumps(result, default=vars))
+    else:
+        comparison.show(*folders, result, console)
 
 
 def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:

@@ -102,12 +102,12 @@ def test_wrong_columns(folder: Path) -> None:
 
 def test_columns_of_one_name(folder: Path) -> None:
     file = table(folder, "image,caption,caption", "a.png,a cat,a dog")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(
+        DataError,
+        match=f"^{file}: columns: 2 are named caption; found image, caption, caption; give each a "
+        "name of its own$",
+    ):
         read(file)
-    assert str(error.value) == (
-        f"{file}: columns: 2 are named caption; found image, caption, caption; give each a name of "
-        "its own"
-    )
     unused = table(folder, "image,caption,,", "a.png,a cat,1,2")
     assert [sample.conversations for sample in read(unused).usable] == [captions("A cat.")]
 

@@ -143,6 +143,11 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be between 0 and 1, not {value}")
 
     @property
+    def augments(self) -> bool:
+        """Whether photos of some source are others each time that they come."""
+        return any(source.augment for source in self.data)
+
+    @property
     def self_critical(self) -> bool:
         """Whether the model draws captions of some source itself."""
         return any(source.self_critical for source in self.data)

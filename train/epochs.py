@@ -96,22 +96,21 @@ class Epochs:
         config, world = self.config, self.accelerator.num_processes
         return -(-self.size(epoch) // (config.batch_size * config.accumulate * world))
 
-    def passes(self) -> tuple[list[Photo], float]:
-        """The photos of all epochs that the run begins, each as often as it comes, and the share of
-        them that its steps have."""
-        photos: list[Photo] = []
-        steps = 0
-        for epoch in range(self.config.epochs):
+    def to_encode(self) -> tuple[list[Photo], float]:
+        """The photos that the run comes to and that are the same each time, held-out ones first,
+        and how many passes of the tower they take without a cache."""
+        config = self.config
+        photos = [photo for sample in self.held_out for photo in sample.photos]
+        within = self.total_steps // config.validate_every if config.validate_every else 0
+        passes = float(len(photos) * (config.epochs + within))
+        if config.augments:
+            return photos, passes
+        steps, coming = 0, []
+        for epoch in range(config.epochs):
             if steps < self.total_steps:
                 steps += self.steps(epoch)
-                photos += [p for place in self.order(epoch) for p in self.samples[place].photos]
-        return photos, self.total_steps / steps
-
-    @property
-    def validations(self) -> int:
-        """How often the held-out samples are measured: at the end of each epoch, and within."""
-        every = self.config.validate_every
-        return self.config.epochs + (self.total_steps // every if every else 0)
+                coming += [p for place in self.order(epoch) for p in self.samples[place].photos]
+        return photos + coming, passes + len(coming) * self.total_steps / steps
 
     def loader(self, epoch: int, from_step: int) -> DataLoader:
         """The batches of this process from a step of an epoch on."""

@@ -111,6 +111,11 @@ class Run:
         """Whether DeepSpeed holds the weights: it clips and steps inside the backward pass."""
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
+    @property
+    def way_on(self) -> str:
+        """What a user who ended the run can do."""
+        return "it cannot be resumed" if self.deepspeed else "--resume goes on from there"
+
     def train(self, log: RunLog) -> None:
         """Runs to the end, from wherever it is, and tells the log.
 
@@ -145,9 +150,7 @@ class Run:
                     self.save_state()
                 if stop:
                     name = signal.Signals(told[0]).name if told else "a signal"
-                    no = "it cannot be resumed"
-                    ways = no if self.deepspeed else "--resume goes on from there"
-                    raise VLMError(f"stopped by {name} at step {at.step}: {ways}")
+                    raise VLMError(f"stopped by {name} at step {at.step}: {self.way_on}")
         at.closed = at.step
         if at.step == end:
             at.epoch, at.step_in_epoch, at.unusable = at.epoch + 1, 0, 0
@@ -441,14 +444,7 @@ class Run:
         trained, training = load_state(folder)
         self.check_trained(folder, trained)
         options = StateDictOptions(full_state_dict=True, strict=False)
-        optimizer = self.optimizer.optimizer
-        settings = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        set_optimizer_state_dict(self.network, optimizer, training["optimizer"], options=options)
-        for group, own in zip(optimizer.param_groups, settings, strict=True):
-            group.update(own)
+        self.load_optimizer(training["optimizer"], options)
         set_model_state_dict(self.network, trained, options=options)
         if self.average is not None:
             weights = dict(self.model.named_parameters())
@@ -461,6 +457,17 @@ class Run:
             # Losses of other samples do not compare.
             self.at.best = math.inf
         restore_random_state(folder, self.accelerator.process_index)
+
+    def load_optimizer(self, state: dict[str, Any], options: StateDictOptions) -> None:
+        """Puts back the optimizer's moments; its settings stay those of the config."""
+        optimizer = self.optimizer.optimizer
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        set_optimizer_state_dict(self.network, optimizer, state, options=options)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
     def check_trained(self, folder: Path, trained: dict[str, Tensor]) -> None:
         """Checks that a state has what this run trains.

@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> Path:
         fingerprint=data,
     )
     epochs.held_out_features = cached(config, epochs, model, accelerator, console)
-    if not changing(config):
+    if not config.augments:
         epochs.features = epochs.held_out_features
     flops = model_flops(model, encoded=epochs.features is not None)
     peak = peak_flops(accelerator.device)
@@ -305,11 +305,6 @@ def adapters(config: TrainConfig, there: LoraConfig | None) -> LoraConfig | None
     return asked
 
 
-def changing(config: TrainConfig) -> bool:
-    """Whether photos are other ones each time that they come."""
-    return any(source.augment for source in config.data)
-
-
 def cached(
     config: TrainConfig,
     epochs: Epochs,
@@ -317,18 +312,13 @@ def cached(
     accelerator: Accelerator,
     console: Console,
 ) -> FeatureCache | None:
-    """The frozen tower's features of all photos that the run comes to, those that change excepted,
-    if they are worth their place.
+    """The frozen tower's features of the photos of a run, if they are worth their place.
 
     Raises:
         DataError: a cache folder of another tower, a disk that refuses, or `cache: on` without room
             for all of them.
     """
-    again, share = epochs.passes()
-    photos = [p for sample in epochs.held_out for p in sample.photos]
-    passes = len(photos) * epochs.validations
-    if not changing(config):
-        photos, passes = photos + again, passes + share * len(again)
+    photos, passes = epochs.to_encode()
     if not photos or config.trains.vision_layers != 0 or config.cache == "off":
         return None
     dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}[config.cache_dtype]
@@ -336,7 +326,7 @@ def cached(
         config.cache_folder, model.vision, model.config.vision, int(config.cache_gb * 1e9), dtype
     )
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    must = config.cache == "on"
+    demanded = config.cache == "on"
     decided: list[bool | None] = [None]
     if accelerator.is_main_process:
         # The first few are encoded in any case: they tell what all of them cost.
@@ -353,7 +343,7 @@ def cached(
     console.print(str(report))
     if not report.left_out:
         return cache
-    if must:
+    if demanded:
         raise DataError(
             f"cache=on, and the features of {report.left_out:,} photos have no room in the "
             f"{config.cache_gb:g} GB of cache_gb: make it more, or choose cache=auto"

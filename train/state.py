@@ -10,7 +10,6 @@ A folder is written aside under another name and moved into place when it is on 
 """
 
 import hashlib
-import io
 import json
 import random
 import shutil
@@ -86,15 +85,16 @@ def refusals(told: list[str]) -> Iterator[None]:
     """Within, an error of the disk ends the block and is added to what was told."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        told.append(" ".join(str(error).split()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save raises one of its own while it handles that of the disk, which says more.
+        refused = error.__context__ if isinstance(error.__context__, OSError) else error
+        told.append(" ".join(str(refused).split()) or type(refused).__name__)
 
 
 def write(value: dict[str, Any], file: Path) -> None:
-    """`torch.save`, but that a disk that refuses is told as such: by itself, torch does not."""
-    content = io.BytesIO()
-    torch.save(value, content)
-    file.write_bytes(content.getbuffer())
+    """`torch.save` through a file of Python's, or the error of the disk would be lost."""
+    with file.open("wb") as opened:
+        torch.save(value, opened)
 
 
 def prune(root: Path, newest: Path, keep: int) -> None:

@@ -17,7 +17,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
-from vlm.errors import VLMError
+from vlm.errors import UsageError, VLMError
 from vlm.malloc import keep_freed_memory
 
 COMMANDS = {
@@ -54,10 +54,6 @@ USAGE = "\n".join(
 
 SHORT = {"interactive": ["-i"]}
 """Flags that have a one-letter form."""
-
-
-class UsageError(VLMError):
-    """Options, or a file of options, that a command does not take."""
 
 
 def main(arguments: list[str] | None = None) -> int:

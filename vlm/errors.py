@@ -28,3 +28,7 @@ class CheckpointError(VLMError):
 
 class DataError(VLMError):
     """A data set that cannot be used; names the file and the line."""
+
+
+class UsageError(VLMError):
+    """Options, or a file of options, that a command does not take."""
