@@ -20,9 +20,10 @@ chat: .venv/installed  ## set up, ask about a photo, and wait for the next quest
 test: .venv/installed-dev  ## set up and run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/pytest
 
-lint: .venv/installed-dev  ## style
+lint: .venv/installed-dev  ## style, and which way imports run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf .venv

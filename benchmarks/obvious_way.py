@@ -32,11 +32,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from train.batches import epoch_batches
-from train.data.mixture import epoch_order
-from train.data.read import read_sources
 from train.flops import ModelFlops, peak_flops
-from train.rows import prompts_of
+from train.loader import prompts_of
+from train.mixture import epoch_order
+from train.order import epoch_batches
+from vlm.data.read import read_sources
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 
 OBVIOUS = "transformers' Trainer"

@@ -17,28 +17,28 @@ from settings import CAPTIONS, Setting
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import train.batches
-import train.recipe
-import vlm.malloc
+import train.malloc
+import train.order
+import train.run
 import vlm.model
+from train.batch import Batch
 from train.config import TrainConfig
-from train.data.read import read_sources
-from train.data.source import DataSource
 from train.features import FeatureCache
 from train.flops import model_flops
 from train.freeze import freeze
-from train.recipe import build, precision
-from train.recipe import train as run
-from vlm.batch import Batch
+from train.loss import cross_entropy
+from train.mask import block_mask
+from train.run import build, precision
+from train.run import train as run
 from vlm.config import ModelConfig
-from vlm.loss import cross_entropy
-from vlm.mask import block_mask
+from vlm.data.read import read_sources
+from vlm.data.source import DataSource
 
 RECIPE = "this recipe"
 
 
 def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
-    """What `vlm.loss.target_loss` gives, from logits at every position."""
+    """What `train.loss.target_loss` gives, from logits at every position."""
     mask = batch.attention_mask
     if batch.blocks is not None:
         mask = block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype)
@@ -67,10 +67,10 @@ class Variant:
     replaced: tuple[tuple[ModuleType, str, Any], ...] = ()
 
 
-NO_GROUPING = (train.batches, "POOL", 1)
+NO_GROUPING = (train.order, "POOL", 1)
 ALL_LOGITS = (vlm.model, "target_loss", loss_from_all_logits)
-NO_KEEPING = (vlm.malloc, "keep_freed_memory", lambda: None)
-NO_ONEDNN = (train.recipe, "uses_onednn", lambda *_: False)
+NO_KEEPING = (train.malloc, "keep_freed_memory", lambda: None)
+NO_ONEDNN = (train.run, "uses_onednn", lambda *_: False)
 
 VARIANTS = {
     RECIPE: Variant(),
@@ -105,7 +105,7 @@ def config_of(setting: Setting, folder: Path, name: str) -> TrainConfig:
 
 def fill(setting: Setting, folder: Path) -> Filled:
     """Encodes the photos, for all runs that follow."""
-    vlm.malloc.keep_freed_memory()
+    train.malloc.keep_freed_memory()
     config = config_of(setting, folder, RECIPE)
     accelerator = Accelerator(mixed_precision=precision(config.precision))
     console = Console(stderr=True)
@@ -121,7 +121,7 @@ def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
     """Runs a variant, as the `vlm` command would; the features it needs are there."""
     config = config_of(setting, folder, name)
     with replaced(VARIANTS[name]):
-        vlm.malloc.keep_freed_memory()
+        train.malloc.keep_freed_memory()
         run(config)
     lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(loads, lines) if "loss" in row]

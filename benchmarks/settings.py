@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from train.batches import POOL
+from train.order import POOL
 
 CAPTIONS = 5
 """Captions of a photo, as in Flickr8k and COCO."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vlm.captions import read_records
+from vlm.data.captioned import read_records
 from vlm.errors import DataError
 
 

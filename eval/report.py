@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.predictions import Prediction
-from eval.question import Benchmark, Question
-from vlm.captions import read_records, write_records
+from eval.question import Question
+from vlm.data.captioned import read_records, write_records
 from vlm.errors import DataError
 
 SCORES = "scores.jsonl"

@@ -19,11 +19,12 @@ from rich.table import Table
 import vlm
 from eval import compare as comparison
 from eval.answerer import Answerer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
+from eval.benchmark import Benchmark
 from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.own import own
 from eval.endpoint import EndpointAnswerer, Usage
 from eval.page import write_page
-from eval.question import Benchmark, Question
+from eval.question import Question
 from eval.report import write_report
 from eval.runner import answer_all, answered
 from vlm.errors import ConfigError, DataError, VLMError

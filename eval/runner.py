@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.answerer import Answer, Answerer
+from eval.benchmark import Benchmark
 from eval.predictions import Prediction, append_predictions, forget_failed, read_predictions
-from eval.question import Benchmark, Question
+from eval.question import Question
 from vlm.errors import DataError
 
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from tests import tiny
-from train.data.read import read_source
-from train.data.sample import Conversation, Message, Samples
-from train.data.source import DataSource
+from vlm.data.read import read_source
+from vlm.data.sample import Conversation, Message, Samples
+from vlm.data.source import DataSource
 
 
 def save_photos(folder: Path, *names: str) -> None:
@@ -45,8 +45,8 @@ def captions(*texts: str) -> tuple[Conversation, ...]:
 
 
 def reasons(found: Samples, folder: Path) -> list[tuple[str, str, str]]:
-    """Place, reason and detail of what was set aside, paths as seen from the folder."""
+    """Place, reason and detail of what was skipped, paths as seen from the folder."""
     return [
         (one.where.replace(f"{folder}/", ""), one.reason, one.detail.replace(f"{folder}/", ""))
-        for one in found.set_aside
+        for one in found.skipped
     ]

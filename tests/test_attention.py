@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vlm import attention
-from vlm.attention import short_rows_attention
+from train import attention
+from train.attention import short_rows_attention
 
 
 class Layer(nn.Module):

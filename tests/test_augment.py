@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from train.augment import mirror, view
-from train.data.photos import FilePhoto
-from train.data.sample import Message, Sample
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Message, Sample
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers())

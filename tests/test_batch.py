@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vlm.batch import collate, pad, splice
+from train.batch import collate
 from vlm.errors import PromptError
 from vlm.prompt import IMAGE_SLOT, Prompt
+from vlm.splice import pad, splice
 
 S = IMAGE_SLOT
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.batches import epoch_batches
+from train.order import epoch_batches
 
 lengths = st.lists(st.integers(1, 400), max_size=60)
 small = st.integers(1, 4)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests import tiny
-from vlm.batch import pad
 from vlm.beams import beam_search
 from vlm.config import GenerationConfig
 from vlm.errors import ConfigError
 from vlm.language import LanguageModel
 from vlm.prefill import prefill
+from vlm.splice import pad
 
 ROWS = [[5, 6, 7, 8, 9], [40, 41], [100, 7, 120]]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm.captions import CaptionedImage, read_captions, write_records
+from vlm.data.captioned import CaptionedImage, read_captions, write_records
 from vlm.errors import DataError
 
 

@@ -12,10 +12,10 @@ from transformers import CLIPImageProcessor
 
 from tests import tiny
 from vlm.chat import Conversation, clean, image_part, images_and_question, notice, prompt_loop
-from vlm.checkpoint import build
 from vlm.cli import main
 from vlm.config import GenerationConfig, LanguageConfig, ModelConfig, VisionConfig
 from vlm.errors import ImageError, PromptError
+from vlm.load import build
 from vlm.model import VisionLanguageModel
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import vlm
 from tests import tiny, tiny_folders
-from vlm.atomic import replace_folder
 from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE, load_tensors, require_new
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, ConfigError
+from vlm.files import replace_folder
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
 from train.cider import END, Cider
-from vlm.words import tokenize
+from vlm.data.words import tokenize
 
 REFERENCES = [
     ["A dog runs on the grass .", "A brown dog is running .", "Dog"],

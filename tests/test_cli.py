@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests import tiny_runs
-from train.describe import resolved
+from train.run_json import resolved
 from vlm.cli import COMMANDS, main, options_and_words
 
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
+from train.batch import Batch
+from train.loss import cross_entropy, fused_loss, target_loss
+from train.mask import attention_for
 from train.packing import empty_batch, pack
-from vlm.batch import Batch
 from vlm.config import LoraConfig
-from vlm.loss import cross_entropy, fused_loss
-from vlm.mask import attention_for
 from vlm.model import VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT, Prompt
 
@@ -53,7 +53,7 @@ def loss_and_gradients(
     model: VisionLanguageModel, batch: Batch, implementation: str
 ) -> tuple[Tensor, list[Tensor]]:
     model.language.model.set_attn_implementation(implementation)
-    loss = model(batch)
+    loss = model(batch, target_loss)
     trained = [p for p in model.parameters() if p.requires_grad]
     return loss, list(torch.autograd.grad(loss, trained))
 

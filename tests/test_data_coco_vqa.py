@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.data_folders import asked, captions, read, reasons, save_json, save_photos
-from train.data.photos import FilePhoto
-from train.data.sample import Sample
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Sample
 from vlm.errors import DataError
 
 COCO = {

@@ -11,9 +11,9 @@ from datasets import Dataset, DatasetDict, Image, NamedSplit
 
 from tests import tiny
 from tests.data_folders import asked, captions, read, reasons, save_photos
-from train.data.photos import FilePhoto, RowPhoto, decode, digest
-from train.data.sample import Sample
-from train.data.source import Columns
+from vlm.data.photos import FilePhoto, RowPhoto, decode, digest
+from vlm.data.sample import Sample
+from vlm.data.source import Columns
 from vlm.errors import DataError, ImageError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data_folders import asked, captions, read, reasons, save_json, save_lines, save_photos
-from train.data.photos import FilePhoto
-from train.data.sample import Message, Sample, tidy
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Message, Sample, tidy
 from vlm.errors import DataError
 
 
@@ -276,7 +276,7 @@ def test_questions_that_are_set_aside(
 def test_a_question_whose_image_cannot_be_used(folder: Path, image: object) -> None:
     good = {"image": "b.png", "question": "Who?", "answer": "dog"}
     found = read(save_lines(folder / "data", good, good | {"image": image}))
-    assert len(found.usable) == len(found.set_aside) == 1
+    assert len(found.usable) == len(found.skipped) == 1
 
 
 def test_a_question_line_without_its_keys(folder: Path) -> None:

@@ -6,7 +6,7 @@ from math import ceil, floor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.mixture import epoch_order
+from train.mixture import epoch_order
 
 weights = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1.0, 1.5, 2.0, 2.7]) | st.floats(0.01, 4)
 sources = st.lists(st.tuples(st.integers(0, 12), weights), min_size=1, max_size=4)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.data_folders import captions, read, reasons, save_json, save_lines, save_photos
-from train.data.formats import format_of
-from train.data.photos import FilePhoto
-from train.data.read import READERS, read_sources
-from train.data.source import QUESTIONS, Columns, DataSource, Format
+from vlm.data.formats import format_of
+from vlm.data.photos import FilePhoto
+from vlm.data.read import READERS, read_sources
+from vlm.data.source import QUESTIONS, Columns, DataSource, Format
 from vlm.errors import ConfigError, DataError
 
 

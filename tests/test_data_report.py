@@ -1,18 +1,18 @@
-"""The report of samples that are set aside, and how many may be."""
+"""The report of samples that are skipped, and how many may be."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from train.data.report import append_report, check_share, read_report, write_report
-from train.data.sample import SetAside
+from vlm.data.report import append_report, check_share, read_report, write_report
+from vlm.data.sample import Skipped
 from vlm.errors import DataError
 
 THREE = [
-    SetAside("a.jsonl, line 3", "empty caption"),
-    SetAside("a.jsonl, line 4", "missing image", "é.png"),
-    SetAside("b.csv, line 9", "missing image", "line\nbreak"),
+    Skipped("a.jsonl, line 3", "empty caption"),
+    Skipped("a.jsonl, line 4", "missing image", "é.png"),
+    Skipped("b.csv, line 9", "missing image", "line\nbreak"),
 ]
 
 

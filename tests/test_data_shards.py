@@ -10,9 +10,9 @@ import pytest
 
 from tests import tiny
 from tests.data_folders import asked, captions, read, reasons, save_photos
-from train.data.photos import FilePhoto, TarPhoto, decode, digest
-from train.data.shards import expand
-from train.data.source import Columns
+from vlm.data.photos import FilePhoto, TarPhoto, decode, digest
+from vlm.data.shards import expand
+from vlm.data.source import Columns
 from vlm.errors import DataError, ImageError
 from vlm.images import MAX_BYTES
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.data_folders import captions, read, reasons, save_photos
-from train.data.photos import FilePhoto
-from train.data.sample import Sample
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Sample
 from vlm.errors import DataError
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_line_is_a_caption(folder: Path) -> None:
     (folder / "notes.md").touch()
     found = read(folder, questions=["What?"])
-    assert (found.format, found.set_aside) == ("sidecar", [])
+    assert (found.format, found.skipped) == ("sidecar", [])
     dog, cat = folder / "b.JPG", folder / "deep/a.b.png"
     assert found.usable == [
         Sample(str(dog), (FilePhoto(dog),), captions("A dog runs.", "Two dogs."), ("What?",)),
@@ -63,7 +63,7 @@ def test_links_to_folders_are_followed_each_folder_once(folder: Path) -> None:
     assert [sample.where for sample in found.usable] == [
         f"{folder}/{name}" for name in ("b.JPG", "deep/a.b.png", "link/c.png")
     ]
-    assert found.set_aside == []
+    assert found.skipped == []
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.data_folders import asked, captions, read, reasons, save_photos
-from train.data.photos import FilePhoto
-from train.data.sample import Sample
-from train.data.source import Columns
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Sample
+from vlm.data.source import Columns
 from vlm.errors import DataError
 
 
@@ -46,7 +46,7 @@ def test_rows_are_told_by_their_first_line(folder: Path) -> None:
     file = table(folder, "image,caption", "", 'a.png,"a', "", 'cat"', "", "", "b.png,a dog", "x,")
     found = read(file)
     assert [sample.where for sample in found.usable] == [f"{file}, line 3", f"{file}, line 8"]
-    assert [one.where for one in found.set_aside] == [f"{file}, line 9"]
+    assert [one.where for one in found.skipped] == [f"{file}, line 9"]
 
 
 def test_tab_separated_questions(folder: Path) -> None:

@@ -11,11 +11,11 @@ from transformers import (
 )
 
 from tests import tiny
-from vlm.batch import pad
 from vlm.config import GenerationConfig
 from vlm.decode import decode, filter_top_k, filter_top_p, next_token, penalise_repetition
 from vlm.language import LanguageModel
 from vlm.prefill import prefill
+from vlm.splice import pad
 
 ROWS = [[5, 6, 7, 8, 9], [40, 41], [100, 7, 120]]
 

@@ -14,11 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.photos import FilePhoto
-from train.data.sample import Message, Sample
-from train.describe import describe, differences, fingerprint, resolved, source, starts
+from train.run_json import describe, differences, fingerprint, resolved, source, starts
 from vlm import cli
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Message, Sample
 from vlm.errors import DataError, VLMError
 
 

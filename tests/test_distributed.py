@@ -16,7 +16,7 @@ from torch import nn
 
 from tests import tiny_runs
 from train.config import TrainConfig
-from train.recipe import prepare, train
+from train.run import prepare, train
 from train.state import states
 from vlm.config import LanguageConfig, LoraConfig
 from vlm.errors import ConfigError
@@ -61,7 +61,7 @@ def test_samples_that_cannot_be_used_are_counted_over_processes(tmp_path: Path) 
     two = replace(config, output=tmp_path / "two", allowed_unusable=0.2)
     done = tiny_runs.run(two, tmp_path / "run.json", processes=2)
     assert done.returncode != 0
-    report = two.output / "set_aside.jsonl"
+    report = two.output / "skipped.jsonl"
     told = (
         "vlm: 2 of 7 samples could not be used (broken image), more than allowed_unusable=0.2: "
         f"see {report}"

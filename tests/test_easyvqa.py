@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.easyvqa import kind_of, main, question_records
+from train.embedded.easyvqa import kind_of, main, question_records
 from vlm.errors import DataError, VLMError
 
 

@@ -13,9 +13,10 @@ from rich.console import Console
 import vlm
 from eval import run
 from eval.answerer import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
+from eval.benchmark import Benchmark
 from eval.metrics.exact import exact_match, score_exact
 from eval.predictions import Prediction, append_predictions, read_predictions
-from eval.question import Benchmark, Question
+from eval.question import Question
 from eval.runner import answer_all, in_order
 from tests import tiny
 from vlm.cli import main

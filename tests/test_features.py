@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from tests import tiny
 from tests.data_folders import read
 from train import feature_store
-from train.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, decode
 from train.feature_cost import FillReport
 from train.features import FeatureCache, stamp_of
 from vlm.config import VisionConfig
+from vlm.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, decode
 from vlm.errors import DataError
 from vlm.images import FORMATS
 from vlm.tower import VisionTower

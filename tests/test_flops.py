@@ -9,8 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny, tiny_folders
+from train.batch import Batch, collate
 from train.flops import matrix_flops, model_flops, peak_flops, peak_of
-from vlm.batch import Batch, collate
+from train.loss import target_loss
 from vlm.config import LoraConfig, ProjectorConfig
 from vlm.language import load_language
 from vlm.model import VisionLanguageModel
@@ -33,7 +34,7 @@ def batch(model: VisionLanguageModel, encoded: bool, photos: int = 2) -> Batch:
 
 def counted(model: VisionLanguageModel, batch: Batch) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(batch).backward()
+        model(batch, target_loss).backward()
     return counter.get_total_flops()
 
 

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 import vlm
 from tests import tiny, tiny_folders
 from train.freeze import Trains, freeze
+from train.loss import target_loss
 from vlm.checkpoint import TENSOR_FILE
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.errors import ConfigError
@@ -56,7 +57,7 @@ def step(model: vlm.VisionLanguageModel, groups: list[dict], **autocast: object)
     """One change of the weights; gives the loss before it."""
     optimizer = torch.optim.AdamW(groups)
     with torch.autocast("cpu", **{"enabled": False} | autocast):
-        loss = model(tiny.training_batch(model))
+        loss = model(tiny.training_batch(model), target_loss)
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -175,7 +176,7 @@ def test_adapters_on_half_precision_train_as_on_float32(config: ModelConfig) -> 
             nn.init.normal_(parameter, std=0.1)
         model.to(dtype) if dtype == torch.float32 else model
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            model(tiny.training_batch(model)).backward()
+            model(tiny.training_batch(model), target_loss).backward()
         found.append(torch.cat([p.grad.flatten() for p in trainable(model).values()]))
     half, whole = found
     assert half.dtype == torch.float32
@@ -281,7 +282,7 @@ def steps(config: ModelConfig, dtype: torch.dtype, learning_rate: float, frees: 
     for _ in range(3):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=dtype):
-            loss = model(tiny.training_batch(model))
+            loss = model(tiny.training_batch(model), target_loss)
         (loss / 100).backward()
         optimizer.step()
     return weights, {name: p.detach().float() for name, p in trainable(model).items()}

@@ -23,16 +23,16 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import vlm
 from tests import tiny
-from vlm.batch import pad
-from vlm.checkpoint import build
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import CheckpointError, ConfigError, WeightsError
 from vlm.language import LanguageModel
+from vlm.load import build
 from vlm.model import VisionLanguageModel
 from vlm.preprocess import Preprocessing
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt
+from vlm.splice import pad
 from vlm.vision import TransformerTower
 
 ONE_IMAGE = [

@@ -7,9 +7,9 @@ import transformers as tf
 from torch import Tensor, nn
 
 from tests import tiny
-from vlm import loss as vlm_loss
-from vlm.batch import Batch, collate
-from vlm.loss import head_is_all, target_loss
+from train import loss as train_loss
+from train.batch import Batch, collate
+from train.loss import head_is_all, target_loss
 from vlm.prompt import Prompt
 
 SMALL = {
@@ -113,7 +113,7 @@ def test_logits_at_the_targets_only_and_some_at_a_time(
 
     seen: list[int] = []
     model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.shape[0]))
-    monkeypatch.setattr(vlm_loss, "LOGITS_AT_ONCE", at_once * 60)
+    monkeypatch.setattr(train_loss, "LOGITS_AT_ONCE", at_once * 60)
     ours = target_loss(model, embeddings, data)
     assert sum(seen) == len(data.target_ids) == 6
     assert max(seen) <= at_once

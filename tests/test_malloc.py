@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from vlm.malloc import keep_freed_memory
+from train.malloc import keep_freed_memory
 
 if {keep}:
     keep_freed_memory()

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from tests import tiny
+from train.batch import Batch, collate
+from train.loss import target_loss
+from train.mask import attention_for, block_mask
 from train.packing import pack
-from vlm.batch import Batch, collate
 from vlm.errors import ConfigError
 from vlm.language import LanguageModel
-from vlm.loss import target_loss
-from vlm.mask import attention_for, block_mask
 from vlm.prompt import Prompt
 
 SMALL = {

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.metrics.captions import VARIANTS, score_captions
+from vlm.data.words import tokenize
 from vlm.errors import DataError, VLMError
-from vlm.words import tokenize
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from train.imagenet import Name, imagenet_names
-from train.names import as_captions, confident_names, main, with_article
-from vlm.captions import read_captions
+from train.embedded.imagenet import Name, imagenet_names
+from train.embedded.names import as_captions, confident_names, main, with_article
+from vlm.data.captioned import read_captions
 from vlm.errors import DataError, ImageError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from tests import tiny
 from train.config import TrainConfig
-from train.data.source import DataSource
 from train.onednn import FEWEST, linear, through_onednn
-from train.recipe import uses_onednn
+from train.run import uses_onednn
 from vlm.config import LoraConfig
+from vlm.data.source import DataSource
 from vlm.language import LanguageModel
 
 

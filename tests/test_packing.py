@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import tiny
+from train.batch import collate
+from train.loss import target_loss
 from train.packing import empty_batch, fill_rows, pack, packed_length, shared_length
-from vlm.batch import collate
 from vlm.config import LoraConfig, ProjectorConfig
 from vlm.errors import PromptError
 from vlm.model import VisionLanguageModel
@@ -76,7 +77,7 @@ def test_packed_equals_separate(
         torch.nn.init.normal_(parameter, std=0.1)
 
     separate = sum(
-        model(collate([prompt], tokens))
+        model(collate([prompt], tokens), target_loss)
         for group, tokens in zip(groups, patch_tokens.split(counts), strict=True)
         for prompt in group
     )
@@ -242,7 +243,7 @@ def test_without_images_or_targets_whatever_trains_has_a_gradient_of_zero(
         batches = [pack([[prompt]], batch.images) for batch in batches]
     for batch in batches:
         model.zero_grad(set_to_none=True)
-        loss = model(batch)
+        loss = model(batch, target_loss)
         assert loss.dtype == torch.float32
         assert (loss.item() > 0) == text
         loss.backward()

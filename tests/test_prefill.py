@@ -7,7 +7,7 @@ import torch
 
 from tests import tiny
 from vlm.model import VisionLanguageModel, with_images
-from vlm.prefill import prefill, share
+from vlm.prefill import prefill, shared_prefix
 from vlm.prompt import Prompt
 
 QUESTIONS = ["What is this?", "What is in the picture?", "Is it a cat?", "Describe the image."]
@@ -40,7 +40,7 @@ def test_neighbours_about_the_same_images_share_their_beginning(
     model: VisionLanguageModel,
 ) -> None:
     whole = about_two_photos(model)
-    beginnings, ends, numbers = share(whole)
+    beginnings, ends, numbers = shared_prefix(whole)
     assert numbers == [0, 0, 0, 1, 2, 2, 3]
     assert [len(beginning.images) for beginning in beginnings] == [1, 1, 2, 0]
     for prompt, end, number in zip(whole, ends, numbers, strict=True):
@@ -54,7 +54,7 @@ def test_a_prompt_that_another_goes_on_from_keeps_a_token_of_its_own(
     model: VisionLanguageModel,
 ) -> None:
     (prompt,) = prompts(model, (tiny.photo(0), QUESTIONS[0]))
-    beginnings, ends, _ = share([prompt, prompt])
+    beginnings, ends, _ = shared_prefix([prompt, prompt])
     assert len(beginnings) == 1
     assert [end.input_ids for end in ends] == [prompt.input_ids[-1:]] * 2
 
@@ -70,7 +70,7 @@ def test_a_prompt_that_another_goes_on_from_keeps_a_token_of_its_own(
 def test_nothing_is_shared_without_neighbours_about_the_same_images(
     model: VisionLanguageModel, pairs: list[tuple[Any, str]]
 ) -> None:
-    assert share(prompts(model, *pairs)) is None
+    assert shared_prefix(prompts(model, *pairs)) is None
 
 
 def test_images_behind_what_prompts_have_in_common_are_not_shared(
@@ -81,7 +81,7 @@ def test_images_behind_what_prompts_have_in_common_are_not_shared(
         [{"role": "user", "content": [{"type": "text", "text": text}, photo]}]
         for text in ("What?", "Who?")
     ]
-    assert share([model.prompt(talk) for talk in talks]) is None
+    assert shared_prefix([model.prompt(talk) for talk in talks]) is None
 
 
 def test_logits_are_those_of_prompts_alone(model: VisionLanguageModel) -> None:

@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from train.config import TrainConfig
-from train.data.read import read_sources
+from vlm.data.read import read_sources
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))
@@ -52,7 +52,7 @@ def test_the_example_goes_on_with_the_embedded_model(monkeypatch: pytest.MonkeyP
     example.resolve()
     assert (example.start, example.stage) == ("embedded", "instruct")
     (captions,) = read_sources(example.data)
-    assert (len(captions.usable), captions.set_aside) == (4, [])
+    assert (len(captions.usable), captions.skipped) == (4, [])
 
 
 def test_the_stages_of_the_embedded_model_follow_each_other() -> None:

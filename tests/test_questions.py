@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.caption_facts import PhotoFacts, read_caption
-from train.question_words import UNSURE
-from train.questions import (
+from train.embedded.caption_facts import PhotoFacts, read_caption
+from train.embedded.question_words import UNSURE
+from train.embedded.questions import (
     does_not,
     has_other_colour,
     is_absent,
@@ -20,8 +20,8 @@ from train.questions import (
     read_photo,
     true_things,
 )
+from vlm.data.things import THINGS
 from vlm.errors import DataError
-from vlm.things import THINGS
 
 RUNNING = [
     "A black dog runs on the beach .",
@@ -193,7 +193,7 @@ def test_captions_without_a_question_are_refused(tmp_path: Path) -> None:
 
 
 def test_things_that_are_asked_for_can_be_named() -> None:
-    from train.question_words import MORE_THINGS
+    from train.embedded.question_words import MORE_THINGS
 
     assert UNSURE.keys() <= THINGS.keys() | MORE_THINGS.keys()
 

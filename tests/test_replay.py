@@ -7,7 +7,7 @@ import pytest
 
 import vlm
 from tests import tiny, tiny_folders
-from train.replay import main, read_lines, replay, whole_sentences
+from train.embedded.replay import main, read_lines, replay, whole_sentences
 from vlm.config import LanguageConfig, LoraConfig
 from vlm.errors import DataError
 

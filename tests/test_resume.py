@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from tests import tiny_runs
 from train.config import TrainConfig
 from train.freeze import Trains
-from train.recipe import train
+from train.run import train
 from train.state import remove_states, states
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.errors import CheckpointError, ConfigError, VLMError

@@ -1,4 +1,4 @@
-"""Rows of an epoch: prompts that fit, photos as features or pixel values, what is set aside."""
+"""Rows of an epoch: prompts that fit, photos as features or pixel values, what is skipped."""
 
 import multiprocessing
 import random
@@ -14,10 +14,8 @@ from rich.console import Console
 
 from tests import tiny
 from tests.data_folders import asked, captions
-from train.data.photos import FilePhoto
-from train.data.sample import Sample, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import (
+from train.loader import (
     PhotoReader,
     Prepared,
     PromptBuilder,
@@ -28,6 +26,8 @@ from train.rows import (
     shorten,
 )
 from vlm.config import VisionConfig
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Sample, Skipped, SkipSample
 from vlm.errors import DataError
 from vlm.model import VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT, Prompt
@@ -114,7 +114,7 @@ def test_text_is_shortened_and_images_are_never_cut(prompt: Prompt, max_length: 
     last = max((slot.stop for slot in prompt.image_slots), default=0)
     fits = last <= max_length and any(prompt.loss_mask[:max_length])
     if len(prompt) > max_length and not fits:
-        with pytest.raises(Unusable) as told:
+        with pytest.raises(SkipSample) as told:
             shorten(prompt, max_length)
         detail = f"{len(prompt)} tokens do not fit into {max_length}"
         assert (told.value.reason, told.value.detail) == ("too long", detail)
@@ -156,7 +156,7 @@ def test_a_batch_has_a_row_and_the_pixels_of_each_photo(
     assert prepared.batch.images_per_row == (1, 1)
     ends = (prepared.batch.target_ids == tiny.tokenizer().eos_token_id).nonzero()[:, 0]
     assert prepared.batch.target_rows[ends].tolist() == [0, 0, 0, 1]
-    assert (prepared.images, prepared.samples, prepared.set_aside) == (2, 2, [])
+    assert (prepared.images, prepared.samples, prepared.skipped) == (2, 2, [])
 
 
 def test_features_take_the_place_of_pixels(
@@ -201,7 +201,7 @@ def test_packing(
     assert prepared.batch.images_per_row == images
     assert prepared.images == len(prepared.batch.images) == sum(images)
     # FlashAttention refuses them.
-    empty = rows.collate([SetAside("line 1", "broken image")]).batch
+    empty = rows.collate([Skipped("line 1", "broken image")]).batch
     assert (prepared.batch.blocks is None) == (empty.blocks is None) == (pack == "none")
     assert len(empty.target_ids) == 0
 
@@ -247,7 +247,7 @@ def test_broken_photos_are_set_aside(
     file.write_bytes(b"no picture")
     rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
     prepared = rows.collate([rows[0], rows[1]])
-    (aside,) = prepared.set_aside
+    (aside,) = prepared.skipped
     assert (aside.where, aside.reason) == ("line 1", "broken image")
     assert str(file) in aside.detail
     assert (prepared.samples, prepared.images, len(prepared.batch.input_ids)) == (1, 1, 1)
@@ -263,7 +263,7 @@ def test_a_batch_of_nothing_can_be_trained_on(
     kind: str,
 ) -> None:
     rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
-    prepared = rows.collate([SetAside("line 0", "broken image")])
+    prepared = rows.collate([Skipped("line 0", "broken image")])
     assert (prepared.samples, prepared.images) == (0, 0)
     assert model(prepared.batch).item() == 0
     assert len(rows.collate([]).batch.target_ids) == 0

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests import tiny, tiny_runs
-from train import self_critical
+from train import rewards as rewards_module
 from train.config import TrainConfig
-from train.data.source import DataSource
-from train.recipe import train
-from train.self_critical import DRAWS, LENGTH, Draft, SelfCritical, advantages, draft, draw
+from train.loss import target_loss
+from train.rewards import DRAWS, LENGTH, Draft, SelfCritical, advantages, draft, draw
+from train.run import train
 from train.state import states
+from vlm.data.source import DataSource
 from vlm.errors import ConfigError
 from vlm.model import VisionLanguageModel, with_images
 
@@ -62,7 +63,7 @@ def test_draws_are_of_the_models_own_probabilities(
     model: VisionLanguageModel, drafts: list[Draft], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the first token is looked at.
-    monkeypatch.setattr(self_critical, "LENGTH", 2)
+    monkeypatch.setattr(rewards_module, "LENGTH", 2)
     prompts = [each.prompt for each in drafts]
     images = torch.stack([each.image for each in drafts])
     torch.manual_seed(0)
@@ -127,7 +128,7 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
             expected = expected - value / size * log_probability(model, each, answer)
     assert total > 0
     assert rewards == pytest.approx(total)
-    loss = model(batch)
+    loss = model(batch, target_loss)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     parameters = list(model.projector.parameters())
     ours, theirs = (torch.autograd.grad(each, parameters) for each in (loss, expected))
@@ -149,15 +150,15 @@ def test_weights_go_with_their_tokens_however_many_logits_at_once(
 ) -> None:
     torch.manual_seed(1)
     (batch,), _ = SelfCritical(model, [[caption] for caption in CAPTIONS])([drafts])
-    whole = model(batch)
-    monkeypatch.setattr("vlm.loss.LOGITS_AT_ONCE", 7 * len(tiny.tokenizer()))
-    assert model(batch).item() == pytest.approx(whole.item(), rel=1e-5)
+    whole = model(batch, target_loss)
+    monkeypatch.setattr("train.loss.LOGITS_AT_ONCE", 7 * len(tiny.tokenizer()))
+    assert model(batch, target_loss).item() == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_training_raises_the_reward(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_critical, "LENGTH", 12)
+    monkeypatch.setattr(rewards_module, "LENGTH", 12)
     captions = tmp_path / "data" / "same.jsonl"
     lines = [{"image": f"{number}.png", "captions": ["on on on"]} for number in range(2)]
     lines += [{"image": "2.png", "captions": ["a dog"]}]

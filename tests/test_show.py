@@ -13,13 +13,13 @@ from rich.console import Console
 from tests import tiny, tiny_folders
 from tests.data_folders import asked, captions, save_lines, save_photos
 from train.config import TrainConfig
-from train.data.mixture import epoch_order
-from train.data.photos import FilePhoto
-from train.data.sample import Message, Sample, Samples, SetAside
-from train.data.source import DataSource
-from train.show import Checked, check, show, show_samples, show_set_aside, summary
+from train.mixture import epoch_order
+from train.preview import Checked, check, show, show_samples, show_skipped, summary
 from vlm.cli import main
 from vlm.config import ModelConfig
+from vlm.data.photos import FilePhoto
+from vlm.data.sample import Message, Sample, Samples, Skipped
+from vlm.data.source import DataSource
 from vlm.errors import ConfigError
 
 
@@ -93,22 +93,22 @@ def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
         Sample(name, (FilePhoto(tmp_path / f"{name}.png"),), captions("A cat.", "A dog."))
         for name in "abc"
     )
-    before = SetAside("z", "empty caption")
+    before = Skipped("z", "empty caption")
     found = Samples(DataSource("data"), "captions", [good, broken, gone], [before])
     (one,) = check([found], lambda sample: ["x" * 30, "x" * 20], console())
     assert one.found.usable == [good]
     assert one.lengths == [30, 20]
-    assert [(aside.where, aside.reason) for aside in one.found.set_aside] == [
+    assert [(aside.where, aside.reason) for aside in one.found.skipped] == [
         ("z", "empty caption"),
         ("b", "broken image"),
         ("c", "broken image"),
     ]
-    assert found.set_aside == [before]
+    assert found.skipped == [before]
 
 
 def test_summary_by_hand() -> None:
     sample = Sample("a", (), ())
-    asides = [SetAside("x", "missing image"), SetAside("y", "too long"), SetAside("z", "too long")]
+    asides = [Skipped("x", "missing image"), Skipped("y", "too long"), Skipped("z", "too long")]
     first = Samples(DataSource("[red]"), "coco", [sample] * 1200, asides)
     second = Samples(DataSource("b"), "table", [], [])
     to = console()
@@ -142,16 +142,16 @@ def test_no_conversation_of_any_epoch_is_longer_than_the_longest(
 
 
 def test_what_is_set_aside_is_named_up_to_a_number() -> None:
-    asides = [SetAside(f"line {number}", "too long", "9\ntokens") for number in range(3)]
+    asides = [Skipped(f"line {number}", "too long", "9\ntokens") for number in range(3)]
     to = console()
-    show_set_aside(asides, to, 2)
+    show_skipped(asides, to, 2)
     assert printed(to) == [
         "line 0: too long 9 tokens",
         "line 1: too long 9 tokens",
-        "and 1 more that are set aside",
+        "and 1 more that are skipped",
     ]
     nothing = console()
-    show_set_aside([], nothing, 2)
+    show_skipped([], nothing, 2)
     assert printed(nothing) == []
 
 
@@ -170,7 +170,7 @@ def test_show(
     assert "Which?<|im_end|>" in both
     assert "1 broken image" in both
     assert "1 missing image" in both
-    assert "and 1 more that are set aside" in one
+    assert "and 1 more that are skipped" in one
     assert "questions, line 3: missing image none.png" in both
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.data.read import read_source
-from train.data.source import DataSource
-from train.stacked_attention import UNKNOWN, StackedAttention, fit, probabilities
-from train.teach import Asked, draw_pairs, main, read_questions, word_ids
+from train.embedded.stacked_attention import UNKNOWN, StackedAttention, fit, probabilities
+from train.embedded.teach import Asked, draw_pairs, main, read_questions, word_ids
+from vlm.data.read import read_source
+from vlm.data.source import DataSource
 from vlm.errors import DataError, ImageError
 
 

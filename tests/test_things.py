@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm.things import THINGS, main_thing, named_things
+from vlm.data.things import THINGS, main_thing, named_things
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,18 @@ from safetensors.torch import load_file, save_file
 import vlm
 from tests import tiny, tiny_folders, tiny_runs
 from tests.test_llava import make_llava
-from train import recipe
+from train import run as train_run
+from train.batch import collate
 from train.config import TrainConfig
-from train.data.photos import decode
-from train.data.read import read_sources
-from train.data.source import DataSource
 from train.freeze import Trains
-from train.recipe import train
-from train.rows import first_prompts
+from train.loader import first_prompts
+from train.loss import target_loss
+from train.run import train
 from train.state import states
-from vlm.batch import collate
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
+from vlm.data.photos import decode
+from vlm.data.read import read_sources
+from vlm.data.source import DataSource
 from vlm.errors import CheckpointError, ConfigError, DataError, VLMError
 from vlm.vision import TransformerTower
 
@@ -64,7 +65,7 @@ def held_out_loss(config: TrainConfig, model: vlm.VisionLanguageModel) -> float:
     ):
         photos = [decode(photo) for photo in sample.photos] * len(prompts)
         batch = collate(prompts, model.vision.preprocessing.batch(photos))
-        losses += float(model(batch))
+        losses += float(model(batch, target_loss))
         targets += len(batch.target_ids)
     return losses / targets
 
@@ -97,7 +98,7 @@ def test_a_run_folder_says_what_was_done(config: TrainConfig) -> None:
     names = {path.name for path in config.output.iterdir()}
     assert names == {
         *("answers.jsonl", "checkpoint", "config.yaml", "loss.png", "metrics.jsonl", "run.json"),
-        *("set_aside.jsonl", "state", "trackers"),
+        *("skipped.jsonl", "state", "trackers"),
     }
     assert (config.output / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((config.output / "trackers").rglob("events.out.tfevents.*"))
@@ -187,7 +188,7 @@ def test_cached_features_give_the_losses_of_the_tower(config: TrainConfig) -> No
 def test_a_short_run_is_not_worth_a_cache(
     config: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "MEASURED", 1)
+    monkeypatch.setattr(train_run, "MEASURED", 1)
     train(replace(config, epochs=50, max_steps=1))
     told = " ".join(capsys.readouterr().err.split())
     assert "no vision features are cached: the run is short, a cache would save 0 of 2 pass" in told
@@ -236,7 +237,7 @@ def test_texts_are_shortened(config: TrainConfig) -> None:
 def test_what_is_too_long_is_set_aside(config: TrainConfig) -> None:
     with pytest.raises(DataError) as error:
         train(replace(config, max_length=tiny.PATCHES))
-    report = config.output / "set_aside.jsonl"
+    report = config.output / "skipped.jsonl"
     assert str(error.value) == (
         "2 of 7 samples could not be used (too long), more than allowed_unusable=0.01: "
         f"see {report}"
@@ -252,7 +253,7 @@ def test_broken_photos_are_counted_while_it_runs(config: TrainConfig, cache: str
     photo.write_bytes(b"no picture")
     config = replace(config, cache=cache)
     train(replace(config, allowed_unusable=0.2, workers=1))
-    lines = (config.output / "set_aside.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (config.output / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
     reasons = [(json.loads(line)["reason"], str(photo) in line) for line in lines]
     # Of both epochs, once.
     assert reasons == [("broken image", True)]
@@ -278,10 +279,10 @@ def test_what_was_set_aside_before_the_run_counts(
         r"allowed_unusable=0\.2: see",
     ):
         train(replace(config, allowed_unusable=0.2))
-    assert "set aside: 1 missing image of 7 samples" in capsys.readouterr().err
+    assert "skipped: 1 missing image of 7 samples" in capsys.readouterr().err
     train(elsewhere(config, allowed_unusable=0.3))
     told = capsys.readouterr().err.strip().splitlines()
-    assert "set aside: 1 missing image, 1 broken image; see " in " ".join(told[-3:])
+    assert "skipped: 1 missing image, 1 broken image; see " in " ".join(told[-3:])
 
 
 def test_a_photo_that_changes_is_set_aside(config: TrainConfig) -> None:
@@ -293,7 +294,7 @@ def test_a_photo_that_changes_is_set_aside(config: TrainConfig) -> None:
 
     with tiny_runs.after_each_step(change), pytest.raises(DataError, match=r"\(changed image\)"):
         train(replace(config, cache="on"))
-    report = (config.output / "set_aside.jsonl").read_text(encoding="utf-8")
+    report = (config.output / "skipped.jsonl").read_text(encoding="utf-8")
     assert "3.png is not what it was when the run began" in report
 
 
@@ -301,7 +302,7 @@ def test_a_report_outlives_a_resumed_run(config: TrainConfig) -> None:
     Path(config.data[0].path).with_name("1.png").write_bytes(b"no picture")
     config = replace(config, allowed_unusable=0.2)
     train(config)
-    report = config.output / "set_aside.jsonl"
+    report = config.output / "skipped.jsonl"
     before = report.read_text(encoding="utf-8")
     train(replace(config, resume=True))
     assert report.read_text(encoding="utf-8") == before
@@ -311,7 +312,7 @@ def test_broken_validation_photos_are_counted(instruct: TrainConfig) -> None:
     photo = Path(instruct.data[0].path).with_name("6.png")
     photo.write_bytes(b"no picture")
     train(replace(instruct, allowed_unusable=0.5, epochs=2))
-    lines = (instruct.output / "set_aside.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (instruct.output / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
     assert [str(photo) in line for line in lines] == [True]
     with pytest.raises(DataError, match=r"^1 of 2 samples cannot be used \(1 broken image\), more"):
         train(elsewhere(instruct))
@@ -523,13 +524,13 @@ def test_a_validation_loss_that_is_no_number(instruct: TrainConfig) -> None:
 def test_gradients_that_no_scale_makes_finite_are_counted(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = recipe.prepare
+    prepare = train_run.prepare
 
     def broken(model: vlm.VisionLanguageModel, groups: list[dict], *rest: object) -> tuple:
         groups[0]["params"][0].register_hook(lambda gradient: gradient * math.nan)
         return prepare(model, groups, *rest)
 
-    monkeypatch.setattr(recipe, "prepare", broken)
+    monkeypatch.setattr(train_run, "prepare", broken)
     tiny_runs.compute_in_float16(monkeypatch, 4.0)
     with pytest.raises(VLMError, match=r"gradient was nan at step 5, which makes 3 such steps"):
         train(replace(config, max_skipped=2))
@@ -565,8 +566,8 @@ def test_precision_on_a_gpu(
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if told is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
-    assert recipe.precision("auto") == expected
-    assert recipe.precision("fp32") == "no"
+    assert train_run.precision("auto") == expected
+    assert train_run.precision("fp32") == "no"
 
 
 def test_a_skipped_step_leaves_the_weights(

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from vlm.atomic import make_once
 from vlm.errors import WeightsError
+from vlm.files import make_once
 from vlm.weights import (
     SMOLLM2,
     Wheel,

@@ -8,12 +8,12 @@ import torch
 
 import vlm
 from tests import tiny
-from train.imagenet import PREPROCESSING, imagenet_names, imagenet_network
-from train.widen import GAIN, THRESHOLD, main, widen
+from train.embedded.imagenet import PREPROCESSING, imagenet_names, imagenet_network
+from train.embedded.widen import GAIN, THRESHOLD, main, widen
 from vlm.config import ModelConfig, ProjectorConfig
+from vlm.data.things import THINGS
 from vlm.errors import CheckpointError, DataError
 from vlm.images import load_image
-from vlm.things import THINGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

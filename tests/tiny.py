@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vlm.batch import Batch, collate
+from train.batch import Batch, collate
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.language import LanguageModel
 from vlm.model import VisionLanguageModel

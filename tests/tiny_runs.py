@@ -17,11 +17,11 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from tests import tiny, tiny_folders
-from train import recipe
+from train import run as train_run
 from train.config import TrainConfig
-from train.data.source import DataSource
-from train.describe import resolved
 from train.log import RunLog
+from train.run_json import resolved
+from vlm.data.source import DataSource
 
 SUBJECTS = ["a cat", "two dogs", "the picture", "an image"]
 
@@ -90,7 +90,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def compute_in_float16(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
     """Has runs compute in float16 on the CPU, where `start` refuses it for its slowness: it scales
     losses and overflows as on a GPU."""
-    start = recipe.start
+    start = train_run.start
 
     def scaled(config: TrainConfig) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -99,7 +99,7 @@ def compute_in_float16(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         return accelerator
 
-    monkeypatch.setattr(recipe, "start", scaled)
+    monkeypatch.setattr(train_run, "start", scaled)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from train.data.sample import Conversation, Message, Sample
+from vlm.data.sample import Conversation, Message, Sample
 
 SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 """What a mirrored photo would make wrong."""

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vlm.words import tokenize
+from vlm.data.words import tokenize
 
 LONGEST = 4
 """Words of an n-gram, at most."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from train.data.source import DataSource
 from train.freeze import Trains
 from vlm.config import LoraConfig, ModelConfig, check_choices
+from vlm.data.source import DataSource
 from vlm.errors import ConfigError
 
 

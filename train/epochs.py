@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from train.batches import epoch_batches
 from train.config import TrainConfig
-from train.data.mixture import epoch_order
-from train.data.photos import Photo
-from train.data.report import append_report
-from train.data.sample import Sample, Samples, SetAside, Unusable
 from train.features import FeatureCache
-from train.rows import PhotoReader, Rows, Use, read_photo
+from train.loader import PhotoReader, Rows, Use, read_photo
+from train.mixture import epoch_order
+from train.order import epoch_batches
+from vlm.data.photos import Photo
+from vlm.data.report import append_report
+from vlm.data.sample import Sample, Samples, Skipped, SkipSample
 from vlm.errors import ConfigError, DataError
 from vlm.model import VisionLanguageModel, with_images
 
@@ -72,14 +72,14 @@ class Epochs:
         return [sample for sample, use in zip(self.samples, self.uses, strict=True) if use.draw]
 
     @property
-    def set_aside(self) -> list[SetAside]:
+    def skipped(self) -> list[Skipped]:
         """What could not be used to train on when the sources were read."""
-        return [one for source in self.sources for one in source.set_aside]
+        return [one for source in self.sources for one in source.skipped]
 
     @property
     def report_file(self) -> Path:
         """Where samples that cannot be used are listed."""
-        return self.config.output / "set_aside.jsonl"
+        return self.config.output / "skipped.jsonl"
 
     def order(self, epoch: int) -> list[int]:
         """Places in `samples`, in the order of one epoch."""
@@ -175,17 +175,17 @@ class Epochs:
             text = "\n".join(part["text"] for part in first if part["type"] == "text")
             try:
                 images = [read_photo(photo) for photo in sample.photos]
-            except Unusable:
+            except SkipSample:
                 continue
             length = len(self.model.prompt(with_images(text, images)))
             if limit is None or length + answer_length <= limit:
                 asked.append((", ".join(photo.name for photo in sample.photos), images, text))
         return asked
 
-    def report(self, set_aside: list[SetAside]) -> None:
+    def report(self, skipped: list[Skipped]) -> None:
         """Lists samples that turned out unusable."""
         if self.accelerator.is_main_process:
-            append_report(set_aside, self.report_file)
+            append_report(skipped, self.report_file)
 
 
 def longest(config: TrainConfig, model: VisionLanguageModel) -> int:

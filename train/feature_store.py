@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from vlm.atomic import sync
 from vlm.errors import DataError
+from vlm.files import sync
 
 FILE_BYTES = 2**30
 """Largest data file, unless one record is larger. Mapped privately, one larger than the memory and

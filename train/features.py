@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from train.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, digest
 from train.feature_cost import FillReport, decide
 from train.feature_store import FeatureStore
 from vlm.config import VisionConfig
+from vlm.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, digest
 from vlm.errors import DataError, ImageError
 from vlm.images import load_image
 from vlm.tower import VisionTower

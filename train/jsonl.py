@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from vlm.atomic import sync
 from vlm.errors import DataError, VLMError
+from vlm.files import sync
 
 
 def open_rows(path: Path, first_step: int) -> TextIO:

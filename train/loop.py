@@ -25,17 +25,18 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader
 
 import vlm
+from train.batch import Batch
 from train.config import TrainConfig
-from train.data.report import check_share
-from train.data.sample import SetAside
 from train.epochs import Epochs
 from train.flops import ModelFlops
+from train.loader import Prepared, prepared_batches
 from train.log import RunLog
-from train.rows import Prepared, prepared_batches
-from train.self_critical import DRAWS, SelfCritical
+from train.loss import target_loss
+from train.rewards import DRAWS, SelfCritical
 from train.state import load_state, restore_random_state, save_state
-from vlm.batch import Batch
 from vlm.checkpoint import save
+from vlm.data.report import check_share
+from vlm.data.sample import Skipped
 from vlm.errors import CheckpointError, DataError, VLMError
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -54,7 +55,7 @@ class Position:
         epoch: passes over the data that are complete.
         step_in_epoch: steps of the epoch that it is in.
         closed: steps after which it was last measured and kept, as at the end of each epoch.
-        skipped: steps whose loss or gradient was not a number.
+        skipped_steps: steps whose loss or gradient was not a number.
         unusable: samples of this epoch that could not be used.
         best: lowest validation loss so far.
     """
@@ -63,7 +64,7 @@ class Position:
     epoch: int = 0
     step_in_epoch: int = 0
     closed: int = 0
-    skipped: int = 0
+    skipped_steps: int = 0
     unusable: int = 0
     best: float = math.inf
 
@@ -166,10 +167,10 @@ class Run:
             Whether some process was told to end.
         """
         config, accelerator, at = self.config, self.accelerator, self.at
-        rate = config.learning_rate * share(at.step, config.warmup, self.epochs.total_steps)
+        rate = config.learning_rate * schedule(at.step, config.warmup, self.epochs.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate / config.learning_rate
-        set_aside = [sample for prepared in together for sample in prepared.set_aside]
+        skipped = [sample for prepared in together for sample in prepared.skipped]
         batches, reward = self.batches(together)
         lengths = [group_lengths(batch) for batch in batches]
         own = [
@@ -177,19 +178,19 @@ class Run:
             sum(int(length.sum()) for length in lengths),
             sum(int(length.square().sum()) for length in lengths),
             sum(prepared.images for prepared in together),
-            len(set_aside),
+            len(skipped),
             int(told),
         ]
         counts = accelerator.reduce(torch.tensor(own, device=accelerator.device), "sum").tolist()
         targets, tokens, pairs, images, unusable, stop = counts
         if unusable:
-            self.count_unusable(set_aside, unusable)
+            self.count_unusable(skipped, unusable)
         total = torch.zeros((), device=accelerator.device)
         for batch in batches:
             # Processes exchange gradients once, with those of the last batch.
             accelerator.sync_gradients = last = batch is batches[-1]
             with nullcontext() if last or self.deepspeed else accelerator.no_sync(self.network):
-                loss = self.network(batch.to(accelerator.device))
+                loss = self.network(batch.to(accelerator.device), target_loss)
                 # DDP averages over processes, but each token is to weigh 1 / targets.
                 accelerator.backward(loss * (accelerator.num_processes / max(targets, 1)))
             total += loss.detach()
@@ -248,29 +249,29 @@ class Run:
         Raises:
             VLMError: there were too many.
         """
-        self.at.skipped += 1
+        self.at.skipped_steps += 1
         self.log.skipped(self.at.step, value)
         if self.deepspeed:
             raise VLMError(
                 f"loss or gradient was {value} at step {self.at.step}, and DeepSpeed has changed "
                 "the weights by it: lower learning_rate, or use FSDP2, which skips such steps"
             )
-        if self.at.skipped > self.config.max_skipped:
+        if self.at.skipped_steps > self.config.max_skipped:
             raise VLMError(
                 f"loss or gradient was {value} at step {self.at.step}, which makes "
-                f"{self.at.skipped} such steps, more than max_skipped: lower learning_rate"
+                f"{self.at.skipped_steps} such steps, more than max_skipped: lower learning_rate"
             )
 
-    def count_unusable(self, own: list[SetAside], count: int) -> None:
+    def count_unusable(self, own: list[Skipped], count: int) -> None:
         """Reports samples that turned out unusable in this step.
 
         Raises:
             DataError: they are more of this epoch than is allowed.
         """
         self.at.unusable += count
-        everyone: list[SetAside] = gather_object(own)
+        everyone: list[Skipped] = gather_object(own)
         self.epochs.report(everyone)
-        before = self.epochs.set_aside
+        before = self.epochs.skipped
         size = self.epochs.size(self.at.epoch) + len(before)
         unusable = self.at.unusable + len(before)
         if unusable > self.config.allowed_unusable * size:
@@ -331,9 +332,9 @@ class Run:
                 return
             self.network.eval()
             batches = self.epochs.validation()
-            loss, set_aside = validation_loss(self.accelerator, self.network, batches)
+            loss, skipped = validation_loss(self.accelerator, self.network, batches)
             self.train_mode()
-            self.check_held_out(set_aside)
+            self.check_held_out(skipped)
             self.log.validation(self.at.step, loss)
             if not math.isfinite(loss):
                 raise VLMError(
@@ -344,13 +345,13 @@ class Run:
                 self.at.best = loss
                 self.save_checkpoint()
 
-    def check_held_out(self, own: list[SetAside]) -> None:
+    def check_held_out(self, own: list[Skipped]) -> None:
         """Reports held-out samples that turned out unusable; the same each time, so once.
 
         Raises:
             DataError: they are more than is allowed.
         """
-        everyone: list[SetAside] = gather_object(own)
+        everyone: list[Skipped] = gather_object(own)
         if not self.held_out_checked:
             self.held_out_checked = True
             self.epochs.report(everyone)
@@ -395,7 +396,7 @@ class Run:
         """Writes the model, to talk to and to go on from, into `checkpoint`."""
         trained = self.trained_tensors()
         if self.accelerator.is_main_process:
-            save(self.model, self.config.output / "checkpoint", tensors=trained)
+            save(self.model.config, trained, self.config.output / "checkpoint")
         self.accelerator.wait_for_everyone()
 
     def trained_tensors(self) -> dict[str, Tensor]:
@@ -504,7 +505,7 @@ def due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-def share(step: int, warmup: float, total: int) -> float:
+def schedule(step: int, warmup: float, total: int) -> float:
     """Of the peak learning rate, in the step behind `step` others: a linear rise, then half a
     cosine down to zero (Loshchilov & Hutter 2016; transformers' cosine schedule)."""
     rise = round(warmup * total)
@@ -516,18 +517,20 @@ def share(step: int, warmup: float, total: int) -> float:
 @torch.no_grad()
 def validation_loss(
     accelerator: Accelerator, network: nn.Module, batches: DataLoader | Iterable[Prepared]
-) -> tuple[float, list[SetAside]]:
+) -> tuple[float, list[Skipped]]:
     """Mean loss of a supervised token, over all processes (no number if there is none), and this
     process's samples that cannot be used."""
-    set_aside: list[SetAside] = []
+    skipped: list[Skipped] = []
     total = torch.zeros(2, device=accelerator.device)
     with prepared_batches(batches) as each:
         for prepared in each:
-            set_aside += prepared.set_aside
+            skipped += prepared.skipped
             batch = prepared.batch.to(accelerator.device)
-            total += torch.stack([network(batch), torch.tensor(len(batch.target_ids)).to(total)])
+            total += torch.stack(
+                [network(batch, target_loss), torch.tensor(len(batch.target_ids)).to(total)]
+            )
     loss, targets = accelerator.reduce(total, "sum").tolist()
-    return loss / targets if targets else math.nan, set_aside
+    return loss / targets if targets else math.nan, skipped
 
 
 @contextmanager

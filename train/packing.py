@@ -15,9 +15,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from vlm.batch import Batch, pad
+from train.batch import Batch
 from vlm.errors import PromptError
 from vlm.prompt import Prompt
+from vlm.splice import pad
 
 NOTHING = Prompt([0], [False], [], [])
 """A conversation that nothing is learned from."""

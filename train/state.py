@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlm.atomic import sync
 from vlm.errors import CheckpointError
+from vlm.files import sync
 
 COMPLETE = "complete.json"
 

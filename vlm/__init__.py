@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlm.checkpoint import build, load
     from vlm.config import GenerationConfig, ModelConfig
     from vlm.errors import VLMError
+    from vlm.load import build, load
     from vlm.model import VisionLanguageModel
 
 __all__ = ["GenerationConfig", "ModelConfig", "VLMError", "VisionLanguageModel", "build", "load"]
@@ -20,8 +20,8 @@ _MODULES = {
     "ModelConfig": "vlm.config",
     "VLMError": "vlm.errors",
     "VisionLanguageModel": "vlm.model",
-    "build": "vlm.checkpoint",
-    "load": "vlm.checkpoint",
+    "build": "vlm.load",
+    "load": "vlm.load",
 }
 
 

@@ -13,95 +13,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from vlm import weights
-from vlm.atomic import replace_folder
 from vlm.config import ModelConfig, from_json, to_json
 from vlm.errors import CheckpointError, ConfigError
-from vlm.language import load_language
-from vlm.llava import load_parts
-from vlm.model import VisionLanguageModel
-from vlm.projector import Projector
-from vlm.vision import load_vision
+from vlm.files import replace_folder
 
 CONFIG_FILE = "vlm_config.json"
 TENSOR_FILE = "model.safetensors"
 EMBEDDED = Path(__file__).parent / "embedded"
 """The checkpoint that ships with the package; its MODEL_CARD.md says how it was trained."""
-
-
-def build(
-    config: ModelConfig,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> VisionLanguageModel:
-    """A model with the frozen parts that the config names and a fresh projector.
-
-    Args:
-        config: what to build.
-        device: None is CUDA where there is one, else the CPU.
-        dtype: None is bfloat16 on CUDA, float32 on the CPU (where it is faster). A fresh projector
-            is float32 in any case: it is what trains.
-
-    Raises:
-        WeightsError: a source that is not there.
-        ConfigError: parts that do not fit together, or a device that is not there.
-    """
-    try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"cannot use device {str(device)!r}: {reason}") from error
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if config.llava:
-        return load_parts(config, device, dtype)
-    vision = load_vision(config.vision, dtype).to(device)
-    language = load_language(config.language, device, dtype)
-    projector = Projector(
-        config.projector, vision.width, language.width, vision.grid, vision.num_tokens
-    ).to(device)
-    size = vision.preprocessing.size
-    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    projector.match_scale(vision(noise.to(device)).float(), language.embedding_rms())
-    return VisionLanguageModel(config, vision, projector, language)
-
-
-def load(
-    source: str | os.PathLike[str] = "embedded",
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    load_in: str | None = None,
-    prompt: str | None = None,
-) -> VisionLanguageModel:
-    """Loads a model to talk to, in eval mode.
-
-    Args:
-        source: `embedded`, the folder or hub id of a checkpoint of this project, or the folder or
-            hub id of a transformers LlavaForConditionalGeneration. Which of the two a folder is,
-            the files in it say.
-        device: None is CUDA where there is one, else the CPU.
-        dtype: None is bfloat16 on CUDA, float32 on the CPU.
-        load_in: `4bit` or `8bit` for the language model, through bitsandbytes.
-        prompt: conversation format, where it should not be the one the model says.
-
-    Raises:
-        WeightsError: a source that is not there.
-        CheckpointError: a folder that is no checkpoint, or whose tensors do not fit its config.
-        ConfigError: parts that do not fit together.
-    """
-    config, tensors = read(source)
-    given = {"load_in": load_in, "prompt": prompt}
-    asked = {name: value for name, value in given.items() if value}
-    config.language = dataclasses.replace(config.language, **asked)
-    model = build(config, device, dtype)
-    if tensors:
-        load_tensors(model, tensors)
-        model.projector.to(model.language.dtype)
-    model.language.merge_adapters()
-    return model.requires_grad_(False).eval()
 
 
 def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
@@ -144,11 +67,11 @@ def read_config(file: Path) -> ModelConfig:
         raise CheckpointError(f"cannot read {file}: {error}") from error
 
 
-def load_tensors(model: VisionLanguageModel, file: Path, required: set[str] | None = None) -> None:
+def load_tensors(model: nn.Module, file: Path, required: set[str] | None = None) -> None:
     """Reads trained tensors into a model, in the model's own dtypes.
 
     Args:
-        model: what they go into.
+        model: what they go into; its `trained` gains their names.
         file: where they are.
         required: names that must be in the file; None is all of `model.trained`.
 
@@ -183,31 +106,29 @@ def load_tensors(model: VisionLanguageModel, file: Path, required: set[str] | No
 
 
 def save(
-    model: VisionLanguageModel,
+    config: ModelConfig,
+    trained: dict[str, Tensor],
     folder: Path,
     dtype: torch.dtype | None = None,
-    tensors: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes a checkpoint: all of it or, after a crash, nothing where it was to be.
 
     Args:
-        model: whose trained tensors are written.
+        config: what the model is made of.
+        trained: the trained tensors by name, on any device.
         folder: made, or replaced if it is a checkpoint already.
         dtype: of the tensors in the file; None keeps each one's own.
-        tensors: the trained ones by name, where the model's own are only parts of them; None takes
-            the model's.
 
     Raises:
         CheckpointError: the folder holds something else, or cannot be written.
     """
-    state = model.state_dict() if tensors is None else tensors
     written = {
-        name: state[name].detach().to("cpu", dtype or state[name].dtype).contiguous()
-        for name in sorted(model.trained)
+        name: trained[name].detach().to("cpu", dtype or trained[name].dtype).contiguous()
+        for name in sorted(trained)
     }
 
     def write(partial: Path) -> None:
-        text = to_json(with_revisions(model.config))
+        text = to_json(with_revisions(config))
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
         save_file(written, partial / TENSOR_FILE, metadata={"format": "pt"})
 

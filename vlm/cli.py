@@ -18,18 +18,11 @@ import yaml
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
 from vlm.errors import UsageError, VLMError
-from vlm.malloc import keep_freed_memory
 
 COMMANDS = {
     "chat": ("vlm.chat:chat", "ask questions about images"),
-    "train": ("train.recipe:train", "train: projector on captions, or the whole on instructions"),
-    "data": ("train.show:show", "look at training data as the model will see it"),
-    "questions": ("train.questions:main", "derive questions from captions"),
-    "easyvqa": ("train.easyvqa:main", "unpack easy-VQA from its package"),
-    "replay": ("train.replay:main", "let the language model answer text questions itself"),
-    "names": ("train.names:main", "write captions that name the thing in each photo"),
-    "teach": ("train.teach:main", "answer new questions about photos, as small networks do"),
-    "widen": ("train.widen:main", "add units that know things to a projector's hidden layer"),
+    "train": ("train.run:train", "train: projector on captions, or the whole on instructions"),
+    "data": ("train.preview:show", "look at training data as the model will see it"),
     "average": ("train.average:main", "average the trained tensors of checkpoints"),
     "eval": ("eval.run:main", "ask the questions of benchmarks, and score the answers"),
     "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
@@ -68,9 +61,21 @@ def main(arguments: list[str] | None = None) -> int:
         SystemExit: with status 2 for wrong options, told in one line too; with 0 after a command's
             help.
     """
+    return in_one_line_each(lambda: dispatch(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_module(function: Callable[..., None]) -> int:
+    """Runs the function of a module that is a command of its own, as `python -m MODULE`."""
+    module = Path(sys.argv[0])
+    prog = f"python -m train.embedded.{module.stem}"
+    return in_one_line_each(lambda: run_function(prog, function, sys.argv[1:]) or 0)
+
+
+def in_one_line_each(command: Callable[[], int]) -> int:
+    """Runs a command; its errors as `main` tells them."""
     try:
         try:
-            return dispatch(sys.argv[1:] if arguments is None else arguments)
+            return command()
         finally:
             sys.stdout.flush()
     except UsageError as error:
@@ -107,12 +112,17 @@ def dispatch(arguments: list[str]) -> int:
         return 2
     # It warns of an optional kernel that is not installed, and of every 8-bit layer that casts.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    keep_freed_memory()
     run(command, options)
     return 0
 
 
 def run(command: str, arguments: list[str]) -> None:
+    """Runs one command of `COMMANDS`, see `run_function`."""
+    module, name = COMMANDS[command][0].split(":")
+    run_function(f"vlm {command}", getattr(import_module(module), name), arguments)
+
+
+def run_function(prog: str, function: Callable[..., None], arguments: list[str]) -> None:
     """Runs one command: its function's parameters are its options. A function of one dataclass is
     configured by YAML files and by options that override them.
 
@@ -120,16 +130,14 @@ def run(command: str, arguments: list[str]) -> None:
         UsageError: options that the command does not take.
         VLMError: what the command raises.
     """
-    module, name = COMMANDS[command][0].split(":")
-    function = getattr(import_module(module), name)
     config_class = next(iter(function.__annotations__.values()))
     description = function.__doc__.split("\n")[0]
-    parser = ArgumentParser(prog=f"vlm {command}", description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     if not is_dataclass(config_class):
         options, words = options_and_words(arguments, add_parameters(parser, function))
         function(**vars(parse(parser, [*options, "--", *words] if words else options)))
         return
-    parser.usage = f"vlm {command} [CONFIG.yaml ...] [options]"
+    parser.usage = f"{prog} [CONFIG.yaml ...] [options]"
     parser.add_argument("--config", action=ConfigFile, help="a YAML file with options")
     flags = add_fields(parser, config_class)
     config_name, *others = inspect.signature(function).parameters

@@ -1,25 +1,27 @@
 """Model: vision tower, projector and language model as one, to train and to talk to."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from vlm.answer import AnswerText
-from vlm.batch import Batch, pad, splice
 from vlm.beams import beam_search
+from vlm.checkpoint import save
 from vlm.config import GenerationConfig, ModelConfig
 from vlm.decode import decode
 from vlm.errors import ConfigError, PromptError
+from vlm.export import export
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.language import LanguageModel
-from vlm.loss import target_loss
-from vlm.prefill import Prefill, prefill, share
+from vlm.prefill import Prefill, prefill, shared_prefix
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt, read_messages
+from vlm.splice import pad, splice
 from vlm.tower import VisionTower
 
 Messages = str | Sequence[dict[str, Any]]
@@ -30,6 +32,20 @@ Images = ImageSource | list[ImageSource] | tuple[ImageSource, ...] | None
 
 IMAGES_KEPT = 64
 """Encoded images kept for later turns and questions; one of 576 tokens takes 1 to 2 MB."""
+
+
+class Spliceable(Protocol):
+    """What `VisionLanguageModel.forward` reads of a batch.
+
+    Attributes:
+        input_ids: (B, T), `IMAGE_SLOT` where an image token goes.
+        images: of all rows in order: pixel values (I, 3, H, W), or patch tokens (I, N, D).
+        images_per_row: how many images each row has.
+    """
+
+    input_ids: Tensor
+    images: Tensor
+    images_per_row: Sequence[int]
 
 
 class VisionLanguageModel(nn.Module):
@@ -68,17 +84,18 @@ class VisionLanguageModel(nn.Module):
         """Where the language model is."""
         return self.language.device
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss of a training batch.
+    def forward(
+        self, batch: Spliceable, loss: Callable[[PreTrainedModel, Tensor, Any], Tensor]
+    ) -> Tensor:
+        """The loss of a training batch; inside the forward pass, since what wraps the model for
+        several processes (DDP, FSDP) must see every use of its weights there.
 
         Args:
-            batch: B rows with n supervised tokens.
+            batch: B rows.
+            loss: language model, spliced embeddings (B, T, H) and batch -> scalar.
 
         Returns:
-            Cross-entropy summed over the n supervised tokens, float32 scalar. It is a sum so that
-            whoever accumulates over batches or processes can weight every token alike. A batch
-            without supervised tokens or without images gives whatever trains a gradient all the
-            same, of 0 where nothing depends on it.
+            What `loss` gives. A batch without images gives whatever trains a gradient all the same.
         """
         patch_tokens = batch.images
         if batch.images.ndim == 4 and len(batch.images):
@@ -88,7 +105,7 @@ class VisionLanguageModel(nn.Module):
             patch_tokens = self.vision(batch.images.new_zeros(1, *batch.images.shape[1:]))[:0]
         image_tokens = self._split(self.project(patch_tokens), batch.images_per_row)
         embeddings = self.embed(batch.input_ids, image_tokens)
-        return target_loss(self.language.model, embeddings, batch)
+        return loss(self.language.model, embeddings, batch)
 
     def project(self, patch_tokens: Tensor) -> Tensor:
         """Patch tokens (I, N, D) -> image tokens (I, M, H), in the projector's dtype."""
@@ -217,15 +234,12 @@ class VisionLanguageModel(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes a checkpoint of this project's own form, see `checkpoint.save`."""
-        from vlm.checkpoint import save
-
-        save(self, Path(folder), dtype)
+        state = self.state_dict()
+        save(self.config, {name: state[name] for name in self.trained}, Path(folder), dtype)
 
     def export_llava(self, folder: str | Path) -> None:
-        """Writes a folder for transformers' LlavaForConditionalGeneration, see `llava.export`."""
-        from vlm.llava import export
-
-        export(self, Path(folder))
+        """Writes a folder for transformers' LlavaForConditionalGeneration, see `export.export`."""
+        export(self.config, self.vision, self.projector, self.language, Path(folder))
 
     def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
         """At each step the new text of each prompt's answer, "" where there is none yet."""
@@ -258,7 +272,7 @@ class VisionLanguageModel(nn.Module):
         """Prompts -> where decoding begins, if there is room for answers of `max_tokens`."""
         self._require_room(prompts, max_tokens)
         # A recurrent state cannot be taken back to where a photo's tokens end.
-        shared = None if self.language.model._is_stateful else share(prompts)
+        shared = None if self.language.model._is_stateful else shared_prefix(prompts)
         if shared is None:
             return prefill(self.language, *self._embed_prompts(prompts))
         beginnings, ends, numbers = shared

@@ -1,7 +1,7 @@
 """Prefill: prompts -> keys and values in a cache, and the logits of each answer's first token.
 
 Questions about one photo begin alike, with the photo: that part is computed once for all of them
-(`share`), and each question's own words are put behind a copy of its keys and values.
+(`shared_prefix`), and each question's own words are put behind a copy of its keys and values.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def prefill(
     return Prefill(cache, attention_mask, position_ids[:, -1:], logits[:, -1].float())
 
 
-def share(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:
+def shared_prefix(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:
     """Splits prompts into what neighbours about the same images begin with and what is their own.
 
     Args:

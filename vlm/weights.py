@@ -22,8 +22,8 @@ from rich.console import Console
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from vlm.atomic import make_once
 from vlm.errors import VLMError, WeightsError
+from vlm.files import make_once
 
 
 @dataclass(frozen=True)

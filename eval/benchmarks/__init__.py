@@ -1,7 +1,7 @@
 """The benchmarks, a file for each kind: where its data is, what is asked, and how it is scored."""
 
 from eval.benchmarks.aokvqa import A_OKVQA, A_OKVQA_DIRECT
-from eval.benchmarks.caption_sets import COCO, FLICKR8K, FLICKR30K
+from eval.benchmarks.captions import COCO, FLICKR8K, FLICKR30K
 from eval.benchmarks.choice import AI2D, MMBENCH, SEED_IMAGE
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.documents import CHART_QA, DOC_VQA

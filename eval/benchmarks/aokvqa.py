@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.benchmarks.choice import LETTERS, benchmark, choice
 from eval.hub import Hub
 from eval.metrics.direct import direct_match, score_direct
 from eval.metrics.scores import Scores
 from eval.official import entries
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 LAYOUT = "aokvqa_v1p0_val.json and val2017/"

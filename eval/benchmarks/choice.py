@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
 from eval.metrics.scores import Scores
 from eval.official import entries, read_json
 from eval.prompts import with_options
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"

@@ -4,13 +4,14 @@ accuracy."""
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.anls import anls, score_anls
 from eval.metrics.relaxed import relaxed_match, score_relaxed
 from eval.metrics.scores import Scores
 from eval.official import by_id, entries, texts
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from eval.benchmark import Benchmark
 from eval.metrics.exact import exact_match, score_exact
 from eval.metrics.scores import Scores
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question
+from eval.question import Question
 from vlm.errors import VLMError
 
 SHAPES = {"circle", "rectangle", "triangle"}

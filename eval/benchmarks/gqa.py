@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
 from eval.metrics.scores import Scores
 from eval.official import gqa_questions
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 
 FILES = {"testdev": "testdev_balanced_questions.json", "val": "val_balanced_questions.json"}
 

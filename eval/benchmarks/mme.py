@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import NO_SPLITS, Benchmark
 from eval.hub import Hub
 from eval.metrics.mme import answer_of, score_mme
 from eval.metrics.scores import Scores
 from eval.prompts import SHORT_ANSWER
-from eval.question import NO_SPLITS, Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 ENDING = "Please answer yes or no."

@@ -1,16 +1,17 @@
 """Naming: does the model say what the main thing of an everyday photo is? What it is, is read off
-the photo's human captions (`vlm.things.main_thing`)."""
+the photo's human captions (`vlm.data.things.main_thing`)."""
 
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from eval.benchmark import Benchmark
 from eval.metrics.scores import Scores, mean_scores
-from eval.question import Benchmark, Question
-from vlm.captions import read_captions
+from eval.question import Question
+from vlm.data.captioned import read_captions
+from vlm.data.things import main_thing, named_things
 from vlm.errors import DataError
-from vlm.things import main_thing, named_things
 
 ASKED = ("What is this?", "Describe the image.")
 

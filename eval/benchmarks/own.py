@@ -3,12 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from eval.benchmarks.caption_sets import DESCRIBE
-from eval.benchmarks.caption_sets import score as score_captions
+from eval.benchmark import NO_SPLITS, Benchmark
+from eval.benchmarks.captions import DESCRIBE
+from eval.benchmarks.captions import score as score_captions
 from eval.metrics.any_of import any_match, score_any
 from eval.metrics.scores import Scores
-from eval.question import NO_SPLITS, Benchmark, Question
-from vlm.captions import (
+from eval.question import Question
+from vlm.data.captioned import (
     image_path,
     read_captions,
     read_records,

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.pope import says_yes, score_pope
 from eval.metrics.scores import Scores
 from eval.official import entries
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 KINDS = ("random", "popular", "adversarial")

@@ -5,12 +5,13 @@ import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from eval.benchmark import Benchmark
 from eval.benchmarks.pope import KINDS, score
 from eval.metrics.pope import says_yes
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question
-from vlm.captions import read_captions
-from vlm.things import named_things
+from eval.question import Question
+from vlm.data.captioned import read_captions
+from vlm.data.things import named_things
 
 MOST = 3
 """Things asked about that are there, of one photo; and as many that are not."""

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.scienceqa import LETTERS, ScienceQuestion, read_letter, score_scienceqa
 from eval.metrics.scores import Scores
 from eval.official import science_problems
 from eval.prompts import with_options
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 
 SPLITS = ("test", "val", "train")
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.scores import Scores
 from eval.metrics.vqa import score_vqa, vqa_accuracy
 from eval.official import entries, given_answers
 from eval.prompts import UNANSWERABLE
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 SPLITS = ("val", "train")

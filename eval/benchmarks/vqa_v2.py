@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark import Benchmark
 from eval.hub import Hub
 from eval.metrics.scores import Scores
 from eval.metrics.vqa import score_vqa, vqa_accuracy
 from eval.official import by_id, entries, given_answers, require_same
 from eval.prompts import SHORT_ANSWER
-from eval.question import Benchmark, Question, RowImage
+from eval.question import Question, RowImage
 from vlm.errors import DataError
 
 VQA_FILES = {

@@ -8,8 +8,8 @@ from typing import Literal
 
 from eval.metrics.bootstrap import interval
 from eval.metrics.scores import Scores
+from vlm.data.words import tokenize
 from vlm.errors import DataError, VLMError
-from vlm.words import tokenize
 
 Tokenizer = Literal["python", "ptb"]
 

@@ -1,0 +1,117 @@
+"""Loss: hidden states at the supervised tokens -> cross-entropy; no logits are computed elsewhere,
+and those of a large vocabulary are never whole in memory."""
+
+from importlib.util import find_spec
+from itertools import repeat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from train.batch import Batch
+from train.mask import block_mask
+
+LOGITS_AT_ONCE = 2**26
+"""Logits in memory at a time, 256 MiB in float32: 1,365 tokens of a vocabulary of 49,152."""
+
+HEAD_SCALES = ("lm_head_multiplier", "dim_model_base")
+"""Settings of Falcon-H1 and MiniCPM 3 that change what goes through the output head."""
+
+
+def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy summed over a batch's n supervised tokens, float32 scalar; with weights, their
+    sum.
+
+    Args:
+        model: the language model.
+        embeddings: the batch's rows, spliced (B, T, H).
+        batch: the rest of it.
+
+    Raises:
+        ConfigError: packed rows that the model cannot keep apart, see `block_mask`.
+    """
+    mask = batch.attention_mask
+    if batch.blocks is not None:
+        mask = block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype)
+    inputs = {
+        "inputs_embeds": embeddings,
+        "attention_mask": mask,
+        "position_ids": batch.position_ids,
+        "use_cache": False,
+    }
+    if model.config.get_text_config()._attn_implementation == "flex_attention":
+        # For rows under 128 tokens it takes its kernel for decoding, which does not train.
+        inputs["kernel_options"] = {"FORCE_USE_FLEX_ATTENTION": True}
+    if head_is_all(model):
+        hidden = model.base_model(**inputs).last_hidden_state
+        at_targets = hidden[batch.target_rows, batch.target_positions]
+        vocabulary = model.config.get_text_config().vocab_size
+        head = model.get_output_embeddings()
+        at_once = LOGITS_AT_ONCE // vocabulary
+        return head_loss(head, at_targets, batch.target_ids, at_once, batch.target_weights)
+    positions, index = batch.target_positions.unique(return_inverse=True)
+    logits = model(**inputs, logits_to_keep=positions).logits
+    at_targets = logits[batch.target_rows, index]
+    return cross_entropy(at_targets, batch.target_ids, batch.target_weights)
+
+
+def head_is_all(model: PreTrainedModel) -> bool:
+    """Whether the logits are the output head's output as it is. Some models scale or cap them
+    (Cohere, Granite, Gemma 2), some have further layers in front of the head (BERT)."""
+    known = (model.base_model, model.get_output_embeddings())
+    if model.base_model is model or known[1] is None:
+        return False
+    further = [m for m in model.children() if m not in known and any(True for _ in m.parameters())]
+    scales = {
+        name: value
+        for name, value in vars(model.config.get_text_config()).items()
+        if "logit" in name or name in HEAD_SCALES
+    }
+    return not further and all(value in (None, False, 1) for value in scales.values())
+
+
+def head_loss(
+    head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of an output head's logits, summed, float32 scalar.
+
+    More than `at_once` tokens are taken so many at a time, and their logits are computed again for
+    the gradient; or on CUDA by Liger's fused kernel (Hsu et al. 2024) where it is installed.
+
+    Args:
+        head: the last layer.
+        hidden: what it is given (n, H); n may be 0.
+        ids: the tokens to predict (n,).
+        at_once: tokens whose logits are in memory together.
+        weights: of each token (n,); None is 1.
+    """
+
+    def loss(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+        return cross_entropy(head(hidden), ids, weights)
+
+    if len(ids) <= at_once:
+        return loss(hidden, ids, weights)
+    # Of another layer (quantised, sharded, adapted), the weight is not all that it computes with.
+    plain = type(head) is nn.Linear and head.weight.ndim == 2
+    # The kernel sums up without weights.
+    if hidden.is_cuda and plain and weights is None and find_spec("liger_kernel"):
+        return fused_loss(head, hidden, ids)
+    each = repeat(None) if weights is None else weights.split(at_once)
+    parts = zip(hidden.split(at_once), ids.split(at_once), each, strict=False)
+    return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum()
+
+
+def fused_loss(head: nn.Linear, hidden: Tensor, ids: Tensor) -> Tensor:
+    """The same by Liger, which computes the gradient along with the loss, part by part."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, ids, head.bias)
+
+
+def cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Of logits (n, V) and tokens (n,), each times its weight (n,), summed, in float32."""
+    if weights is None:
+        return F.cross_entropy(logits.float(), ids, reduction="sum")
+    return F.cross_entropy(logits.float(), ids, reduction="none") @ weights

@@ -1,0 +1,137 @@
+"""Masks of packed rows: each conversation sees its group's common part and itself, nothing else.
+
+What a row holds is written as two numbers for each position (`Batch.blocks`); the mask is made of
+them on the device, once for all layers, in the form that the attention implementation reads.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import PreTrainedModel
+
+from train.attention import SHORT_ROWS
+from vlm.errors import ConfigError
+
+Mask = Tensor | BlockMask
+
+Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(batch, head, row, column), integers or tensors that broadcast -> whether row sees column; what
+`create_block_mask` calls a mask_mod."""
+
+
+def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long: bool) -> str:
+    """The attention implementation that trains these rows fastest, for `set_attn_implementation`.
+
+    - FlexAttention for long packed rows on CUDA: it skips the blocks of a row that are blind to
+      each other, and needs no (T, T) mask; compiling it takes a minute.
+    - FlashAttention 2 for rows that are not packed, on CUDA in half precision, where the package
+      flash-attn is installed. It knows no common part that several conversations see.
+    - On a CPU in bfloat16 that of attention.py for packed rows.
+    - PyTorch's scaled dot-product attention otherwise: with a mask it stays with fused kernels.
+
+    Args:
+        model: on its device.
+        dtype: attention is computed in it (that of autocast, where there is one).
+        packed: rows have `Batch.blocks`.
+        long: several groups share a row.
+    """
+    if model.device.type == "cuda":
+        if packed and long and model._supports_flex_attn and find_spec("triton"):
+            return "flex_attention"
+        half = dtype in (torch.float16, torch.bfloat16)
+        if not packed and half and model._supports_flash_attn and find_spec("flash_attn"):
+            return "flash_attention_2"
+    elif packed and dtype == torch.bfloat16 and model._supports_sdpa:
+        return SHORT_ROWS
+    return "sdpa"
+
+
+def block_mask(
+    blocks: Tensor, position_ids: Tensor, model: PreTrainedModel, dtype: torch.dtype
+) -> Mask | dict[str, Mask]:
+    """What `model` takes as `attention_mask` for packed rows.
+
+    Args:
+        blocks: (B, T, 2), see `Batch`.
+        position_ids: (B, T).
+        model: decides by its attention implementation and its layers.
+        dtype: of the embeddings.
+
+    Returns:
+        (B, 1, T, T), for `sdpa` on CUDA bool, True where a row sees a column; else in `dtype`, 0
+        there and the least number elsewhere. For `flex_attention` a BlockMask. A model that mixes
+        full and sliding windows gets one for each, by the kind of layer.
+
+    Raises:
+        ConfigError: a model or an attention implementation that cannot keep packed conversations
+            apart.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    only = "full_attention" if window is None else "sliding_attention"
+    windows = {"full_attention": None, "sliding_attention": window}
+    kinds = set(getattr(config, "layer_types", None) or [only])
+    if model._is_stateful or not kinds <= windows.keys():
+        raise ConfigError(
+            f"{type(model).__name__} has layers other than full or sliding attention, through "
+            "which packed conversations would see each other: train it without packing"
+        )
+    masks = {
+        kind: build(
+            visible(blocks, position_ids, windows[kind]),
+            position_ids,
+            config._attn_implementation,
+            dtype,
+        )
+        for kind in sorted(kinds)
+    }
+    return masks if len(masks) > 1 else masks.popitem()[1]
+
+
+def visible(blocks: Tensor, position_ids: Tensor, window: int | None = None) -> Visible:
+    """Which positions of a row each position sees: the common part of its group and its own
+    conversation, up to itself.
+
+    Args:
+        blocks: (B, T, 2), see `Batch`. Padding is a group of its own, since a position that sees
+            nothing has no softmax.
+        position_ids: (B, T), only read for the window.
+        window: positions that one sees, itself included; None is all of them.
+    """
+    groups, conversations = (numbers.contiguous() for numbers in blocks.unbind(dim=-1))
+
+    def sees(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        seen = conversations[batch, column]
+        alike = (seen == 0) | (seen == conversations[batch, row])
+        alike = alike & (groups[batch, column] == groups[batch, row]) & (column <= row)
+        if window is None:
+            return alike
+        return alike & (position_ids[batch, row] - position_ids[batch, column] < window)
+
+    return sees
+
+
+def build(sees: Visible, position_ids: Tensor, implementation: str, dtype: torch.dtype) -> Mask:
+    """One mask in the form that an attention implementation reads, see `block_mask`."""
+    rows, length = position_ids.shape
+    device = position_ids.device
+    if implementation == "flex_attention":
+        compiled = device.type == "cuda"
+        return create_block_mask(
+            sees, rows, None, length, length, device=str(device), _compile=compiled
+        )
+    if implementation not in ("sdpa", "eager", SHORT_ROWS):
+        raise ConfigError(
+            f"{implementation} cannot keep packed conversations apart: use sdpa or flex_attention"
+        )
+    index = torch.arange(length, device=device)
+    batch = torch.arange(rows, device=device)[:, None, None, None]
+    mask = sees(batch, torch.zeros_like(batch), index[:, None], index)
+    # On a CPU, SDPA would make numbers of it anew for each head of each layer.
+    if implementation == "sdpa" and device.type == "cuda":
+        return mask
+    least = torch.finfo(dtype).min
+    return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, least)

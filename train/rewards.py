@@ -1,0 +1,167 @@
+"""Self-critical sequence training (Rennie et al. 2017): learning from captions of one's own.
+
+Cross-entropy teaches each next word behind a human's words; what is scored in the end is a whole
+caption behind one's own. Here the model draws several captions of a photo, each is rewarded by its
+CIDEr, and each becomes more probable by as much as it is better than the others of that photo (less
+probable if it is worse; the others' mean as the baseline: Luo 2020).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from train.batch import Batch
+from train.cider import Cider
+from train.packing import pack
+from vlm.model import VisionLanguageModel
+from vlm.prefill import prefill
+from vlm.prompt import Prompt
+from vlm.splice import pad
+
+DRAWS = 5
+"""Captions drawn of each photo: their mean is the baseline, and all share its image tokens."""
+
+LENGTH = 40
+"""Tokens of a drawn caption, at most."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A photo of which captions are still to be drawn.
+
+    Attributes:
+        prompt: photo and question, ready for the answer.
+        image: what the model takes: (3, H, W) or (N, D).
+        references: captions by people.
+    """
+
+    prompt: Prompt
+    image: Tensor
+    references: list[str]
+
+
+def draft(prompt: Prompt, image: Tensor, references: list[str]) -> Draft:
+    """A photo with one of its captions -> the same without it.
+
+    Args:
+        prompt: a whole conversation of one question and one answer.
+        image: see `Draft`.
+        references: likewise.
+    """
+    asked = prompt.loss_mask.index(True)
+    question = replace(
+        prompt, input_ids=prompt.input_ids[:asked], loss_mask=prompt.loss_mask[:asked]
+    )
+    return Draft(question, image, references)
+
+
+class SelfCritical:
+    """Draws captions and weighs them.
+
+    Args:
+        model: that draws, and is to learn from it.
+        captions: those of each photo of the training set, see `Cider`.
+    """
+
+    def __init__(self, model: VisionLanguageModel, captions: Iterable[Sequence[str]]) -> None:
+        self.model = model
+        self.cider = Cider(captions)
+
+    def __call__(self, batches: list[list[Draft]]) -> tuple[list[Batch], float]:
+        """Photos -> the batches to learn from, and the sum of the rewards of the captions in them.
+
+        Draws for all batches at once, from torch's global random numbers. Call it where the model
+        is ready to decode.
+        """
+        drafts = [each for batch in batches for each in batch]
+        images = torch.stack([each.image for each in drafts]).to(self.model.device)
+        drawn = draw(self.model, [each.prompt for each in drafts], images)
+        rewards = [self.rewards(*pair) for pair in zip(drafts, drawn, strict=True)]
+        worth = torch.tensor([advantages(of_photo) for of_photo in rewards])
+        # One size whatever the reward's: beside it, other samples weigh 1.
+        worth /= worth.square().mean().sqrt().clamp(min=1e-6)
+        made = iter(zip(drafts, drawn, worth.tolist(), strict=True))
+        return [weighed([next(made) for _ in batch]) for batch in batches], sum(map(sum, rewards))
+
+    def rewards(self, photo: Draft, answers: list[list[int]]) -> list[float]:
+        """The CIDEr of each caption of a photo."""
+        texts = self.model.language.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        ends = self.model.end_ids()
+        return [
+            self.cider(text, photo.references, ended=answer[-1] in ends)
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+
+
+def weighed(photos: list[tuple[Draft, list[list[int]], list[float]]]) -> Batch:
+    """Photos, their drawn captions and what each caption counts -> one batch."""
+    groups = [[answered(each.prompt, answer) for answer in answers] for each, answers, _ in photos]
+    weights = [
+        weight
+        for _, answers, worth in photos
+        for answer, weight in zip(answers, worth, strict=True)
+        for _ in answer
+    ]
+    batch = pack(groups, torch.stack([each.image for each, _, _ in photos]))
+    return replace(batch, target_weights=torch.tensor(weights))
+
+
+def advantages(rewards: list[float]) -> list[float]:
+    """By how much each is above the mean of the others."""
+    others = len(rewards) - 1
+    return [reward - (sum(rewards) - reward) / others for reward in rewards]
+
+
+def answered(question: Prompt, answer: list[int]) -> Prompt:
+    """The conversation with the answer that was drawn, all of it supervised."""
+    ids, mask = question.input_ids + answer, question.loss_mask + [True] * len(answer)
+    return replace(question, input_ids=ids, loss_mask=mask)
+
+
+@torch.inference_mode()
+def draw(
+    model: VisionLanguageModel, questions: list[Prompt], images: Tensor
+) -> list[list[list[int]]]:
+    """Captions as the model's own probabilities have them.
+
+    Args:
+        model: that draws.
+        questions: one photo each.
+        images: theirs, (I, 3, H, W) or (I, N, D).
+
+    Returns:
+        For each photo the token ids of `DRAWS` captions; the last one ends it, if it is not cut off
+        at `LENGTH`.
+    """
+    image_tokens = model.project(model.vision(images) if images.ndim == 4 else images)
+    input_ids, mask = pad([question.input_ids for question in questions], value=0, side="left")
+    embeddings = model.embed(input_ids.to(model.device), list(image_tokens))
+    start = prefill(model.language, embeddings, mask.to(model.device))
+    start = start.select(torch.arange(len(questions), device=model.device).repeat_interleave(DRAWS))
+    ends = model.end_ids()
+    answers: list[list[int]] = [[] for _ in range(len(questions) * DRAWS)]
+    unfinished = list(range(len(answers)))
+    while True:
+        drawn = sample(start.logits)
+        ids = drawn[:, 0].tolist()
+        for row, token in zip(unfinished, ids, strict=True):
+            answers[row].append(token)
+        going = [place for place, token in enumerate(ids) if token not in ends]
+        if not going or len(answers[unfinished[going[0]]]) == LENGTH:
+            return [answers[first : first + DRAWS] for first in range(0, len(answers), DRAWS)]
+        if len(going) < len(unfinished):
+            unfinished = [unfinished[place] for place in going]
+            places = torch.tensor(going, device=model.device)
+            start, drawn = start.select(places), drawn[places]
+        start = start.extend(model.language, drawn)
+
+
+def sample(logits: Tensor) -> Tensor:
+    """One token of each row, by its probability: logits (R, V), float32 -> (R, 1)."""
+    # One random number a row; torch.multinomial draws one for each token of the vocabulary, which
+    # on a CPU takes as long as the layers do.
+    reached = logits.softmax(dim=-1).cumsum(dim=-1)
+    point = torch.rand(len(logits), 1, device=logits.device) * reached[:, -1:]
+    return torch.searchsorted(reached, point, right=True)

@@ -1,0 +1,183 @@
+"""WebDataset shards (Aizman et al. 2019): uncompressed tar files in which the members of a sample
+follow each other and share their name up to the first dot: `0001.jpg`, `0001.txt`.
+
+Captions are the lines of `.txt` or, where there is none, a key of `.json`; questions and answers
+are keys of `.json`. Only the headers and the texts of a shard are read, once; photos are then read
+from where they lie, in any order and by any process.
+"""
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vlm.data.columns import sample_of, text_columns
+from vlm.data.photos import ENDINGS, TarPhoto
+from vlm.data.records import Record, files_in, require
+from vlm.data.sample import Sample, SkipSample, captioned
+from vlm.data.sidecar import lines_of
+from vlm.data.source import DataSource
+from vlm.errors import DataError
+
+MAX_TEXT = 1 << 20
+"""Longest text of a sample, in bytes."""
+
+Members = list[tuple[str, TarPhoto]]
+"""The members of one sample: their endings, in lower case, and where they lie."""
+
+
+def records(source: DataSource) -> Iterator[Record]:
+    """The samples of all shards.
+
+    Raises:
+        DataError: no shard there, or one that cannot be read, is compressed, damaged or cut off.
+    """
+    for shard in shards(source.path):
+        for key, members in groups(shard):
+            yield Record(f"{shard}:{key}", members)
+
+
+def shards(pattern: str) -> list[Path]:
+    """The tar files that a path stands for: itself, those in a folder, `shard-{000..011}.tar` or
+    `shard-*.tar`.
+
+    Raises:
+        DataError: there are none, not all of those that the braces name, or a folder that cannot be
+            read.
+    """
+    path = Path(pattern)
+    # os.path's, unlike Path's own, are False for what may not be looked at.
+    if os.path.isfile(path):
+        return [path]
+    if os.path.isdir(path):
+        return [file for file in files_in(path) if file.suffix.lower() == ".tar"]
+    found = []
+    for name in expand(pattern):
+        matches = sorted(glob.glob(name))
+        if not matches:
+            raise DataError(f"no tar shard {name}")
+        found += map(Path, matches)
+    return found
+
+
+def expand(pattern: str) -> list[str]:
+    """Writes out numbers in braces.
+
+    >>> expand("{08..10}.tar")
+    ['08.tar', '09.tar', '10.tar']
+    """
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if braces is None:
+        return [pattern]
+    first, last = braces.groups()
+    names = []
+    for number in range(int(first), int(last) + 1):
+        digits = str(number).zfill(len(first))
+        names += expand(f"{pattern[: braces.start()]}{digits}{pattern[braces.end() :]}")
+    return names
+
+
+def groups(shard: Path) -> Iterator[tuple[str, Members]]:
+    """The samples of a shard: their key and their members.
+
+    Raises:
+        DataError: it cannot be read, is compressed, damaged or cut off.
+    """
+    key = ""
+    members: Members = []
+    try:
+        with tarfile.open(shard, mode="r:") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                stem, _, ending = path.name.partition(".")
+                if not member.isfile() or not stem:
+                    continue
+                own = str(path.with_name(stem))
+                if own != key and members:
+                    yield key, members
+                    members = []
+                key = own
+                place = TarPhoto(shard, member.name, member.offset_data, member.size)
+                members.append((f".{ending.lower()}", place))
+            _check_end(shard, tar.offset)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"cannot read {shard}: {error}: shards are uncompressed tar") from error
+    if members:
+        yield key, members
+
+
+def _check_end(shard: Path, end: int) -> None:
+    """Checks that an archive ends where no member follows any more: `tarfile` takes a damaged
+    header, or none at all, for the end.
+
+    Args:
+        shard: the archive.
+        end: behind its last member, in bytes.
+
+    Raises:
+        DataError: no block of zeros is there, or something else than zeros behind it.
+    """
+    with shard.open("rb") as opened:
+        opened.seek(end)
+        block = opened.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or any(block):
+            raise DataError(
+                f"{shard} is damaged or cut off at byte {end}: neither a member nor the end of the "
+                "archive is there; get it again"
+            )
+        while behind := opened.read(1 << 16):
+            if any(behind):
+                raise DataError(
+                    f"{shard} is damaged or cut off at byte {end}: the archive ends there, and "
+                    "more follows; give each of several archives a file of its own"
+                )
+
+
+def sample(source: DataSource, where: str, members: Members) -> Sample:
+    """One sample of a shard.
+
+    Raises:
+        SkipSample: no image or several, several members of one ending, no text, or JSON that lacks
+            a key that the config names.
+    """
+    found = dict(members)
+    if len(found) < len(members):
+        names = ", ".join(member.member for _, member in members)
+        raise SkipSample("several members of one ending", names)
+    photos = [ending for ending in found if ending in ENDINGS]
+    if len(photos) != 1:
+        raise SkipSample("several images" if photos else "missing image", ", ".join(found))
+    photo = found[photos[0]]
+    if source.columns.question is None and ".txt" in found:
+        return captioned(where, photo, lines_of(_text(found[".txt"])), source.questions)
+    if ".json" not in found:
+        raise SkipSample("no text beside the photo", f"found {', '.join(found)}")
+    record = _record(found[".json"])
+    try:
+        require(found[".json"].name, text_columns(source.columns), record)
+    except DataError as error:
+        raise SkipSample("key missing in the JSON", str(error)) from error
+    return sample_of(source, where, photo, record)
+
+
+def _record(member: TarPhoto) -> dict[str, Any]:
+    try:
+        record = json.loads(_text(member))
+    except (ValueError, RecursionError) as error:
+        raise SkipSample("text is not JSON", f"{member.name}: {error}") from error
+    if not isinstance(record, dict):
+        raise SkipSample("text is not JSON", f"{member.name}: no object")
+    return record
+
+
+def _text(member: TarPhoto) -> str:
+    if member.size > MAX_TEXT:
+        raise SkipSample("text is too large", f"{member.name}: {member.size} bytes")
+    try:
+        return member.data().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SkipSample("caption is not text", f"{member.name}: {error}") from error

@@ -1,0 +1,249 @@
+"""Files: JSON and JSON-lines read with the place of each value; files, lines and folders written
+whole or not at all, whatever crashes and however many processes write."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from vlm.errors import CheckpointError, DataError, VLMError, WeightsError
+
+LARGEST = 2**31
+"""Bytes of a JSON file that is read at all; LLaVA's mix of 665,000 conversations has 1.0 GB."""
+
+
+@contextmanager
+def disk(told: str, error: type[VLMError] = DataError, remedy: str = "") -> Iterator[None]:
+    """Within, a disk that refuses is told in one line: `told`, the reason, `remedy`.
+
+    Raises:
+        error: instead of an OSError, or of safetensors' own.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as refused:
+        reason = getattr(refused, "strerror", None) or " ".join(str(refused).split())
+        raise error(f"{told}: {reason}{remedy}") from refused
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; a byte-order mark is passed over.
+
+    Raises:
+        DataError: it cannot be read, is larger than `LARGEST`, or is not JSON.
+    """
+    with disk(f"cannot read {file}"):
+        if file.stat().st_size > LARGEST:
+            raise DataError(f"{file} is larger than {LARGEST >> 30} GiB")
+        content = file.read_bytes()
+    return parse_json(str(file), content)
+
+
+def parse_json(where: str, content: bytes) -> Any:
+    """A JSON value; `where` is named in errors.
+
+    Raises:
+        DataError: not JSON.
+    """
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a JSON-lines file with their line numbers, from 1; blank lines and a
+    byte-order mark are passed over.
+
+    Raises:
+        DataError: it cannot be read, or a line is not JSON; names the line.
+    """
+    with disk(f"cannot read {file}"), file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield number, parse_json(f"{file}, line {number}", line)
+
+
+def read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file that `append_rows` writes, with their line numbers; none if there is no
+    file. A last line that a crash tore is left out.
+
+    Raises:
+        DataError: it cannot be read, or a line is no JSON object; names the line.
+    """
+    try:
+        with disk(f"cannot read {file}"):
+            lines = file.read_bytes().split(b"\n")[:-1]
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return []
+        raise
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = parse_json(f"{file}, line {number}", line)
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {number}: a JSON object is needed")
+        rows.append((number, row))
+    return rows
+
+
+def append_rows(file: Path, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:
+    """Writes objects behind the whole lines that are there; a torn last line is written over.
+
+    Args:
+        file: made if it is not there.
+        rows: a line for each.
+        durable: on the disk when it returns, whatever happens to the machine.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    text = "".join(map(json_line, rows)).encode()
+    with disk(f"cannot write {file}"), file.open("a+b") as opened:
+        end = opened.seek(0, os.SEEK_END)
+        if end:
+            opened.seek(end - 1)
+            if opened.read(1) != b"\n":
+                opened.seek(0)
+                opened.truncate(opened.read().rfind(b"\n") + 1)
+        opened.write(text)
+        opened.flush()
+        if durable:
+            os.fsync(opened.fileno())
+
+
+def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes objects as JSON-lines, whole, see `write_file`."""
+    write_file(file, "".join(map(json_line, rows)))
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A line of JSON-lines. Halves of UTF-16 pairs, which a path may have, are escaped."""
+    text = json.dumps(row, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
+
+
+def write_file(file: Path, content: str | bytes) -> None:
+    """Writes a file aside and moves it into place when it is on the disk whole: after a crash it is
+    the new one or the one that was there. Folders above it are made.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    partial = file.with_name(f".{file.name}.partial")
+    with disk(f"cannot write {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            partial.replace(file)
+            sync(file.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Makes a folder that is either whole or not there; of several processes, one makes it.
+
+    Args:
+        folder: the folder; if it is there, nothing is done.
+        build: fills the empty folder it is given.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        WeightsError: the folder cannot be written.
+    """
+    try:
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.is_dir():
+                return folder
+            partial = folder.with_name(f"{folder.name}.partial")
+            # What a crashed run left; the lock says that nobody is writing it now.
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
+            build(partial)
+            # On disk before the rename, or a power cut could leave a folder of empty files.
+            for path in [*partial.rglob("*"), partial]:
+                sync(path)
+            partial.rename(folder)
+            sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"cannot make {folder}: {' '.join(str(error).split())}; "
+            "VLM_CACHE names another place for it"
+        ) from error
+    return folder
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> None:
+    """Writes a folder aside and moves it into place whole.
+
+    Args:
+        folder: where it goes.
+        write: fills the empty folder it is given.
+        holds: a file by which an old folder of the same kind is known; no other folder is replaced.
+
+    Raises:
+        CheckpointError: another kind of folder is there, or the disk refuses.
+    """
+    folder = folder.expanduser().resolve()
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
+            raise CheckpointError(
+                f"{folder} is there already and has no {holds}: choose another folder"
+            )
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        for path in [*partial.rglob("*"), partial]:
+            sync(path)
+        if folder.exists():
+            # Only now: after a crash between the two renames it is the one whole checkpoint.
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        partial.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot write {folder}: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

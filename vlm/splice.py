@@ -1,0 +1,51 @@
+"""Splice: prompts of different lengths as one padded tensor, image tokens in their slots."""
+
+import torch
+from torch import Tensor
+
+from vlm.errors import PromptError
+from vlm.prompt import IMAGE_SLOT
+
+
+def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> padded ids (B, T) and attention mask (B, T), both int64.
+
+    Args:
+        rows: token ids of each row.
+        value: what padding is filled with.
+        side: `left` for generation, so that every row ends where its answer begins; `right` for
+            training.
+    """
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(length - len(row), None) if side == "left" else slice(len(row))
+        ids[number, place] = torch.tensor(row, dtype=torch.long)
+        mask[number, place] = 1
+    return ids, mask
+
+
+def splice(embeddings: Tensor, input_ids: Tensor, image_tokens: list[Tensor]) -> Tensor:
+    """Puts image tokens into their slots, in prompt order.
+
+    Args:
+        embeddings: of the text (B, T, H); what stands in a slot is not read.
+        input_ids: (B, T), `IMAGE_SLOT` at the slots.
+        image_tokens: for each row, the tokens of its images one after the other (M, H); M may be 0.
+
+    Returns:
+        (B, T, H), differentiable with respect to both.
+
+    Raises:
+        PromptError: a row whose slots and image tokens differ in number.
+    """
+    slots = input_ids == IMAGE_SLOT
+    for row, (count, tokens) in enumerate(
+        zip(slots.sum(dim=1).tolist(), image_tokens, strict=True)
+    ):
+        if count != len(tokens):
+            raise PromptError(
+                f"row {row} of the batch has {count} image slots but {len(tokens)} image tokens"
+            )
+    return embeddings.masked_scatter(slots[..., None], torch.cat(image_tokens).to(embeddings.dtype))
