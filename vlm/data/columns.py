@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlm.data.photos import Photo
-from vlm.data.sample import Sample, asked, captioned
+from vlm.data.sample import Sample, answers_of, asked, captioned
 from vlm.data.source import Columns, DataSource
 
 
@@ -25,4 +25,5 @@ def sample_of(source: DataSource, where: str, photo: Photo, row: Mapping[str, An
     first, *second = (row[name] for name in text_columns(source.columns))
     if not second:
         return captioned(where, photo, first, source.questions)
-    return Sample(where, (photo,), (asked(first, *second, source),))
+    answers = (answers_of(second[0]),)
+    return Sample(where, (photo,), (asked(first, *second, source),), answers=answers)

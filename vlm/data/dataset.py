@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.data.columns import sample_of, text_columns
+from vlm.data.hub import load_table
 from vlm.data.photos import FilePhoto, Photo, RowPhoto
 from vlm.data.records import Record, photo_at, require
 from vlm.data.sample import Sample
@@ -28,7 +29,7 @@ def records(source: DataSource) -> Iterator[Record]:
     # Slow to import, and few sources need it.
     from datasets import Image, Value
 
-    table, split = _load(source)
+    table, split = load_table(source.path, split=source.split)
     image, texts = source.columns.image, text_columns(source.columns)
     require(f"{source.path}: columns", [image, *texts], table.column_names)
     kind = table.features[image]
@@ -61,29 +62,6 @@ def _files(photos: Any, column: str) -> Iterator[str | None]:
         paths = struct_field(cells, "path").to_pylist()
         outside = is_null(struct_field(cells, "bytes")).to_pylist()
         yield from (path if out else None for path, out in zip(paths, outside, strict=True))
-
-
-def _load(source: DataSource) -> tuple[Any, str | None]:
-    """The table, and the name of its split if it has one."""
-    import datasets
-
-    folder = Path(source.path)
-    saved = any(os.path.isfile(folder / f"dataset_{kind}.json") for kind in ("info", "dict"))
-    load = datasets.load_from_disk if saved else datasets.load_dataset
-    try:
-        whole = load(source.path)
-    except Exception as error:
-        # It raises whatever its parsers do: YAML's errors, or a KeyError for damaged JSON.
-        here = "" if os.path.exists(folder) else "no such file or folder, and on the hub: "
-        reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
-        raise DataError(f"cannot read the data set {source.path!r}: {here}{reason}") from error
-    if isinstance(whole, datasets.Dataset):
-        return whole, None if whole.split is None else str(whole.split)
-    split = next(iter(whole)) if source.split is None and len(whole) == 1 else source.split
-    if split not in whole:
-        asked = "" if split is None else f"no split {split!r}; "
-        raise DataError(f"{source.path}: {asked}name one of its splits: {', '.join(whole)}")
-    return whole[split], split
 
 
 def sample(source: DataSource, where: str, record: tuple[Photo | Any, dict[str, Any]]) -> Sample:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.data.records import Record, photo_at, read_records, require
-from vlm.data.sample import Sample, SkipSample, asked
+from vlm.data.sample import Sample, SkipSample, answers_of, asked, text_of
 from vlm.data.source import DataSource
 
 
@@ -34,12 +34,15 @@ def sample(source: DataSource, where: str, lines: list[Record]) -> Sample:
         SkipSample: it is missing, or a question or an answer is no text; says of which line.
     """
     photo = photo_at(Path(source.path).parent, source.images, lines[0].content["image"])
-    conversations = []
+    conversations, right, kinds = [], [], []
     for line in lines:
         content: dict[str, Any] = line.content
         try:
             answers = content.get("answers", content.get("answer"))
             conversations.append(asked(content["question"], answers, source))
+            right.append(answers_of(answers))
+            kind = content.get("kind")
+            kinds.append(None if kind is None else text_of(kind, "kind"))
         except SkipSample as error:
             raise SkipSample(error.reason, f"{line.where} {error.detail}".strip()) from error
-    return Sample(where, (photo,), tuple(conversations))
+    return Sample(where, (photo,), tuple(conversations), answers=tuple(right), kinds=tuple(kinds))

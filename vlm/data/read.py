@@ -54,6 +54,20 @@ def read_sources(sources: list[DataSource]) -> list[Samples]:
     return [read_source(source) for source in sources]
 
 
+def read_whole(source: DataSource) -> list[Sample]:
+    """The samples of a source of which none may be skipped, as evaluation needs them.
+
+    Raises:
+        DataError: as `read_sources`, or a sample that cannot be used; names the first.
+    """
+    found = read_source(source)
+    if found.skipped:
+        first, more = found.skipped[0], len(found.skipped) - 1
+        rest = f" (and {more:,} more samples cannot be used)" if more else ""
+        raise DataError(f"{first.where}: {first.reason} {first.detail}".strip() + rest)
+    return found.usable
+
+
 def read_source(source: DataSource) -> Samples:
     """The samples of one source, up to its limit.
 

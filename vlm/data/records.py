@@ -1,7 +1,8 @@
 """Records: the objects of a file with their places, and the photos that they name."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ from vlm.data.photos import FilePhoto
 from vlm.data.sample import SkipSample
 from vlm.errors import DataError
 from vlm.files import json_lines, read_json
+
+NAMED = 5
+"""Offenders that an error names; it counts the rest."""
 
 
 class Record(NamedTuple):
@@ -104,6 +108,53 @@ def files_in(folder: Path) -> list[Path]:
         folders.sort()
         files += [Path(here, name) for name in names]
     return sorted(files)
+
+
+def by_id(file: Path, found: Iterable[dict[str, Any]], *names: str) -> dict[Any, dict[str, Any]]:
+    """Objects of a file by their id, in their order.
+
+    Args:
+        file: that they are from, for messages.
+        found: the objects.
+        names: of the key that is the id; the first of them that an object has.
+
+    Raises:
+        DataError: an object without id, or an id that comes twice.
+    """
+    listed = list(found)
+    numbers = [next((one[name] for name in names if name in one), None) for one in listed]
+    without = [place for place, number in enumerate(numbers, start=1) if not is_id(number)]
+    wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(names))
+    refuse(file, without, f"no {wanted}", "entries")
+    twice = [number for number, count in Counter(numbers).items() if count > 1]
+    refuse(file, twice, f"'{names[0]}' twice", "ids")
+    return dict(zip(numbers, listed, strict=True))
+
+
+def is_id(value: Any) -> bool:
+    """Whether it can tell questions apart."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions") -> None:
+    """Raises:
+    DataError: there are offenders; names the first and counts them.
+    """
+    if offenders:
+        named = ", ".join(map(str, offenders[:NAMED]))
+        more = f" and {len(offenders) - NAMED:,} more" if len(offenders) > NAMED else ""
+        raise DataError(f"{file}: {len(offenders):,} {of} with {what}: {named}{more}")
+
+
+def require_same(file: Path, given: Collection[Any], asked: Collection[Any], what: str) -> None:
+    """Checks that there is exactly one for each question.
+
+    Raises:
+        DataError: names the first that are missing, or that belong to no question.
+    """
+    refuse(file, [number for number in asked if number not in given], f"no {what}")
+    unknown = [number for number in given if number not in asked]
+    refuse(file, unknown, "no such question", f"{what}s")
 
 
 def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:

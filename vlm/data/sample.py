@@ -38,12 +38,17 @@ class Sample:
         conversations: each alternates from user to assistant.
         questions: if there are any, one is drawn in each epoch and put behind the photos of each
             first message: what captions are the answer to.
+        answers: what evaluation compares with: all right answers to each conversation's question,
+            or one tuple of all captions; none where the conversations have them.
+        kinds: of each question, for the breakdown of scores; none if the source does not say.
     """
 
     where: str
     photos: tuple[Photo, ...]
     conversations: tuple[Conversation, ...]
     questions: tuple[str, ...] = ()
+    answers: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+    kinds: tuple[str | None, ...] = field(default=(), compare=False)
 
     def messages(self, generator: random.Random) -> list[list[dict[str, Any]]]:
         """The conversations in the form that `VisionLanguageModel.prompt` takes."""
@@ -130,6 +135,17 @@ def text_of(value: object, what: str) -> str:
     return value.strip()
 
 
+def answers_of(value: object) -> tuple[str, ...]:
+    """All answers to a question.
+
+    Raises:
+        SkipSample: no text.
+    """
+    return tuple(
+        text_of(answer, "answer") for answer in (value if isinstance(value, list) else [value])
+    )
+
+
 def answer_of(value: object, of_several: Literal["most", "all"]) -> str:
     """An answer, or of several the one given most (the first of those given equally often), or all
     of them, joined as in DAQUAR.
@@ -177,11 +193,12 @@ def captioned(where: str, photo: Photo, captions: object, questions: Sequence[st
     texts = captions if isinstance(captions, list) else [captions]
     if not texts:
         raise SkipSample("no captions")
+    said = tuple(text_of(text, "caption") for text in texts)
     conversations = tuple(
         (Message("user", (0,)), Message("assistant", (caption,)))
-        for caption in dict.fromkeys(tidy(text_of(text, "caption")) for text in texts)
+        for caption in dict.fromkeys(map(tidy, said))
     )
-    return Sample(where, (photo,), conversations, tuple(questions))
+    return Sample(where, (photo,), conversations, tuple(questions), (said,))
 
 
 def tidy(caption: str) -> str:

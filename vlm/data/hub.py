@@ -1,0 +1,41 @@
+"""Tables of Hugging Face `datasets`: on the hub, saved in a folder, or a folder of Parquet files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import DataError
+
+
+def load_table(
+    path: str, config: str | None = None, split: str | None = None
+) -> tuple[Any, str | None]:
+    """One split of a data set as a `datasets.Dataset`, and the name of the split if it has one.
+
+    Args:
+        path: id on the hub, or a folder.
+        config: of the data set; None is its only one.
+        split: which; None is the only one.
+
+    Raises:
+        DataError: no such data set or split, or no connection; says what there is.
+    """
+    # Slow to import, and few sources need it.
+    import datasets
+
+    folder = Path(path)
+    saved = any(os.path.isfile(folder / f"dataset_{kind}.json") for kind in ("info", "dict"))
+    try:
+        whole = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, config)
+    except Exception as error:
+        # It raises whatever its parsers do: YAML's errors, or a KeyError for damaged JSON.
+        here = "" if os.path.exists(folder) else "no such file or folder, and on the hub: "
+        reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
+        raise DataError(f"cannot read the data set {path!r}: {here}{reason}") from error
+    if isinstance(whole, datasets.Dataset):
+        return whole, None if whole.split is None else str(whole.split)
+    split = next(iter(whole)) if split is None and len(whole) == 1 else split
+    if split not in whole:
+        asked = "" if split is None else f"no split {split!r}; "
+        raise DataError(f"{path}: {asked}name one of its splits: {', '.join(whole)}")
+    return whole[split], split
