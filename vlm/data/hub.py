@@ -1,4 +1,4 @@
-"""Tables of Hugging Face `datasets`: on the hub, saved in a folder, or a folder of Parquet files."""
+"""Tables of Hugging Face `datasets`: on the hub, saved in a folder, or Parquet files in one."""
 
 import os
 from pathlib import Path
