@@ -15,7 +15,7 @@ from vlm.chat import Conversation, clean, image_part, images_and_question, notic
 from vlm.cli import main
 from vlm.config import GenerationConfig, LanguageConfig, ModelConfig, VisionConfig
 from vlm.errors import ImageError, PromptError
-from vlm.load import build
+from vlm.loading import build
 from vlm.model import VisionLanguageModel
 
 

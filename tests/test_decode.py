@@ -36,7 +36,7 @@ def generated(
     config = GenerationConfig(**settings)
     answers: list[list[int]] = [[] for _ in rows]
     start = prefill(language, language.embed(ids), mask)
-    for step in decode(language, start, rows, end_ids, config):
+    for step in decode(language, start, rows, end_ids, config, set()):
         for answer, token in zip(answers, step, strict=True):
             answer += [] if token is None else [token]
     return answers
@@ -141,10 +141,12 @@ def test_no_more_than_max_tokens_and_no_forward_pass_too_many(language: Language
 def test_a_row_ends_when_told_to(language: LanguageModel) -> None:
     ids, mask = pad(ROWS[:2], value=0, side="left")
     start = prefill(language, language.embed(ids), mask)
-    steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5))
+    ended: set[int] = set()
+    steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5), ended)
     assert None not in next(steps)
-    second = steps.send({0})
+    ended.add(0)
+    second = next(steps)
     assert second[0] is None
     assert second[1] is not None
-    with pytest.raises(StopIteration):
-        steps.send({1})
+    ended.add(1)
+    assert next(steps, None) is None

@@ -25,9 +25,9 @@ import vlm
 from tests import tiny
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.efficientnet import EfficientNetTower
-from vlm.errors import CheckpointError, ConfigError, WeightsError
+from vlm.errors import ConfigError, WeightsError
 from vlm.language import LanguageModel
-from vlm.load import build
+from vlm.loading import build
 from vlm.model import VisionLanguageModel
 from vlm.preprocess import Preprocessing
 from vlm.projector import Projector
@@ -439,7 +439,7 @@ def test_import_with_tensors_that_do_not_fit(tmp_path, broken):
         tensors["multi_modal_projector.linear_1.bias"] = bias[:5].clone()
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     message = "lacks 1 of the model's tensors .*, model.multi_modal_projector.linear_1.bias for one"
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(WeightsError, match=message):
         vlm.load(tmp_path)
 
 

@@ -119,7 +119,7 @@ def load_model(
     import torch
     from transformers.utils import logging
 
-    from vlm.load import load
+    from vlm.loading import load
 
     logging.set_verbosity_error()
     return load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)

@@ -12,13 +12,7 @@ from vlm.prefill import Prefill
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """CTRL's penalty (Keskar et al. 2019): the logits of tokens already there are divided by the
-    penalty where positive and multiplied where negative.
-
-    Args:
-        logits: (V,).
-        seen: ids of the tokens already there (S,).
-        penalty: 1 changes nothing.
-    """
+    penalty where positive and multiplied where negative. Logits (V,), ids already there (S,)."""
     chosen = logits[seen]
     return logits.scatter(0, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
 
@@ -41,14 +35,8 @@ def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
 def next_token(
     logits: Tensor, seen: Tensor, config: GenerationConfig, generator: torch.Generator
 ) -> int:
-    """Chooses one row's next token.
-
-    Args:
-        logits: (V,), float32.
-        seen: ids of the prompt's text and of what was generated (S,).
-        config: how to choose.
-        generator: this row's own source of randomness, on the CPU.
-    """
+    """Chooses one row's next token by its logits (V,), float32, the ids of the prompt's text and of
+    what was generated (S,), and its own source of randomness, on the CPU."""
     if config.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, seen, config.repetition_penalty)
     if config.temperature == 0:
@@ -69,25 +57,20 @@ def decode(
     prompt_ids: list[list[int]],
     end_ids: set[int],
     config: GenerationConfig,
+    ended: set[int],
 ) -> Iterator[list[int | None]]:
-    """Generates token by token.
+    """Generates token by token: at each step each row's new token, None where it has ended.
 
     Args:
-        language: the language model.
         start: of B prompts; its cache is used up.
         prompt_ids: the text tokens of each prompt, for the repetition penalty.
         end_ids: tokens that end an answer.
-        config: how to choose, and for how long.
-
-    Yields:
-        At each step the new token of each row, None for a row that has ended. The generator can be
-        sent a set of rows to end early (a stop string was seen).
+        ended: the rows that have ended; the caller adds those that a stop string ends.
     """
     device = start.logits.device
     batch = len(start.logits)
     generators = [torch.Generator().manual_seed(config.seed) for _ in range(batch)]
     seen = [torch.tensor(ids, dtype=torch.long, device=device) for ids in prompt_ids]
-    ended: set[int] = set()
     for left in reversed(range(config.max_tokens)):
         step: list[int | None] = []
         for row in range(batch):
@@ -103,7 +86,7 @@ def decode(
             seen[row] = torch.cat([seen[row], seen[row].new_tensor([token])])
         if len(ended) == batch:
             return
-        ended |= (yield step) or set()
+        yield step
         if len(ended) == batch or left == 0:
             return
         # A row that has ended rides along on any token; what comes of it is not read.

@@ -15,7 +15,6 @@ class TokenReduction(nn.Module):
     Args:
         kind: `shuffle` puts the neighbours side by side on the feature dimension (the pixel
             shuffle of Shi et al. 2016 the other way round, as in InternVL); `pool` averages them.
-        factor: side of the square, in tokens.
         grid: (rows, columns) of the tokens that come in.
 
     Raises:
@@ -138,14 +137,11 @@ class Projector(nn.Module):
     """Token reduction (optional), LayerNorm (optional), then the projection itself.
 
     Args:
-        config: which projection.
         width: D of the vision tower.
         out_width: H of the language model.
         grid: (rows, columns) of the tower's patch tokens.
-        num_tokens: N of the vision tower; more than rows * columns if it keeps special tokens.
-
-    Attributes:
-        num_tokens: M, the image tokens of one image.
+        num_tokens: N of the vision tower; more than rows * columns if it keeps special tokens. Of
+            the projector, it is M, the image tokens of one image.
 
     Raises:
         ConfigError: settings that do not fit the tower's tokens.

@@ -14,7 +14,6 @@ class VisionTower(nn.Module, ABC):
     """A vision model that gives patch tokens, frozen but for layers that training asks for.
 
     Attributes:
-        preprocessing: the `Preprocessing` its images need.
         width: D, the features of one patch token.
         grid: (rows, columns) of the patches.
         num_tokens: N, the tokens of one image.
