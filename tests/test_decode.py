@@ -12,7 +12,7 @@ from transformers import (
 
 from tests import tiny
 from vlm.config import GenerationConfig
-from vlm.decode import decode, filter_top_k, filter_top_p, next_token, penalise_repetition
+from vlm.decode import decode, next_token
 from vlm.language import LanguageModel
 from vlm.prefill import prefill
 from vlm.splice import pad
@@ -44,18 +44,6 @@ def generated(
 
 def random_logits(seed: int) -> Tensor:
     return 3 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_filters_are_those_of_transformers(seed: int) -> None:
-    logits = random_logits(seed)
-    seen = torch.tensor([3, 3, 17, 40])
-    for k in (1, 7, 50, 99):
-        assert torch.equal(filter_top_k(logits, k), TopKLogitsWarper(k)(None, logits[None])[0])
-    for p in (0.01, 0.3, 0.9, 0.999):
-        assert torch.equal(filter_top_p(logits, p), TopPLogitsWarper(p)(None, logits[None])[0])
-    theirs = RepetitionPenaltyLogitsProcessor(1.3)(seen[None], logits[None].clone())[0]
-    assert torch.equal(penalise_repetition(logits, seen, 1.3), theirs)
 
 
 def test_a_token_is_drawn_from_what_the_filters_leave_in_their_order() -> None:

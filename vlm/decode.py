@@ -4,32 +4,33 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from vlm.config import GenerationConfig
 from vlm.language import LanguageModel
 from vlm.prefill import Prefill
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """CTRL's penalty (Keskar et al. 2019): the logits of tokens already there are divided by the
-    penalty where positive and multiplied where negative. Logits (V,), ids already there (S,)."""
-    chosen = logits[seen]
-    return logits.scatter(0, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
-
-
-def filter_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """All but the `top_k` largest of the logits (V,) become -inf (Fan et al. 2018)."""
-    smallest = logits.topk(min(top_k, logits.numel())).values[-1]
-    return logits.masked_fill(logits < smallest, -torch.inf)
-
-
-def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Keeps the smallest set of tokens whose probabilities sum to `top_p` at least (nucleus
-    sampling, Holtzman et al. 2020); the logits (V,) of the others become -inf."""
-    ordered, order = logits.sort(descending=True)
-    probabilities = ordered.softmax(dim=0)
-    before = probabilities.cumsum(dim=0) - probabilities
-    return logits.scatter(0, order, ordered.masked_fill(before >= top_p, -torch.inf))
+def filters(config: GenerationConfig) -> LogitsProcessorList:
+    """What is done to logits before a token is chosen: CTRL's penalty on repetition (Keskar et al.
+    2019), and where tokens are sampled, temperature, top-k (Fan et al. 2018) and nucleus (Holtzman
+    et al. 2020)."""
+    steps = LogitsProcessorList()
+    if config.repetition_penalty != 1:
+        steps.append(RepetitionPenaltyLogitsProcessor(float(config.repetition_penalty)))
+    if config.temperature > 0:
+        steps.append(TemperatureLogitsWarper(float(config.temperature)))
+        if config.top_k is not None:
+            steps.append(TopKLogitsWarper(config.top_k))
+        if config.top_p < 1:
+            steps.append(TopPLogitsWarper(float(config.top_p)))
+    return steps
 
 
 def next_token(
@@ -37,15 +38,9 @@ def next_token(
 ) -> int:
     """Chooses one row's next token by its logits (V,), float32, the ids of the prompt's text and of
     what was generated (S,), and its own source of randomness, on the CPU."""
-    if config.repetition_penalty != 1.0:
-        logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    (logits,) = filters(config)(seen[None], logits[None])
     if config.temperature == 0:
         return int(logits.argmax())
-    logits = logits / config.temperature
-    if config.top_k is not None:
-        logits = filter_top_k(logits, config.top_k)
-    if config.top_p < 1:
-        logits = filter_top_p(logits, config.top_p)
     # Drawn on the CPU, so that a seed means the same on every device.
     return int(torch.multinomial(logits.softmax(dim=0).cpu(), 1, generator=generator))
 
