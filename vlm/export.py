@@ -83,11 +83,7 @@ def build_llava(
     tokenizer: PreTrainedTokenizerBase,
     strategy: str,
 ) -> LlavaForConditionalGeneration:
-    """The parts as one LLaVA, sharing all tensors but those that it must have otherwise.
-
-    Raises:
-        ConfigError: see `fill`.
-    """
+    """The parts as one LLaVA, sharing all tensors but those that it must have otherwise."""
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     state, embeddings = language_state(language.model)
     tied = state["lm_head.weight"].data_ptr() == state[embeddings].data_ptr()

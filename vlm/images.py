@@ -40,13 +40,10 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM
 def load_image(source: ImageSource) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF orientation, transparency on white.
 
-    Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so are integers (white
-    is 65535, or the maximum if that is higher) and floats (white is 1, or 255 or the maximum if
-    the values go beyond); NaN and infinities are black.
-
-    Args:
-        source: a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://` or
-            `https://` URL.
+    The source is a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://`
+    or `https://` URL. Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so
+    are integers (white is 65535, or the maximum if that is higher) and floats (white is 1, or 255
+    or the maximum if the values go beyond); NaN and infinities are black.
 
     Raises:
         ImageError: the image cannot be read; names the source and the reason.
@@ -59,11 +56,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def image_fingerprint(image: Image.Image) -> str:
-    """SHA-256 hex digest over mode, size and pixels of the image as RGB: equal for equal pictures.
-
-    Raises:
-        ImageError: as in `load_image`.
-    """
+    """SHA-256 over mode, size and pixels of the image as RGB, in hexadecimal."""
     rgb = load_image(image)
     digest = hashlib.sha256(f"{rgb.mode} {rgb.width} {rgb.height} ".encode())
     digest.update(rgb.tobytes())

@@ -46,14 +46,19 @@ class LanguageModel(nn.Module):
                 module.support_avx512bf16_for_cpu = False
 
     @property
+    def table(self) -> Tensor:
+        """The embeddings (V, H)."""
+        return self.model.get_input_embeddings().weight
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the embeddings."""
-        return self.model.get_input_embeddings().weight.dtype
+        return self.table.dtype
 
     @property
     def device(self) -> torch.device:
         """Of the embeddings."""
-        return self.model.get_input_embeddings().weight.device
+        return self.table.device
 
     @property
     def max_length(self) -> int | None:
@@ -66,9 +71,7 @@ class LanguageModel(nn.Module):
 
     def embedding_rms(self) -> float:
         """Root mean square of the embedding table: the scale image tokens should start at."""
-        return (
-            self.model.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
-        )
+        return self.table.detach().float().square().mean().sqrt().item()
 
     def forward(
         self,
@@ -99,10 +102,7 @@ class LanguageModel(nn.Module):
 
     def add_lora(self, config: LoraConfig) -> None:
         """Puts trainable low-rank adapters on the linear layers; the model's class stays as it is.
-
-        Raises:
-            ConfigError: targets that are not in the model.
-        """
+        Targets that are not in the model are a ConfigError."""
         import peft
 
         adapters = peft.LoraConfig(
@@ -125,11 +125,10 @@ class LanguageModel(nn.Module):
         Left alone are quantised weights, since rounding anew would lose most of the update, and a
         head that is also the embedding table. Adapters there are brought to the model's dtype.
         """
-        embeddings = self.model.get_input_embeddings().weight
         for module in self.model.modules():
             if hasattr(module, "get_delta_weight"):
                 weight = module.get_base_layer().weight
-                if weight.is_floating_point() and weight is not embeddings:
+                if weight.is_floating_point() and weight is not self.table:
                     module.merge()
         for name, parameter in self.model.named_parameters():
             if ".lora_" in name:
@@ -137,11 +136,7 @@ class LanguageModel(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Trains in less memory: in train mode, a layer's activations are not kept but computed
-        again in the backward pass (Chen et al. 2016).
-
-        Raises:
-            ConfigError: a model that cannot do so.
-        """
+        again in the backward pass (Chen et al. 2016)."""
         # transformers has renamed the second to the first; where both are there, it warns.
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         try:
@@ -194,11 +189,8 @@ def quantization_options(
     whole: Sequence[str] = ("lm_head",),
 ) -> dict[str, Any]:
     """Options of `from_pretrained` for weights in fewer bits, through bitsandbytes: NF4 (Dettmers
-    et al. 2023) for `4bit`, LLM.int8() (2022) for `8bit`, none for None.
-
-    Args:
-        dtype: that 4-bit weights are computed in.
-        whole: modules that keep their precision, by the beginning of their path.
+    et al. 2023) for `4bit`, computed in `dtype`, LLM.int8() (2022) for `8bit`, none for None;
+    `whole` modules keep their precision.
 
     Raises:
         ConfigError: bitsandbytes is not installed.

@@ -82,12 +82,7 @@ def load_llava(
 
 
 def read_config(name: str, source: str, revision: str | None) -> LlavaConfig:
-    """The config of a LLaVA.
-
-    Raises:
-        WeightsError: it cannot be read.
-        ConfigError: another kind of model.
-    """
+    """The config of a LLaVA; another kind of model is a ConfigError."""
     with reading(name):
         written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     if written.get("model_type") != "llava":
@@ -142,12 +137,8 @@ def prompt_format(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
 
 
 def check_tower(config: PreTrainedConfig, strategy: str) -> None:
-    """Checks that transformers' Llava and our tower give the same patch tokens, where it has this
-    vision model and `vision_feature_select_strategy`.
-
-    Raises:
-        ConfigError: they do not; says why.
-    """
+    """Refuses, with a ConfigError, a vision model of which transformers' Llava and our tower give
+    different patch tokens with this `vision_feature_select_strategy`."""
     special = family_of(config).special_tokens
     kind = config.model_type
     if kind in ("swin", "siglip2_vision_model"):
@@ -165,11 +156,7 @@ def check_tower(config: PreTrainedConfig, strategy: str) -> None:
 
 
 def check_projector(config: LlavaConfig, name: str) -> None:
-    """Checks that a LLaVA's projector is LLaVA-1.5's.
-
-    Raises:
-        ConfigError: another activation, or no bias.
-    """
+    """Refuses, with a ConfigError, a LLaVA whose projector is not LLaVA-1.5's."""
     if config.projector_hidden_act != "gelu":
         raise ConfigError(
             f"{name}: the projector's activation is {config.projector_hidden_act!r}, "
@@ -180,11 +167,7 @@ def check_projector(config: LlavaConfig, name: str) -> None:
 
 
 def check_settings(config: ModelConfig, layers: list[int], select: str) -> None:
-    """Checks that a config asks for nothing else than what was found in its LLaVA.
-
-    Raises:
-        ConfigError: names the setting.
-    """
+    """Refuses, with a ConfigError, a config that asks for something else than is in its LLaVA."""
     for setting, asked, possible, found in (
         ("vision.layers", config.vision.layers, (None, layers), layers),
         ("vision.select", config.vision.select, ("default", select), select),
@@ -197,12 +180,8 @@ def check_settings(config: ModelConfig, layers: list[int], select: str) -> None:
 
 
 def check_head(config: PreTrainedConfig) -> None:
-    """Checks that a language model's logits are its last layer's output times its head, as
-    transformers' Llava computes them whatever the language model.
-
-    Raises:
-        ConfigError: they are scaled or capped.
-    """
+    """Refuses, with a ConfigError, a language model that scales or caps its logits: transformers'
+    Llava computes them as its last layer's output times its head, whatever the language model."""
     for setting in (
         "final_logit_softcapping",  # Gemma
         "logit_scale",  # Cohere

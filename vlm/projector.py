@@ -16,9 +16,6 @@ class TokenReduction(nn.Module):
         kind: `shuffle` puts the neighbours side by side on the feature dimension (the pixel
             shuffle of Shi et al. 2016 the other way round, as in InternVL); `pool` averages them.
         grid: (rows, columns) of the tokens that come in.
-
-    Raises:
-        ConfigError: a factor that does not divide the grid.
     """
 
     def __init__(self, kind: str, factor: int, grid: tuple[int, int]) -> None:
@@ -84,11 +81,7 @@ class CrossAttentionBlock(nn.Module):
 
 class Resampler(nn.Module):
     """Learned queries that cross-attend to the patch tokens (perceiver resampler of Flamingo,
-    Alayrac et al. 2022, with the 2-D sine positions of Qwen-VL, Bai et al. 2023).
-
-    Raises:
-        ConfigError: heads that do not divide the width.
-    """
+    Alayrac et al. 2022, with the 2-D sine positions of Qwen-VL, Bai et al. 2023)."""
 
     def __init__(
         self, config: ProjectorConfig, width: int, out_width: int, grid: tuple[int, int]
@@ -193,10 +186,6 @@ class Projector(nn.Module):
         tokens (B, N, D): image tokens far larger or smaller than the word embeddings beside them
         cost the first hundreds of steps."""
         scale = rms / self(patch_tokens).float().square().mean().sqrt()
-        last = {
-            Resampler: lambda: self.projection.norm_out,
-            MLP: lambda: self.projection.linear_2,
-            nn.Linear: lambda: self.projection,
-        }[type(self.projection)]()
+        *_, last = self.projection.modules()
         for parameter in last.parameters():
             parameter.mul_(scale)

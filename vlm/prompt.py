@@ -183,15 +183,17 @@ def write(
     pieces = re.split("\ue000(\\d+)\ue001", rendered)
     if [int(number) for number in pieces[1::2]] != list(range(len(turns))):
         raise PromptError("the chat template does not write every message once and in order")
+    vocabulary = tokenizer.get_added_vocab()
+    special_token = any_of(frozenset(vocabulary))
     answers = [turn.role == "assistant" for turn in turns]
     # For each literal: whether it ends an answer, and whether one follows.
     around = zip(pieces[::2], [False, *answers], [*answers, answer_next], strict=True)
     for number, (literal, ends, follows) in enumerate(around):
         if number > 0:
             yield from content_segments(turns[number - 1])
-        segments = list(
-            literal_segments(literal.removesuffix(" ") if follows else literal, tokenizer)
-        )
+        # Text that the template wrote: here, and only here, special tokens are recognised.
+        words = special_token.split(literal.removesuffix(" ") if follows else literal)
+        segments = [Special(vocabulary[w]) if w in vocabulary else Text(w) for w in words]
         special = [isinstance(segment, Special) for segment in segments]
         # The assistant's end of turn: up to the first special token behind its words.
         end = special.index(True) + 1 if ends and any(special) else 0
@@ -215,18 +217,11 @@ def content_segments(turn: Turn) -> Iterator[Segment]:
             yield Text(part, supervised)
 
 
-def literal_segments(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[Text | Special]:
-    """Text that the format wrote: here, and only here, special tokens are recognised."""
-    vocabulary = tokenizer.get_added_vocab()
-    pieces = any_of(frozenset(vocabulary)).split(text) if vocabulary else [text]
-    for piece in pieces:
-        yield Special(vocabulary[piece]) if piece in vocabulary else Text(piece)
-
-
 @functools.lru_cache(maxsize=8)
 def any_of(words: frozenset[str]) -> re.Pattern[str]:
     """Matches any of the words, the longest first."""
-    return re.compile(f"({'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})")
+    longest_first = map(re.escape, sorted(words, key=len, reverse=True))
+    return re.compile(f"({'|'.join(longest_first) or '(?!)'})")
 
 
 def merge_text(segments: Iterator[Segment]) -> list[Segment]:

@@ -24,6 +24,11 @@ class VisionTower(nn.Module, ABC):
     grid: tuple[int, int]
     num_tokens: int
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; pixel values are brought to it."""
+        return next(self.parameters()).dtype
+
     def train(self, mode: bool = True) -> "VisionTower":
         """Stays in eval mode whatever the parent's mode: dropout or batch statistics in a frozen
         tower would be noise that no gradient can answer to. Where its layers train, their batch
@@ -34,11 +39,7 @@ class VisionTower(nn.Module, ABC):
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """Modules whose parameters are those of the last layers, as many as asked for, and of what
         stands behind them; `all` is whatever the patch tokens depend on. Parts of the model that
-        they do not depend on are left out: they would never have a gradient.
-
-        Raises:
-            ConfigError: more layers than the tower has.
-        """
+        they do not depend on are left out: they would never have a gradient."""
 
     def gradients(self) -> torch.set_grad_enabled:
         """Context of the forward pass: with gradients where a layer trains. Autograd keeps no
@@ -48,11 +49,7 @@ class VisionTower(nn.Module, ABC):
 
 
 def last(layers: nn.ModuleList, count: int) -> list[nn.Module]:
-    """The last `count` of a tower's layers.
-
-    Raises:
-        ConfigError: there are not so many.
-    """
+    """The last `count` of a tower's layers."""
     if not 1 <= count <= len(layers):
         raise ConfigError(
             f"the last {count} layers of the vision tower cannot train: it has {len(layers)}"

@@ -35,11 +35,7 @@ class Family:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a transformers vision config, by its model type.
-
-    Raises:
-        ConfigError: a model type that is none of the known ones.
-    """
+    """The family of a transformers vision config, by its model type."""
     families = {
         "clip_vision_model": Family("encoder.layers", special_tokens=1),
         # SigLIP has no CLS: token 0 is a patch like any other.
@@ -102,11 +98,6 @@ class TransformerTower(VisionTower):
     def blocks(self) -> nn.ModuleList:
         """The layers."""
         return self.model.get_submodule(self.family.layers)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights; pixel values are brought to it."""
-        return self.model.dtype
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixel values (B, 3, H, W) -> patch tokens (B, N, D) in the tower's dtype."""
