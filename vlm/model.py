@@ -30,12 +30,9 @@ IMAGES_KEPT = 64
 
 
 class Spliceable(Protocol):
-    """What `VisionLanguageModel.forward` reads of a batch.
-
-    Attributes:
-        input_ids: (B, T), `IMAGE_SLOT` where an image token goes.
-        images: of all rows in order: pixel values (I, 3, H, W), or patch tokens (I, N, D).
-    """
+    """What `VisionLanguageModel.forward` reads of a batch: ids (B, T), `IMAGE_SLOT` where an image
+    token goes, and the images of all rows in order: pixel values (I, 3, H, W), or patch tokens
+    (I, N, D)."""
 
     input_ids: Tensor
     images: Tensor

@@ -12,7 +12,8 @@ vocabulary, so no model has to be resized for it.
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
@@ -57,22 +58,11 @@ has the same text, which is why it can write content with images too."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """Plain text; special tokens inside it are not recognised."""
+class Segment:
+    """Text in which no special tokens are recognised, the id of one, or the place of an image."""
 
-    text: str
+    content: str | int | Slot
     supervised: bool = False
-
-
-@dataclass(frozen=True)
-class Special:
-    """One special token."""
-
-    id: int
-    supervised: bool = False
-
-
-Segment = Text | Special | Slot
 
 
 @dataclass(frozen=True)
@@ -115,7 +105,7 @@ def build_prompt(
     turns = read_messages(messages)
     template = FORMATS[resolve_format(tokenizer, prompt_format)]
     segments = merge_text(write(turns, tokenizer, template, answer_next))
-    count = sum(isinstance(segment, Slot) for segment in segments)
+    count = sum(isinstance(segment.content, Slot) for segment in segments)
     counts = [image_tokens] * count if isinstance(image_tokens, int) else list(image_tokens)
     if len(counts) != count:
         raise PromptError(f"the prompt has {count} images but {len(counts)} token counts")
@@ -124,16 +114,16 @@ def build_prompt(
     slots: list[range] = []
     images: list[ImageSource] = []
     for segment in segments:
-        start = len(ids)
-        if isinstance(segment, Text):
-            ids += plain_ids(segment.text, tokenizer)
-        elif isinstance(segment, Special):
-            ids.append(segment.id)
+        start, content = len(ids), segment.content
+        if isinstance(content, str):
+            ids += plain_ids(content, tokenizer)
+        elif isinstance(content, int):
+            ids.append(content)
         else:
             ids += [IMAGE_SLOT] * counts[len(slots)]
             slots.append(range(start, len(ids)))
-            images.append(segment.image)
-        mask += [not isinstance(segment, Slot) and segment.supervised] * (len(ids) - start)
+            images.append(content.image)
+        mask += [segment.supervised] * (len(ids) - start)
     return Prompt(ids, mask, slots, images)
 
 
@@ -193,28 +183,26 @@ def write(
             yield from content_segments(turns[number - 1])
         # Text that the template wrote: here, and only here, special tokens are recognised.
         words = special_token.split(literal.removesuffix(" ") if follows else literal)
-        segments = [Special(vocabulary[w]) if w in vocabulary else Text(w) for w in words]
-        special = [isinstance(segment, Special) for segment in segments]
+        special = [word in vocabulary for word in words]
         # The assistant's end of turn: up to the first special token behind its words.
         end = special.index(True) + 1 if ends and any(special) else 0
-        yield from (replace(segment, supervised=True) for segment in segments[:end])
-        yield from segments[end:]
+        for place, word in enumerate(words):
+            yield Segment(vocabulary.get(word, word), supervised=place < end)
         # The space between the assistant's name and its words belongs to the words, where a model
         # that generates puts it; a SentencePiece tokenizer writes it by itself.
         answer_space = follows and literal.endswith(" ") and number < len(turns)
         if answer_space and not adds_space(tokenizer):
-            yield Text(" ", supervised=True)
+            yield Segment(" ", supervised=True)
 
 
 def content_segments(turn: Turn) -> Iterator[Segment]:
     """A turn's own text and images; each image is followed by a newline, as in LLaVA."""
-    supervised = turn.role == "assistant"
     for part in turn.parts:
         if isinstance(part, Slot):
-            yield part
-            yield Text("\n")
+            yield Segment(part)
+            yield Segment("\n")
         else:
-            yield Text(part, supervised)
+            yield Segment(part, supervised=turn.role == "assistant")
 
 
 @functools.lru_cache(maxsize=8)
@@ -228,18 +216,14 @@ def merge_text(segments: Iterator[Segment]) -> list[Segment]:
     """Joins neighbouring text of the same supervision, since a tokenizer cuts `a` + `b` and `ab`
     differently; drops empty text."""
     merged: list[Segment] = []
-    for segment in segments:
-        last = merged[-1] if merged else None
-        if isinstance(segment, Text) and not segment.text:
-            continue
-        if (
-            isinstance(segment, Text)
-            and isinstance(last, Text)
-            and segment.supervised == last.supervised
-        ):
-            merged[-1] = Text(last.text + segment.text, last.supervised)
+    some = (segment for segment in segments if segment.content != "")
+    for (is_text, supervised), run in groupby(
+        some, key=lambda segment: (isinstance(segment.content, str), segment.supervised)
+    ):
+        if is_text:
+            merged.append(Segment("".join(segment.content for segment in run), supervised))
         else:
-            merged.append(segment)
+            merged += run
     return merged
 
 

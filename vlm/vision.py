@@ -103,20 +103,18 @@ class TransformerTower(VisionTower):
         """Pixel values (B, 3, H, W) -> patch tokens (B, N, D) in the tower's dtype."""
         states: dict[int, Tensor] = {}
 
-        def capture_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            states[0] = args[0] if args else kwargs["hidden_states"]
-
-        def capture_output(layer: int) -> Any:
-            def hook(_: nn.Module, __: tuple, output: Any) -> None:
+        def capture(layer: int) -> Any:
+            def hook(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+                if layer == 0:
+                    output = args[0] if args else kwargs["hidden_states"]
                 states[layer] = output[0] if isinstance(output, tuple) else output
 
             return hook
 
-        hooks = []
-        if 0 in self.layers:
-            hooks.append(self.blocks[0].register_forward_pre_hook(capture_input, with_kwargs=True))
-        for layer in set(self.layers) - {0}:
-            hooks.append(self.blocks[layer - 1].register_forward_hook(capture_output(layer)))
+        hooks = [
+            self.blocks[max(layer - 1, 0)].register_forward_hook(capture(layer), with_kwargs=True)
+            for layer in set(self.layers)
+        ]
         try:
             with self.gradients():
                 self.model(**self._inputs(pixel_values.to(self.dtype)))
