@@ -117,11 +117,9 @@ class Conversation:
     pending: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(self, question: str, say: Callable[[str], None]) -> str:
-        """Answers a question. If it is interrupted, what was said until then is remembered; if
-        nothing was, the question is forgotten and its images are still pending.
-
-        `say` is given each piece of the answer; errors as `VisionLanguageModel.stream`.
-        """
+        """Answers a question, piece by piece to `say`. If it is interrupted, what was said until
+        then is remembered; if nothing was, the question is forgotten and its images are still
+        pending."""
         user = {"role": "user", "content": [*self.pending, {"type": "text", "text": question}]}
         pieces: list[str] = []
         try:
@@ -133,9 +131,6 @@ class Conversation:
                 self.messages += [user, {"role": "assistant", "content": "".join(pieces)}]
                 self.pending = []
         return "".join(pieces)
-
-    def reset(self) -> None:
-        self.messages, self.pending = [], []
 
     def save(self, file: Path) -> None:
         """Writes the messages as JSON, each image as its source."""
@@ -186,11 +181,7 @@ def prompt_loop(
 
 
 def read_line(stdin: TextIO, stdout: TextIO) -> str:
-    """The next line; a terminal gets a prompt and line editing.
-
-    Raises:
-        EOFError: there is none.
-    """
+    """The next line, or an EOFError; a terminal gets a prompt and line editing."""
     if stdin.isatty() and stdout.isatty():
         import readline  # noqa: F401  (its import gives input() line editing and history)
 
@@ -214,7 +205,7 @@ def obey(line: str, conversation: Conversation, notices: Console) -> None:
     if command == "/help":
         notice(notices, HELP)
     elif command == "/reset":
-        conversation.reset()
+        conversation.messages, conversation.pending = [], []
         notice(notices, "forgot the conversation and all images")
     elif command == "/image":
         part = image_part(path)

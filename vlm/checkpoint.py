@@ -29,12 +29,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
     """The config that a source stands for, and the file of its trained tensors (None for a LLaVA
-    folder, whose parts hold everything).
-
-    Raises:
-        WeightsError: a hub id that cannot be had.
-        CheckpointError: a folder that is neither, or a config that cannot be read.
-    """
+    folder, whose parts hold everything). What is neither is a CheckpointError, or as a hub id a
+    WeightsError."""
     name = os.path.expanduser(os.fspath(source))
     if name == "embedded":
         name = str(EMBEDDED)
@@ -77,16 +73,12 @@ def load_tensors(model: nn.Module, file: Path, required: set[str] | None = None)
     required = model.trained if required is None else required
     problems = [f"{name} is missing" for name in sorted(required - tensors.keys())]
     problems += [f"{name} is not in the model" for name in sorted(tensors.keys() - state.keys())]
-    problems += [
-        f"{name} is quantised in the model, leave out load_in"
-        for name, tensor in tensors.items()
-        if name in state and tensor.is_floating_point() > state[name].is_floating_point()
-    ]
-    problems += [
-        f"{name} is {tuple(tensor.shape)}, the model has {tuple(state[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in state and tensor.shape != state[name].shape
-    ]
+    for name in sorted(tensors.keys() & state.keys()):
+        found, own = tensors[name], state[name]
+        if found.is_floating_point() > own.is_floating_point():
+            problems.append(f"{name} is quantised in the model, leave out load_in")
+        elif found.shape != own.shape:
+            problems.append(f"{name} is {tuple(found.shape)}, the model has {tuple(own.shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{file} does not fit the model: {'; '.join(problems[:3])}{more}")

@@ -67,18 +67,14 @@ def decode(
     generators = [torch.Generator().manual_seed(config.seed) for _ in range(batch)]
     seen = [torch.tensor(ids, dtype=torch.long, device=device) for ids in prompt_ids]
     for left in reversed(range(config.max_tokens)):
-        step: list[int | None] = []
-        for row in range(batch):
-            if row in ended:
-                step.append(None)
-                continue
+        step: list[int | None] = [None] * batch
+        for row in set(range(batch)) - ended:
             token = next_token(start.logits[row], seen[row], config, generators[row])
             if token in end_ids:
                 ended.add(row)
-                step.append(None)
-                continue
-            step.append(token)
-            seen[row] = torch.cat([seen[row], seen[row].new_tensor([token])])
+            else:
+                step[row] = token
+                seen[row] = torch.cat([seen[row], seen[row].new_tensor([token])])
         if len(ended) == batch:
             return
         yield step

@@ -156,11 +156,7 @@ def with_rows(table: Tensor, rows: int) -> Tensor:
 
 
 def fill(config: LlavaConfig, state: dict[str, Tensor]) -> LlavaForConditionalGeneration:
-    """A LLaVA that shares these tensors.
-
-    Raises:
-        ConfigError: tensors that it has no place for, or places without one.
-    """
+    """A LLaVA that shares these tensors; they must be the ones that it has places for."""
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(config)
     places = llava.state_dict()

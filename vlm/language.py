@@ -190,11 +190,7 @@ def quantization_options(
 ) -> dict[str, Any]:
     """Options of `from_pretrained` for weights in fewer bits, through bitsandbytes: NF4 (Dettmers
     et al. 2023) for `4bit`, computed in `dtype`, LLM.int8() (2022) for `8bit`, none for None;
-    `whole` modules keep their precision.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
-    """
+    `whole` modules keep their precision."""
     if load_in is None:
         return {}
     try:

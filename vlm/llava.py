@@ -34,8 +34,6 @@ def load_llava(
     """The parts that the LLaVA named in `config.llava` holds, frozen but for new adapters, and the
     config, filled in with the layers, projector and prompt format found there.
 
-    A quantised language model keeps its own dtype.
-
     Raises:
         WeightsError: a source that is not there or cannot be read, or tensors that are missing or
             of another shape.

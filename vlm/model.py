@@ -40,12 +40,9 @@ class Spliceable(Protocol):
 
 
 class VisionLanguageModel(nn.Module):
-    """Image -> patch tokens -> image tokens, spliced into the text -> logits.
-
-    Attributes:
-        trained: names of the tensors that a checkpoint must hold, because they are not those of
-            the frozen parts' sources.
-    """
+    """Image -> patch tokens -> image tokens, spliced into the text -> logits. `trained` are the
+    names of the tensors that a checkpoint must hold, for they are not those of the frozen parts'
+    sources."""
 
     def __init__(
         self,
@@ -101,11 +98,7 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageSource]) -> Tensor:
         """Images -> patch tokens (I, N, D). The last `IMAGES_KEPT` different ones are remembered,
-        so an image costs one pass of the tower however many turns and questions it has.
-
-        Raises:
-            ImageError: an image that cannot be read.
-        """
+        so an image costs one pass of the tower however many turns and questions it has."""
         loaded = [load_image(image) for image in images]
         keys = [image_fingerprint(image) for image in loaded]
         new = {

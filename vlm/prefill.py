@@ -17,13 +17,9 @@ from vlm.prompt import Prompt
 
 @dataclass
 class Prefill:
-    """Where decoding of B prompts begins; what is decoded is added to the cache.
-
-    Attributes:
-        attention_mask: (B, S), int64, 0 for padding.
-        position_ids: (B, 1), int64, of each prompt's last token.
-        logits: (B, V), float32, of each answer's first token.
-    """
+    """Where decoding of B prompts begins: a cache, to which what is decoded is added, its attention
+    mask (B, S), int64, the positions (B, 1) of the prompts' last tokens, and the logits (B, V),
+    float32, of the answers' first."""
 
     cache: Cache
     attention_mask: Tensor
@@ -62,12 +58,9 @@ def prefill(
 
 
 def shared_prefix(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:
-    """Splits prompts into what neighbours about the same images begin with and what is their own.
-
-    Returns:
-        The G beginnings, with the images; each prompt's own end, of a token or more; and for each
-        prompt the number of its beginning. None if nothing is shared.
-    """
+    """Splits prompts into what neighbours about the same images begin with, images included; each
+    prompt's own end, of a token or more; and the numbers of the prompts' beginnings. None if
+    nothing is shared."""
     groups: list[list[Prompt]] = []
     for prompt in prompts:
         if groups and prompt.images and prompt.images == groups[-1][0].images:

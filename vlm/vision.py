@@ -21,13 +21,9 @@ from vlm.tower import VisionTower, last
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between kinds of vision transformer.
-
-    Attributes:
-        layers: path of the list of layers inside the model.
-        special_tokens: tokens in front of the patches (CLS, distillation, registers).
-        interpolates: the forward pass takes `interpolate_pos_encoding`.
-    """
+    """What differs between kinds of vision transformer: where the list of layers is, the number of
+    tokens in front of the patches (CLS, distillation, registers), and whether the forward pass
+    takes `interpolate_pos_encoding`."""
 
     layers: str
     special_tokens: int
@@ -60,11 +56,8 @@ def family_of(config: Any) -> Family:
 class TransformerTower(VisionTower):
     """Patch tokens of a transformers vision model.
 
-    Layers behind the last one asked for are removed from the model, so they cost neither time nor
-    memory; of the others only the states asked for are kept. The model is changed in place.
-
-    Raises:
-        ConfigError: a layer the model does not have, or a size its patches do not divide.
+    Layers behind the last one asked for are removed from the model, in place, so they cost neither
+    time nor memory; of the others only the states asked for are kept.
     """
 
     def __init__(
