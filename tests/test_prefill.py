@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests import tiny
-from vlm.model import VisionLanguageModel, with_images
+from vlm.messages import with_images
+from vlm.model import VisionLanguageModel
 from vlm.prefill import prefill, shared_prefix
 from vlm.prompt import Prompt
 

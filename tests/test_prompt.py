@@ -11,10 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests import tiny
-from vlm import weights
 from vlm.errors import PromptError
 from vlm.language import LanguageModel
-from vlm.prompt import IMAGE_SLOT, VICUNA_SYSTEM, Prompt, build_prompt, plain_ids, show_prompt
+from vlm.prompt import IMAGE_SLOT, VICUNA_SYSTEM, Prompt, build_prompt, plain_ids
+from vlm.smollm2 import SMOLLM2
+from vlm.sources import cache_dir
 
 START, END = 1, 2
 S = IMAGE_SLOT
@@ -169,7 +170,7 @@ def text_of(message: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("prompt_format", ["chatml", "template"])
 def test_smollm2_conversation_is_what_its_template_gives(prompt_format: str) -> None:
-    folder = weights.cache_dir() / weights.SMOLLM2
+    folder = cache_dir() / SMOLLM2
     if not folder.is_dir():
         pytest.skip("SmolLM2 is not in the cache")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -395,16 +396,3 @@ def test_vicuna_needs_an_end() -> None:
     tokenizer.eos_token = None
     with pytest.raises(PromptError, match="no end-of-sequence token, so not vicuna"):
         build_prompt(TALK, tokenizer, 3, "vicuna")
-
-
-def test_show_prompt() -> None:
-    messages = [user("a.jpg", "猫?"), assistant("Ja 🙂")]
-    prompt = build_prompt(messages, tiny.tokenizer(), 16, answer_next=False)
-    shown = show_prompt(prompt, tiny.tokenizer())
-    assert [(str(span.style), shown.plain[span.start : span.end]) for span in shown.spans] == [
-        ("dim", "<|im_start|>user\n"),
-        ("bold magenta", "<image x16>"),
-        ("dim", "\n猫?<|im_end|>\n<|im_start|>assistant\n"),
-        ("green", "Ja 🙂<|im_end|>"),
-        ("dim", "\n"),
-    ]

@@ -19,7 +19,8 @@ from train.run import train
 from train.state import states
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
-from vlm.model import VisionLanguageModel, with_images
+from vlm.messages import with_images
+from vlm.model import VisionLanguageModel
 
 CAPTIONS = ["A cat sits on the grass .", "Two dogs run on a beach ."]
 

@@ -18,7 +18,8 @@ from vlm.data.photos import Photo
 from vlm.data.report import append_report
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
 from vlm.errors import ConfigError, DataError
-from vlm.model import VisionLanguageModel, with_images
+from vlm.messages import with_images
+from vlm.model import VisionLanguageModel
 
 ASKED = 4
 """Samples whose answers are looked at during a run."""

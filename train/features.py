@@ -25,8 +25,8 @@ from vlm.config import VisionConfig
 from vlm.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, digest
 from vlm.errors import DataError, ImageError
 from vlm.images import load_image
+from vlm.sources import cache_dir
 from vlm.tower import VisionTower
-from vlm.weights import cache_dir
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

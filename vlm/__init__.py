@@ -1,7 +1,7 @@
 """vlm: a minimal LLaVA-style vision-language model.
 
-The way of an image: images -> preprocess -> vision -> projector -> prompt -> batch (splice) ->
-model -> decode -> answer; one file each.
+The way of an image: images -> preprocess -> vision -> projector -> prompt -> splice -> model ->
+prefill -> decode -> answer; one file each.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlm.config import GenerationConfig, ModelConfig
     from vlm.errors import VLMError
-    from vlm.load import build, load
+    from vlm.loading import build, load
     from vlm.model import VisionLanguageModel
 
 __all__ = ["GenerationConfig", "ModelConfig", "VLMError", "VisionLanguageModel", "build", "load"]
@@ -20,8 +20,8 @@ _MODULES = {
     "ModelConfig": "vlm.config",
     "VLMError": "vlm.errors",
     "VisionLanguageModel": "vlm.model",
-    "build": "vlm.load",
-    "load": "vlm.load",
+    "build": "vlm.loading",
+    "load": "vlm.loading",
 }
 
 

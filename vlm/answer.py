@@ -7,10 +7,7 @@ class AnswerText:
     """The text of one answer as its tokens come in, cut at the stop string that is complete first.
 
     What may still change is held back: half of a multi-byte character, or the beginning of what
-    may become a stop string.
-
-    Attributes:
-        stopped: a stop string was seen; nothing more will come.
+    may become a stop string. Once one was seen (`stopped`), nothing more will come.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:

@@ -16,18 +16,8 @@ from vlm.prefill import Prefill
 def beam_search(
     language: LanguageModel, start: Prefill, end_ids: set[int], beams: int, max_tokens: int
 ) -> list[list[int]]:
-    """The best answer to each prompt.
-
-    Args:
-        language: the language model.
-        start: of B prompts; its cache is used up.
-        end_ids: tokens that end an answer.
-        beams: beginnings of answers kept for each prompt (K).
-        max_tokens: longest answer.
-
-    Returns:
-        For each of the B prompts the tokens of its answer, the end not among them.
-    """
+    """For each of the B prompts that `start` is of, whose cache is used up, the tokens of its best
+    answer, the end not among them; `beams` (K) are the beginnings kept for each prompt."""
     rows, vocabulary = start.logits.shape
     device = start.logits.device
     # Before the first token there is one beam, the empty one; from then on K of them.

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from json import dumps
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from vlm.config import GenerationConfig
 from vlm.errors import ImageError, PromptError, VLMError
+from vlm.files import write_file
 from vlm.images import load_image
 
 if TYPE_CHECKING:
@@ -61,16 +61,20 @@ def chat(
         json: print one JSON object for each answer: question, images, answer, seconds.
         interactive: after the answer to the question, go on with the prompt.
         **generation: fields of `GenerationConfig`.
-
-    Raises:
-        VLMError: settings, an image or a model that cannot be used.
     """
     config = GenerationConfig(**generation)
     images, question = images_and_question(words)
     pending = [image_part(image) for image in images]
     notices = Console(stderr=True)
     with notices.status(Text(f"Loading {model}")):
-        loaded = load_model(model, device, dtype, load_in, prompt)
+        # Imported here because they take seconds, and a missing photo or --help should not.
+        import torch
+        from transformers.utils import logging
+
+        from vlm.loading import load
+
+        logging.set_verbosity_error()
+        loaded = load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)
     conversation = Conversation(loaded, config, pending=pending)
     # A character that the terminal's encoding lacks must not end the program.
     sys.stdout.reconfigure(errors="replace")
@@ -84,12 +88,7 @@ def chat(
 
 
 def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
-    """Tells the images from the question, see `chat`.
-
-    Raises:
-        PromptError: the question is empty.
-        ImageError: the last word is neither a question nor, as it seems, meant as a file.
-    """
+    """Tells the images from the question, see `chat`."""
     if not words:
         return [], None
     *images, last = words
@@ -107,35 +106,10 @@ def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
     return words, None
 
 
-def load_model(
-    model: str, device: str | None, dtype: str | None, load_in: str | None, prompt: str | None
-) -> "VisionLanguageModel":
-    """`vlm.load` with the names that a command line gives.
-
-    Raises:
-        VLMError: as `vlm.load`.
-    """
-    # Imported here because they take seconds, and a missing photo or --help should not.
-    import torch
-    from transformers.utils import logging
-
-    from vlm.load import load
-
-    logging.set_verbosity_error()
-    return load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)
-
-
 @dataclass
 class Conversation:
-    """What was said so far, and the images that go with the next question.
-
-    Args:
-        model: answers.
-        generation: how.
-        messages: as `VisionLanguageModel.stream` takes them; image parts as `image_part` makes
-            them.
-        pending: image parts for the next question.
-    """
+    """What was said so far, and the images that go with the next question, both as parts that
+    `image_part` makes."""
 
     model: "VisionLanguageModel"
     generation: GenerationConfig
@@ -143,16 +117,9 @@ class Conversation:
     pending: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(self, question: str, say: Callable[[str], None]) -> str:
-        """Answers a question. If it is interrupted, what was said until then is remembered; if
-        nothing was, the question is forgotten and its images are still pending.
-
-        Args:
-            question: about the pending images and what was said before.
-            say: is given each piece of the answer.
-
-        Raises:
-            VLMError: as `VisionLanguageModel.stream`.
-        """
+        """Answers a question, piece by piece to `say`. If it is interrupted, what was said until
+        then is remembered; if nothing was, the question is forgotten and its images are still
+        pending."""
         user = {"role": "user", "content": [*self.pending, {"type": "text", "text": question}]}
         pieces: list[str] = []
         try:
@@ -165,58 +132,31 @@ class Conversation:
                 self.pending = []
         return "".join(pieces)
 
-    def reset(self) -> None:
-        """Forgets everything said and all images."""
-        self.messages, self.pending = [], []
-
     def save(self, file: Path) -> None:
-        """Writes the messages as JSON, each image as its source: all of it or, after a crash, what
-        was there before.
+        """Writes the messages as JSON, each image as its source."""
 
-        Raises:
-            VLMError: the file cannot be written.
-        """
+        def without_pixels(part: dict[str, Any]) -> dict[str, Any]:
+            return {"type": "image", "image": part["source"]} if "source" in part else part
+
         messages = [
             message
             if isinstance(message["content"], str)
             else {**message, "content": [without_pixels(part) for part in message["content"]]}
             for message in self.messages
         ]
-        try:
-            with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-                unfinished = Path(folder) / file.name
-                unfinished.write_text(dumps(messages, indent=2) + "\n", encoding="utf-8")
-                os.replace(unfinished, file)
-        except OSError as error:
-            raise VLMError(f"cannot write {str(file)!r}: {error.strerror}") from error
+        write_file(file, dumps(messages, indent=2) + "\n")
 
 
 def image_part(source: str) -> dict[str, Any]:
-    """The part of a message that an image is, read now: the file may be gone by the next turn.
-
-    Raises:
-        ImageError: as `load_image`.
-    """
+    """The part of a message that an image is, read now: the file may be gone by the next turn."""
     return {"type": "image", "image": load_image(source), "source": source}
-
-
-def without_pixels(part: dict[str, Any]) -> dict[str, Any]:
-    """A part of a message as it is saved: of an image, the source."""
-    return {"type": "image", "image": part["source"]} if part["type"] == "image" else part
 
 
 def prompt_loop(
     conversation: Conversation, stdin: TextIO, stdout: TextIO, notices: Console, json: bool = False
 ) -> None:
-    """Reads questions and commands until `/exit` or the end of the input; no bad one ends it.
-
-    Args:
-        conversation: goes on.
-        stdin: one question or command a line; a terminal gets a prompt and line editing.
-        stdout: answers, and nothing else.
-        notices: everything else.
-        json: see `chat`.
-    """
+    """Reads questions and commands, one a line, until `/exit` or the end of the input; no bad one
+    ends it. Answers, and nothing else, go to `stdout`."""
     while True:
         try:
             line = clean(read_line(stdin, stdout)).strip()
@@ -241,11 +181,7 @@ def prompt_loop(
 
 
 def read_line(stdin: TextIO, stdout: TextIO) -> str:
-    """The next line.
-
-    Raises:
-        EOFError: there is none.
-    """
+    """The next line, or an EOFError; a terminal gets a prompt and line editing."""
     if stdin.isatty() and stdout.isatty():
         import readline  # noqa: F401  (its import gives input() line editing and history)
 
@@ -257,11 +193,7 @@ def read_line(stdin: TextIO, stdout: TextIO) -> str:
 
 
 def obey(line: str, conversation: Conversation, notices: Console) -> None:
-    """Runs a command of the prompt.
-
-    Raises:
-        VLMError: no such command, or one that cannot be done.
-    """
+    """Runs a command of the prompt."""
     command, _, rest = line.partition(" ")
     path = rest.strip()
     # Terminals quote the path of a file that is dropped on them.
@@ -273,7 +205,7 @@ def obey(line: str, conversation: Conversation, notices: Console) -> None:
     if command == "/help":
         notice(notices, HELP)
     elif command == "/reset":
-        conversation.reset()
+        conversation.messages, conversation.pending = [], []
         notice(notices, "forgot the conversation and all images")
     elif command == "/image":
         part = image_part(path)
@@ -287,11 +219,7 @@ def obey(line: str, conversation: Conversation, notices: Console) -> None:
 
 
 def answer(conversation: Conversation, question: str, stdout: TextIO, json: bool) -> None:
-    """Asks a question and writes the answer: as it comes and a newline, or one JSON object.
-
-    Raises:
-        VLMError: as `Conversation.ask`.
-    """
+    """Asks a question and writes the answer: as it comes and a newline, or one JSON object."""
 
     def stream(piece: str) -> None:
         stdout.write(clean(piece))

@@ -11,15 +11,15 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from vlm import weights
 from vlm.config import ModelConfig, from_json, to_json
 from vlm.errors import CheckpointError, ConfigError
-from vlm.files import replace_folder
+from vlm.files import disk, replace_folder
+from vlm.sources import commit_of, local_source, reading
 
 CONFIG_FILE = "vlm_config.json"
 TENSOR_FILE = "model.safetensors"
@@ -29,11 +29,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
     """The config that a source stands for, and the file of its trained tensors (None for a LLaVA
-    folder, whose parts hold everything).
-
-    Raises:
-        WeightsError, CheckpointError: as `load`.
-    """
+    folder, whose parts hold everything). What is neither is a CheckpointError, or as a hub id a
+    WeightsError."""
     name = os.path.expanduser(os.fspath(source))
     if name == "embedded":
         name = str(EMBEDDED)
@@ -46,8 +43,8 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
         raise CheckpointError(
             f"{name} is no checkpoint: it has neither {CONFIG_FILE} nor a LLaVA model's config.json"
         )
-    hub_id = weights.local_source(name)
-    with weights.reading(hub_id):
+    hub_id = local_source(name)
+    with reading(hub_id):
         config_file = cached_file(hub_id, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
         if config_file is None:
             return ModelConfig(llava=hub_id), None
@@ -56,11 +53,7 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
 
 
 def read_config(file: Path) -> ModelConfig:
-    """The config in a checkpoint's file.
-
-    Raises:
-        CheckpointError: a file that cannot be read, or holds something else.
-    """
+    """The config in a checkpoint's file, or a CheckpointError."""
     try:
         return from_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ConfigError) as error:
@@ -68,36 +61,24 @@ def read_config(file: Path) -> ModelConfig:
 
 
 def load_tensors(model: nn.Module, file: Path, required: set[str] | None = None) -> None:
-    """Reads trained tensors into a model, in the model's own dtypes.
-
-    Args:
-        model: what they go into; its `trained` gains their names.
-        file: where they are.
-        required: names that must be in the file; None is all of `model.trained`.
+    """Reads trained tensors into a model, in the model's own dtypes; its `trained` gains their
+    names, of which the `required` ones (None: all that are in it already) must be in the file.
 
     Raises:
         CheckpointError: no such file, or tensors that are missing, left over or of another shape.
     """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"cannot read {file}: {reason}") from error
+    with disk(f"cannot read {file}", CheckpointError), safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     state = model.state_dict()
     required = model.trained if required is None else required
     problems = [f"{name} is missing" for name in sorted(required - tensors.keys())]
     problems += [f"{name} is not in the model" for name in sorted(tensors.keys() - state.keys())]
-    problems += [
-        f"{name} is quantised in the model, leave out load_in"
-        for name, tensor in tensors.items()
-        if name in state and tensor.is_floating_point() > state[name].is_floating_point()
-    ]
-    problems += [
-        f"{name} is {tuple(tensor.shape)}, the model has {tuple(state[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in state and tensor.shape != state[name].shape
-    ]
+    for name in sorted(tensors.keys() & state.keys()):
+        found, own = tensors[name], state[name]
+        if found.is_floating_point() > own.is_floating_point():
+            problems.append(f"{name} is quantised in the model, leave out load_in")
+        elif found.shape != own.shape:
+            problems.append(f"{name} is {tuple(found.shape)}, the model has {tuple(own.shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{file} does not fit the model: {'; '.join(problems[:3])}{more}")
@@ -111,13 +92,8 @@ def save(
     folder: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes a checkpoint: all of it or, after a crash, nothing where it was to be.
-
-    Args:
-        config: what the model is made of.
-        trained: the trained tensors by name, on any device.
-        folder: made, or replaced if it is a checkpoint already.
-        dtype: of the tensors in the file; None keeps each one's own.
+    """Writes a checkpoint of the trained tensors by name, which may be on any device; the folder is
+    replaced if it is a checkpoint already. A dtype of None keeps each tensor's own.
 
     Raises:
         CheckpointError: the folder holds something else, or cannot be written.
@@ -136,11 +112,7 @@ def save(
 
 
 def require_new(folder: Path) -> None:
-    """Checks that nothing is where a new checkpoint is to be; an empty folder is nothing.
-
-    Raises:
-        CheckpointError: something is there.
-    """
+    """Refuses, with a CheckpointError, a folder that is there already, unless it is empty."""
     folder = folder.expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CheckpointError(
@@ -151,10 +123,10 @@ def require_new(folder: Path) -> None:
 def with_revisions(config: ModelConfig) -> ModelConfig:
     """The config with the commits its parts were loaded at, where they came from the hub."""
     if config.llava:
-        commit = weights.commit_of(config.llava, config.llava_revision)
+        commit = commit_of(config.llava, config.llava_revision)
         return dataclasses.replace(config, llava_revision=commit)
     parts = {
-        name: dataclasses.replace(part, revision=weights.commit_of(part.source, part.revision))
+        name: dataclasses.replace(part, revision=commit_of(part.source, part.revision))
         for name, part in (("vision", config.vision), ("language", config.language))
     }
     return dataclasses.replace(config, **parts)

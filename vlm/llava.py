@@ -2,9 +2,9 @@
 of a model of ours. Equal logits on both sides (tests/test_llava.py)."""
 
 import dataclasses
-from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForCausalLM,
@@ -15,38 +15,74 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from vlm import weights
 from vlm.config import ModelConfig, ProjectorConfig
-from vlm.errors import CheckpointError, ConfigError, PromptError
-from vlm.language import LanguageModel, quantization
+from vlm.errors import ConfigError, PromptError
+from vlm.language import LanguageModel, quantization_options
 from vlm.preprocess import read_preprocessing
 from vlm.projector import Projector
 from vlm.prompt import resolve_format
-from vlm.vision import TransformerTower, family_of, quiet_loading
+from vlm.sources import local_source, quiet_loading, reading, require_found
+from vlm.vision import TransformerTower, family_of
+
+WHOLE = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
+"""What keeps its precision where the language model is quantised."""
 
 
 def load_llava(
     config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[ModelConfig, TransformerTower, Projector, LanguageModel]:
-    """The config, filled in, and the parts that a LLaVA holds, frozen but for new adapters.
-
-    Args:
-        config: names the LLaVA in `llava`. The model's own config is this one, filled in with the
-            layers, projector and prompt format found there.
-        device: of every part.
-        dtype: of every part; a quantised language model keeps its own.
+    """The parts that the LLaVA named in `config.llava` holds, frozen but for new adapters, and the
+    config, filled in with the layers, projector and prompt format found there.
 
     Raises:
-        WeightsError: a source that is not there, or cannot be read.
-        CheckpointError: tensors are missing, or of another shape.
+        WeightsError: a source that is not there or cannot be read, or tensors that are missing or
+            of another shape.
         ConfigError: another kind of model, a setting that ours cannot follow, or one in `config`
             that contradicts the LLaVA.
     """
-    name = config.llava
-    source = weights.local_source(name, config.llava_revision)
-    where = {"revision": config.llava_revision}
-    with weights.reading(name):
-        written, _ = PreTrainedConfig.get_config_dict(source, **where)
+    name, where = config.llava, {"revision": config.llava_revision}
+    source = local_source(name, config.llava_revision)
+    written = read_config(name, source, config.llava_revision)
+    layers, select = written.vision_feature_layer, written.vision_feature_select_strategy
+    layers = [layers] if isinstance(layers, int) else list(layers)
+    check_tower(written.vision_config, select)
+    check_projector(written, name)
+    check_head(written.text_config)
+    check_settings(config, layers, select)
+    with reading(name), quiet_loading():
+        processor = AutoImageProcessor.from_pretrained(source, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        llava, report = LlavaForConditionalGeneration.from_pretrained(
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            # Not ignored: `require_found` reports them.
+            ignore_mismatched_sizes=True,
+            **where,
+            **quantization_options(config.language.load_in, device, dtype, whole=WHOLE),
+        )
+    if not config.language.load_in:
+        llava.to(device)
+    preprocessing = read_preprocessing(processor, config.vision.resize, config.vision.image_size)
+    vision = TransformerTower(llava.model.vision_tower, preprocessing, layers, select)
+    require_found(name, report, llava)
+    language = take_language(llava, tokenizer)
+    projector = take_projector(llava.model.multi_modal_projector, vision, language)
+    if config.language.lora:
+        language.add_lora(config.language.lora)
+    found_format = prompt_format(tokenizer, config.language.prompt)
+    config = dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, layers=layers, select=select),
+        language=dataclasses.replace(config.language, prompt=found_format),
+    )
+    return config, vision, projector.to(device), language
+
+
+def read_config(name: str, source: str, revision: str | None) -> LlavaConfig:
+    """The config of a LLaVA; another kind of model is a ConfigError."""
+    with reading(name):
+        written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     if written.get("model_type") != "llava":
         raise ConfigError(
             f"{name} is a model of type {written.get('model_type')!r}, not 'llava': "
@@ -58,62 +94,8 @@ def load_llava(
             f"{name}: config.json has no text_config: this is the form of LLaVA's own repository, "
             "give one converted for transformers"
         )
-    with weights.reading(name):
-        llava_config = LlavaConfig.from_dict(written)
-    layers = llava_config.vision_feature_layer
-    layers = [layers] if isinstance(layers, int) else list(layers)
-    select = llava_config.vision_feature_select_strategy
-    check_tower(llava_config.vision_config, select)
-    check_projector(llava_config, name)
-    check_head(llava_config.text_config)
-    check_settings(config, layers, select)
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "output_loading_info": True,
-        # Not ignored: reported with the missing ones, below.
-        "ignore_mismatched_sizes": True,
-        **where,
-    }
-    if config.language.load_in:
-        options["quantization_config"] = quantization(
-            config.language.load_in,
-            dtype,
-            whole=("lm_head", "model.vision_tower", "model.multi_modal_projector"),
-        )
-        options["device_map"] = {"": device}
-    with weights.reading(name), quiet_loading():
-        processor = AutoImageProcessor.from_pretrained(source, **where)
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        llava, loading = LlavaForConditionalGeneration.from_pretrained(source, **options)
-    if not config.language.load_in:
-        llava.to(device)
-    preprocessing = read_preprocessing(processor, config.vision.resize, config.vision.image_size)
-    vision = TransformerTower(llava.model.vision_tower, preprocessing, layers, select)
-    # transformers fills these with random numbers; in parts that the tower dropped, none matter.
-    absent = loading["missing_keys"] | {key for key, *_ in loading["mismatched_keys"]}
-    absent &= llava.state_dict().keys()
-    if absent:
-        raise CheckpointError(
-            f"{name} lacks {len(absent)} of the model's tensors or has them in another shape, "
-            f"{min(absent)} for one: its weights are not those of its config.json"
-        )
-    language = take_language(llava, tokenizer)
-    projector = Projector(
-        ProjectorConfig(kind="mlp"), vision.width, language.width, vision.grid, vision.num_tokens
-    )
-    found = llava.model.multi_modal_projector.state_dict()
-    projector.projection.load_state_dict(found, assign=True)
-    projector.to(device, language.dtype).requires_grad_(False)
-    if config.language.lora:
-        language.add_lora(config.language.lora)
-    config = dataclasses.replace(
-        config,
-        vision=dataclasses.replace(config.vision, layers=layers, select=select),
-        language=dataclasses.replace(
-            config.language, prompt=prompt_format(tokenizer, config.language.prompt)
-        ),
-    )
-    return config, vision, projector, language
+    with reading(name):
+        return LlavaConfig.from_dict(written)
 
 
 def take_language(
@@ -126,6 +108,17 @@ def take_language(
     model.set_output_embeddings(llava.lm_head)
     model.generation_config = llava.generation_config
     return LanguageModel(model.requires_grad_(False).eval(), tokenizer)
+
+
+def take_projector(
+    found: nn.Module, vision: TransformerTower, language: LanguageModel
+) -> Projector:
+    """The projector inside a LLaVA as one of ours, frozen, in the language model's dtype."""
+    projector = Projector(
+        ProjectorConfig(kind="mlp"), vision.width, language.width, vision.grid, vision.num_tokens
+    )
+    projector.projection.load_state_dict(found.state_dict(), assign=True)
+    return projector.to(language.dtype).requires_grad_(False)
 
 
 def prompt_format(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
@@ -142,15 +135,8 @@ def prompt_format(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
 
 
 def check_tower(config: PreTrainedConfig, strategy: str) -> None:
-    """Checks that transformers' Llava and our tower give the same patch tokens.
-
-    Args:
-        config: of the vision model.
-        strategy: `vision_feature_select_strategy`.
-
-    Raises:
-        ConfigError: they do not; says why.
-    """
+    """Refuses, with a ConfigError, a vision model of which transformers' Llava and our tower give
+    different patch tokens with this `vision_feature_select_strategy`."""
     special = family_of(config).special_tokens
     kind = config.model_type
     if kind in ("swin", "siglip2_vision_model"):
@@ -168,11 +154,7 @@ def check_tower(config: PreTrainedConfig, strategy: str) -> None:
 
 
 def check_projector(config: LlavaConfig, name: str) -> None:
-    """Checks that a LLaVA's projector is LLaVA-1.5's.
-
-    Raises:
-        ConfigError: another activation, or no bias.
-    """
+    """Refuses, with a ConfigError, a LLaVA whose projector is not LLaVA-1.5's."""
     if config.projector_hidden_act != "gelu":
         raise ConfigError(
             f"{name}: the projector's activation is {config.projector_hidden_act!r}, "
@@ -183,11 +165,7 @@ def check_projector(config: LlavaConfig, name: str) -> None:
 
 
 def check_settings(config: ModelConfig, layers: list[int], select: str) -> None:
-    """Checks that a config asks for nothing else than what was found in its LLaVA.
-
-    Raises:
-        ConfigError: names the setting.
-    """
+    """Refuses, with a ConfigError, a config that asks for something else than is in its LLaVA."""
     for setting, asked, possible, found in (
         ("vision.layers", config.vision.layers, (None, layers), layers),
         ("vision.select", config.vision.select, ("default", select), select),
@@ -200,12 +178,8 @@ def check_settings(config: ModelConfig, layers: list[int], select: str) -> None:
 
 
 def check_head(config: PreTrainedConfig) -> None:
-    """Checks that a language model's logits are its last layer's output times its head, as
-    transformers' Llava computes them whatever the language model.
-
-    Raises:
-        ConfigError: they are scaled or capped.
-    """
+    """Refuses, with a ConfigError, a language model that scales or caps its logits: transformers'
+    Llava computes them as its last layer's output times its head, whatever the language model."""
     for setting in (
         "final_logit_softcapping",  # Gemma
         "logit_scale",  # Cohere

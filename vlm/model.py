@@ -18,30 +18,21 @@ from vlm.errors import ConfigError, PromptError
 from vlm.export import export
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.language import LanguageModel
+from vlm.messages import Images, Messages, with_images
 from vlm.prefill import Prefill, prefill, shared_prefix
 from vlm.projector import Projector
-from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt, read_messages
+from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 from vlm.splice import pad, splice
 from vlm.tower import VisionTower
-
-Messages = str | Sequence[dict[str, Any]]
-"""A question, or a conversation as `build_prompt` reads it."""
-
-Images = ImageSource | list[ImageSource] | tuple[ImageSource, ...] | None
-"""One image, several as a list or tuple, or None."""
 
 IMAGES_KEPT = 64
 """Encoded images kept for later turns and questions; one of 576 tokens takes 1 to 2 MB."""
 
 
 class Spliceable(Protocol):
-    """What `VisionLanguageModel.forward` reads of a batch.
-
-    Attributes:
-        input_ids: (B, T), `IMAGE_SLOT` where an image token goes.
-        images: of all rows in order: pixel values (I, 3, H, W), or patch tokens (I, N, D).
-        images_per_row: how many images each row has.
-    """
+    """What `VisionLanguageModel.forward` reads of a batch: ids (B, T), `IMAGE_SLOT` where an image
+    token goes, and the images of all rows in order: pixel values (I, 3, H, W), or patch tokens
+    (I, N, D)."""
 
     input_ids: Tensor
     images: Tensor
@@ -49,18 +40,9 @@ class Spliceable(Protocol):
 
 
 class VisionLanguageModel(nn.Module):
-    """Image -> patch tokens -> image tokens, spliced into the text -> logits.
-
-    Args:
-        config: what it is made of.
-        vision: the frozen vision tower.
-        projector: the trainable projection.
-        language: the language model.
-
-    Attributes:
-        trained: names of the tensors that a checkpoint must hold, because they are not those of
-            the frozen parts' sources.
-    """
+    """Image -> patch tokens -> image tokens, spliced into the text -> logits. `trained` are the
+    names of the tensors that a checkpoint must hold, for they are not those of the frozen parts'
+    sources."""
 
     def __init__(
         self,
@@ -87,15 +69,11 @@ class VisionLanguageModel(nn.Module):
     def forward(
         self, batch: Spliceable, loss: Callable[[PreTrainedModel, Tensor, Any], Tensor]
     ) -> Tensor:
-        """The loss of a training batch; inside the forward pass, since what wraps the model for
-        several processes (DDP, FSDP) must see every use of its weights there.
+        """The loss of a training batch, that of `loss(language model, embeddings (B, T, H), batch)`
+        on the spliced batch; inside the forward pass, since what wraps the model for several
+        processes (DDP, FSDP) must see every use of its weights there.
 
-        Args:
-            batch: B rows.
-            loss: language model, spliced embeddings (B, T, H) and batch -> scalar.
-
-        Returns:
-            What `loss` gives. A batch without images gives whatever trains a gradient all the same.
+        A batch without images gives whatever trains a gradient all the same.
         """
         patch_tokens = batch.images
         if batch.images.ndim == 4 and len(batch.images):
@@ -120,11 +98,7 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageSource]) -> Tensor:
         """Images -> patch tokens (I, N, D). The last `IMAGES_KEPT` different ones are remembered,
-        so an image costs one pass of the tower however many turns and questions it has.
-
-        Raises:
-            ImageError: an image that cannot be read.
-        """
+        so an image costs one pass of the tower however many turns and questions it has."""
         loaded = [load_image(image) for image in images]
         keys = [image_fingerprint(image) for image in loaded]
         new = {
@@ -167,12 +141,7 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def logits(self, messages: Messages) -> Tensor:
         """Logits (T, V), float32, at every position of the spliced conversation, ready for the
-        assistant's next word.
-
-        Raises:
-            PromptError: a malformed conversation.
-            ImageError: an image that cannot be read.
-        """
+        assistant's next word; errors as `stream`."""
         prompt = self.prompt(messages)
         self._require_room([prompt], max_tokens=0)
         embeddings, _ = self._embed_prompts([prompt])
@@ -201,22 +170,11 @@ class VisionLanguageModel(nn.Module):
         return "".join(self.stream(messages, images, **generation))
 
     def batch(
-        self,
-        questions: Sequence[tuple[Images, str]],
-        batch_size: int = 16,
-        **generation: Any,
+        self, questions: Sequence[tuple[Images, str]], batch_size: int = 16, **generation: Any
     ) -> list[str]:
-        """Answers to many questions, `batch_size` at a time. What comes first, what is beside a
-        question and how much padding it gets make no difference to its answer.
-
-        Args:
-            questions: (images, question) each.
-            batch_size: questions in one forward pass.
-            **generation: fields of `GenerationConfig`.
-
-        Raises:
-            As `stream`.
-        """
+        """Answers to many (images, question), `batch_size` in one forward pass; settings and errors
+        as `stream`. What comes first, what is beside a question and how much padding it gets make
+        no difference to its answer."""
         config = GenerationConfig(**generation)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
@@ -226,10 +184,8 @@ class VisionLanguageModel(nn.Module):
                 self.prompt(with_images(question, images))
                 for images, question in questions[start : start + batch_size]
             ]
-            texts = [""] * len(prompts)
-            for pieces in self._generate(prompts, config):
-                texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-            answers += texts
+            steps = self._generate(prompts, config)
+            answers += ["".join(pieces) for pieces in zip(*steps, strict=True)]
         return answers
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -244,28 +200,21 @@ class VisionLanguageModel(nn.Module):
     def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
         """At each step the new text of each prompt's answer, "" where there is none yet."""
         start = self._prefill(prompts, config.max_tokens)
-        tokenizer = self.language.tokenizer
-        answers = [AnswerText(tokenizer, config.stop) for _ in prompts]
+        answers = [AnswerText(self.language.tokenizer, config.stop) for _ in prompts]
         if config.beams > 1:
             found = beam_search(
                 self.language, start, self.end_ids(), config.beams, config.max_tokens
             )
             yield ["".join(map(text.push, ids)) for text, ids in zip(answers, found, strict=True)]
-            yield [answer.finish() for answer in answers]
-            return
-        text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
-        steps = decode(self.language, start, text_ids, self.end_ids(), config)
-        stopped: set[int] | None = None
-        while True:
-            try:
-                step = steps.send(stopped)
-            except StopIteration:
-                break
-            yield [
-                "" if token is None else answer.push(token)
-                for token, answer in zip(step, answers, strict=True)
-            ]
-            stopped = {row for row, answer in enumerate(answers) if answer.stopped}
+        else:
+            text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
+            ended: set[int] = set()
+            for step in decode(self.language, start, text_ids, self.end_ids(), config, ended):
+                yield [
+                    "" if token is None else answer.push(token)
+                    for token, answer in zip(step, answers, strict=True)
+                ]
+                ended |= {row for row, answer in enumerate(answers) if answer.stopped}
         yield [answer.finish() for answer in answers]
 
     def _prefill(self, prompts: list[Prompt], max_tokens: int) -> Prefill:
@@ -303,24 +252,3 @@ class VisionLanguageModel(nn.Module):
     def _split(self, image_tokens: Tensor, images_per_row: Sequence[int]) -> list[Tensor]:
         """(I, M, H) -> for each row, the tokens of its images one after the other."""
         return [tokens.flatten(0, 1) for tokens in image_tokens.split(list(images_per_row))]
-
-
-def with_images(messages: Messages, images: Images) -> Messages:
-    """Puts images in front of the text of the last message.
-
-    Raises:
-        PromptError: a malformed conversation.
-    """
-    several = images if isinstance(images, list | tuple) else [images]
-    pictures = [{"type": "image", "image": image} for image in several if image is not None]
-    if not pictures:
-        return messages
-    read_messages(messages)
-    earlier: Sequence[dict[str, Any]] = ()
-    last: Any = messages
-    role = "user"
-    if not isinstance(messages, str):
-        *earlier, message = messages
-        role, last = message["role"], message["content"]
-    content = [{"type": "text", "text": last}] if isinstance(last, str) else list(last)
-    return [*earlier, {"role": role, "content": pictures + content}]

@@ -17,14 +17,9 @@ from vlm.prompt import Prompt
 
 @dataclass
 class Prefill:
-    """Where decoding begins.
-
-    Attributes:
-        cache: keys and values of B prompts; what is decoded is added to it.
-        attention_mask: (B, S), int64, 0 for padding.
-        position_ids: (B, 1), int64, of each prompt's last token.
-        logits: (B, V), float32, of each answer's first token.
-    """
+    """Where decoding of B prompts begins: a cache, to which what is decoded is added, its attention
+    mask (B, S), int64, the positions (B, 1) of the prompts' last tokens, and the logits (B, V),
+    float32, of the answers' first."""
 
     cache: Cache
     attention_mask: Tensor
@@ -32,25 +27,14 @@ class Prefill:
     logits: Tensor
 
     def select(self, rows: Tensor) -> "Prefill":
-        """These of the B prompts, in this order; one may come several times.
-
-        Args:
-            rows: numbers (R,), int64.
-
-        Returns:
-            For R prompts. The cache is the same object, changed in place.
-        """
+        """The prompts of these numbers (R,), int64, of which one may come several times. The cache
+        is the same object, changed in place."""
         self.cache.batch_select_indices(rows)
         mask, positions = self.attention_mask[rows], self.position_ids[rows]
         return Prefill(self.cache, mask, positions, self.logits[rows])
 
     def extend(self, language: LanguageModel, ids: Tensor) -> "Prefill":
-        """One token more for each prompt.
-
-        Args:
-            language: the language model.
-            ids: (B, 1).
-        """
+        """One token more for each prompt, of ids (B, 1)."""
         return prefill(language, language.embed(ids), torch.ones_like(ids), after=self)
 
 
@@ -61,14 +45,8 @@ def prefill(
     attention_mask: Tensor,
     after: Prefill | None = None,
 ) -> Prefill:
-    """Runs the language model over prompts.
-
-    Args:
-        language: the language model.
-        embeddings: spliced prompts (B, T, H), padded on the left.
-        attention_mask: (B, T), 0 for padding.
-        after: what came before in each row; its cache is extended in place.
-    """
+    """Runs the language model over spliced prompts (B, T, H), padded on the left where their
+    attention mask (B, T) is 0; the cache of what came before in each row is extended in place."""
     cache = DynamicCache(config=language.model.config) if after is None else after.cache
     if after is not None:
         attention_mask = torch.cat([after.attention_mask, attention_mask], dim=1)
@@ -80,15 +58,9 @@ def prefill(
 
 
 def shared_prefix(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:
-    """Splits prompts into what neighbours about the same images begin with and what is their own.
-
-    Args:
-        prompts: at least one; those about the same images should be next to each other.
-
-    Returns:
-        The G beginnings, with the images; each prompt's own end, of a token or more; and for each
-        prompt the number of its beginning. None if nothing is shared.
-    """
+    """Splits prompts into what neighbours about the same images begin with, images included; each
+    prompt's own end, of a token or more; and the numbers of the prompts' beginnings. None if
+    nothing is shared."""
     groups: list[list[Prompt]] = []
     for prompt in prompts:
         if groups and prompt.images and prompt.images == groups[-1][0].images:

@@ -24,13 +24,12 @@ MAX_PAD_SIDE = 8192
 class Preprocessing:
     """How one tower sees an image: it is resized, then the central square is cut out.
 
-    Args:
+    Attributes:
         size: side in pixels of the square the tower takes.
         resize: `crop`: the shorter edge becomes `shortest_edge` (CLIP); `pad`: the image is centred
             on a square of the mean colour, then resized (LLaVA-1.5); `squash`: resized to a square
             whatever its shape (SigLIP).
-        mean: of each channel, for values in 0..1.
-        std: of each channel, likewise.
+        mean, std: of each channel, for values in 0..1.
         resample: PIL's number of the filter.
         shortest_edge: of the resized image, in pixels; None is `size`.
     """
@@ -81,13 +80,8 @@ class Preprocessing:
 def read_preprocessing(
     processor: object, resize: str = "auto", image_size: int | None = None
 ) -> Preprocessing:
-    """What a transformers image processor does, as a `Preprocessing`.
-
-    Args:
-        processor: an image processor of any class (only its settings are read).
-        resize: one of `Preprocessing`'s ways, or `auto`: the processor's own.
-        image_size: side in pixels; None is the processor's own.
-    """
+    """What a transformers image processor of any class does (only its settings are read). `auto`
+    and None are its own way to resize and its own side in pixels."""
     size = dict(getattr(processor, "size", None) or {})
     crop = dict(getattr(processor, "crop_size", None) or {})
     shortest = size.get("shortest_edge")

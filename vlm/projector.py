@@ -10,17 +10,9 @@ from vlm.errors import ConfigError
 
 
 class TokenReduction(nn.Module):
-    """Fewer tokens: each square of factor x factor neighbours becomes one.
-
-    Args:
-        kind: `shuffle` puts the neighbours side by side on the feature dimension (the pixel
-            shuffle of Shi et al. 2016 the other way round, as in InternVL); `pool` averages them.
-        factor: side of the square, in tokens.
-        grid: (rows, columns) of the tokens that come in.
-
-    Raises:
-        ConfigError: a factor that does not divide the grid.
-    """
+    """Fewer tokens: each square of factor x factor neighbours becomes one. `shuffle` puts them side
+    by side on the feature dimension (the pixel shuffle of Shi et al. 2016 the other way round, as
+    in InternVL); `pool` averages them."""
 
     def __init__(self, kind: str, factor: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -85,11 +77,7 @@ class CrossAttentionBlock(nn.Module):
 
 class Resampler(nn.Module):
     """Learned queries that cross-attend to the patch tokens (perceiver resampler of Flamingo,
-    Alayrac et al. 2022, with the 2-D sine positions of Qwen-VL, Bai et al. 2023).
-
-    Raises:
-        ConfigError: heads that do not divide the width.
-    """
+    Alayrac et al. 2022, with the 2-D sine positions of Qwen-VL, Bai et al. 2023)."""
 
     def __init__(
         self, config: ProjectorConfig, width: int, out_width: int, grid: tuple[int, int]
@@ -137,18 +125,8 @@ def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
 class Projector(nn.Module):
     """Token reduction (optional), LayerNorm (optional), then the projection itself.
 
-    Args:
-        config: which projection.
-        width: D of the vision tower.
-        out_width: H of the language model.
-        grid: (rows, columns) of the tower's patch tokens.
-        num_tokens: N of the vision tower; more than rows * columns if it keeps special tokens.
-
-    Attributes:
-        num_tokens: M, the image tokens of one image.
-
-    Raises:
-        ConfigError: settings that do not fit the tower's tokens.
+    A vision tower has `width` D, a `grid` of (rows, columns), and as `num_tokens` N, more than that
+    grid if it keeps special tokens; the projector has as `num_tokens` M, those of one image.
     """
 
     def __init__(
@@ -197,10 +175,6 @@ class Projector(nn.Module):
         tokens (B, N, D): image tokens far larger or smaller than the word embeddings beside them
         cost the first hundreds of steps."""
         scale = rms / self(patch_tokens).float().square().mean().sqrt()
-        last = {
-            Resampler: lambda: self.projection.norm_out,
-            MLP: lambda: self.projection.linear_2,
-            nn.Linear: lambda: self.projection,
-        }[type(self.projection)]()
+        *_, last = self.projection.modules()
         for parameter in last.parameters():
             parameter.mul_(scale)

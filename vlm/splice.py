@@ -8,14 +8,8 @@ from vlm.prompt import IMAGE_SLOT
 
 
 def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
-    """Rows of ids -> padded ids (B, T) and attention mask (B, T), both int64.
-
-    Args:
-        rows: token ids of each row.
-        value: what padding is filled with.
-        side: `left` for generation, so that every row ends where its answer begins; `right` for
-            training.
-    """
+    """Rows of ids -> padded ids (B, T) and attention mask (B, T), both int64. The side is `left` to
+    generate, so that every row ends where its answer begins; `right` to train."""
     length = max(map(len, rows))
     ids = torch.full((len(rows), length), value, dtype=torch.long)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -27,15 +21,8 @@ def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
 
 
 def splice(embeddings: Tensor, input_ids: Tensor, image_tokens: list[Tensor]) -> Tensor:
-    """Puts image tokens into their slots, in prompt order.
-
-    Args:
-        embeddings: of the text (B, T, H); what stands in a slot is not read.
-        input_ids: (B, T), `IMAGE_SLOT` at the slots.
-        image_tokens: for each row, the tokens of its images one after the other (M, H); M may be 0.
-
-    Returns:
-        (B, T, H), differentiable with respect to both.
+    """Embeddings (B, T, H) with each row's image tokens (M, H; M may be 0) in the slots of its ids
+    (B, T), in prompt order; differentiable with respect to both.
 
     Raises:
         PromptError: a row whose slots and image tokens differ in number.

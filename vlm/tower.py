@@ -11,19 +11,18 @@ from vlm.preprocess import Preprocessing
 
 
 class VisionTower(nn.Module, ABC):
-    """A vision model that gives patch tokens, frozen but for layers that training asks for.
-
-    Attributes:
-        preprocessing: the `Preprocessing` its images need.
-        width: D, the features of one patch token.
-        grid: (rows, columns) of the patches.
-        num_tokens: N, the tokens of one image.
-    """
+    """A vision model that gives patch tokens (B, N, D), frozen but for layers that training asks
+    for. N is `num_tokens`, D `width`, and `grid` the (rows, columns) of the patches."""
 
     preprocessing: Preprocessing
     width: int
     grid: tuple[int, int]
     num_tokens: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; pixel values are brought to it."""
+        return next(self.parameters()).dtype
 
     def train(self, mode: bool = True) -> "VisionTower":
         """Stays in eval mode whatever the parent's mode: dropout or batch statistics in a frozen
@@ -35,11 +34,7 @@ class VisionTower(nn.Module, ABC):
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """Modules whose parameters are those of the last layers, as many as asked for, and of what
         stands behind them; `all` is whatever the patch tokens depend on. Parts of the model that
-        they do not depend on are left out: they would never have a gradient.
-
-        Raises:
-            ConfigError: more layers than the tower has.
-        """
+        they do not depend on are left out: they would never have a gradient."""
 
     def gradients(self) -> torch.set_grad_enabled:
         """Context of the forward pass: with gradients where a layer trains. Autograd keeps no
@@ -49,11 +44,7 @@ class VisionTower(nn.Module, ABC):
 
 
 def last(layers: nn.ModuleList, count: int) -> list[nn.Module]:
-    """The last `count` of a tower's layers.
-
-    Raises:
-        ConfigError: there are not so many.
-    """
+    """The last `count` of a tower's layers."""
     if not 1 <= count <= len(layers):
         raise ConfigError(
             f"the last {count} layers of the vision tower cannot train: it has {len(layers)}"

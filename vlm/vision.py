@@ -4,32 +4,26 @@ Layers are counted as transformers counts `hidden_states`: index 0 is what enter
 -1 is what leaves the last one, not post-normed. LLaVA takes -2.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
-from transformers.utils import logging
 
-from vlm import weights
 from vlm.config import VisionConfig
 from vlm.efficientnet import EfficientNetTower
-from vlm.errors import ConfigError, WeightsError
+from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing, read_preprocessing
+from vlm.sources import EFFICIENTNET, local_source, quiet_loading, reading, require_found
 from vlm.tower import VisionTower, last
 
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between kinds of vision transformer.
-
-    Args:
-        layers: path of the list of layers inside the model.
-        special_tokens: tokens in front of the patches (CLS, distillation, registers).
-        interpolates: the forward pass takes `interpolate_pos_encoding`.
-    """
+    """What differs between kinds of vision transformer: where the list of layers is, the number of
+    tokens in front of the patches (CLS, distillation, registers), and whether the forward pass
+    takes `interpolate_pos_encoding`."""
 
     layers: str
     special_tokens: int
@@ -37,11 +31,7 @@ class Family:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a transformers vision config, by its model type.
-
-    Raises:
-        ConfigError: a model type that is none of the known ones.
-    """
+    """The family of a transformers vision config, by its model type."""
     families = {
         "clip_vision_model": Family("encoder.layers", special_tokens=1),
         # SigLIP has no CLS: token 0 is a patch like any other.
@@ -66,17 +56,8 @@ def family_of(config: Any) -> Family:
 class TransformerTower(VisionTower):
     """Patch tokens of a transformers vision model.
 
-    Layers behind the last one asked for are removed from the model, so they cost neither time nor
-    memory; of the others only the states asked for are kept.
-
-    Args:
-        model: the vision model, taken over and changed in place.
-        preprocessing: how its images are prepared.
-        layers: indices into `hidden_states`, concatenated on the feature dimension.
-        select: `default` drops the special tokens, `full` keeps them.
-
-    Raises:
-        ConfigError: a layer the model does not have, or a size its patches do not divide.
+    Layers behind the last one asked for are removed from the model, in place, so they cost neither
+    time nor memory; of the others only the states asked for are kept.
     """
 
     def __init__(
@@ -91,8 +72,7 @@ class TransformerTower(VisionTower):
         self.preprocessing = preprocessing
         self.select = select
         self.model = model.requires_grad_(False).eval()
-        blocks = model.get_submodule(self.family.layers)
-        count = len(blocks)
+        count = len(self.blocks)
         for layer in layers:
             if not -count - 1 <= layer <= count:
                 raise ConfigError(
@@ -108,29 +88,26 @@ class TransformerTower(VisionTower):
         self.width = sum(self._layer_width(layer) for layer in self.layers)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights; pixel values are brought to it."""
-        return self.model.dtype
+    def blocks(self) -> nn.ModuleList:
+        """The layers."""
+        return self.model.get_submodule(self.family.layers)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixel values (B, 3, H, W) -> patch tokens (B, N, D) in the tower's dtype."""
         states: dict[int, Tensor] = {}
-        blocks = self.model.get_submodule(self.family.layers)
 
-        def capture_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            states[0] = args[0] if args else kwargs["hidden_states"]
-
-        def capture_output(layer: int) -> Any:
-            def hook(_: nn.Module, __: tuple, output: Any) -> None:
+        def capture(layer: int) -> Any:
+            def hook(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+                if layer == 0:
+                    output = args[0] if args else kwargs["hidden_states"]
                 states[layer] = output[0] if isinstance(output, tuple) else output
 
             return hook
 
-        hooks = []
-        if 0 in self.layers:
-            hooks.append(blocks[0].register_forward_pre_hook(capture_input, with_kwargs=True))
-        for layer in set(self.layers) - {0}:
-            hooks.append(blocks[layer - 1].register_forward_hook(capture_output(layer)))
+        hooks = [
+            self.blocks[max(layer - 1, 0)].register_forward_hook(capture(layer), with_kwargs=True)
+            for layer in set(self.layers)
+        ]
         try:
             with self.gradients():
                 self.model(**self._inputs(pixel_values.to(self.dtype)))
@@ -143,7 +120,7 @@ class TransformerTower(VisionTower):
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """See `VisionTower`; a layer is one of those that `hidden_states` counts."""
         # With layer 0 alone, the first block is there only to be called.
-        blocks = self.model.get_submodule(self.family.layers)[: max(self.layers)]
+        blocks = self.blocks[: max(self.layers)]
         if count != "all":
             return last(blocks, count)
         # The norm behind the last layer is kept for LLaVA's format; hidden states are before it.
@@ -153,13 +130,12 @@ class TransformerTower(VisionTower):
 
     def _keep_first(self, depth: int) -> None:
         config = self.model.config
-        blocks = self.model.get_submodule(self.family.layers)
         if config.model_type == "swin":
             # Stages differ in width, so the final norm would not fit a shorter tower.
             self.model.layernorm = nn.Identity()
         else:
             config.num_hidden_layers = depth
-        del blocks[depth:]
+        del self.blocks[depth:]
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         token = getattr(self.model.embeddings, "mask_token", None)
@@ -172,15 +148,13 @@ class TransformerTower(VisionTower):
             del self.model.head
 
     def _patch_grid(self) -> tuple[int, int]:
-        config = self.model.config
         side = self.preprocessing.size
-        patch = config.patch_size
-        stride = patch
-        if config.model_type == "swin":
-            deepest = max(self.layers)
-            if len({self._swin_merges(layer) for layer in self.layers}) > 1:
+        stride = self.model.config.patch_size
+        if self.model.config.model_type == "swin":
+            merges = {self._swin_merges(layer) for layer in self.layers}
+            if len(merges) > 1:
                 raise ConfigError("swin stages of different resolution cannot be concatenated")
-            stride = patch * 2 ** self._swin_merges(deepest)
+            stride *= 2 ** merges.pop()
         if side < stride or side % stride:
             raise ConfigError(
                 f"image size {side} is not a multiple of the tower's patch size {stride}"
@@ -202,36 +176,17 @@ class TransformerTower(VisionTower):
         if config.model_type == "siglip2_vision_model":
             (rows, columns), patch = self.grid, config.patch_size
             patches = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
-            batch = len(pixel_values)
+            shape = len(pixel_values), rows * columns
             return {
-                "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(
-                    batch, rows * columns, -1
-                ),
-                "pixel_attention_mask": pixel_values.new_ones(
-                    (batch, rows * columns), dtype=torch.long
-                ),
-                "spatial_shapes": torch.tensor([[rows, columns]] * batch),
+                "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(*shape, -1),
+                "pixel_attention_mask": pixel_values.new_ones(shape, dtype=torch.long),
+                "spatial_shapes": torch.tensor([[rows, columns]] * len(pixel_values)),
             }
         inputs: dict[str, Any] = {"pixel_values": pixel_values}
         trained_size = getattr(config, "image_size", self.preprocessing.size)
         if self.family.interpolates and trained_size != self.preprocessing.size:
             inputs["interpolate_pos_encoding"] = True
         return inputs
-
-
-@contextmanager
-def quiet_loading() -> Any:
-    """Loading one half of a two-tower checkpoint leaves keys over by design: no report of them."""
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> VisionTower:
@@ -241,10 +196,10 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
         WeightsError: the source is not there, or its weights are not the tower's.
         ConfigError: no vision tower, or a layer or size that it cannot give.
     """
-    if config.source == weights.EFFICIENTNET:
+    if config.source == EFFICIENTNET:
         return EfficientNetTower(config).to(dtype)
-    source = weights.local_source(config.source, config.revision)
-    with weights.reading(config.source), quiet_loading():
+    source = local_source(config.source, config.revision)
+    with reading(config.source), quiet_loading():
         whole = AutoConfig.from_pretrained(source, revision=config.revision)
         vision = getattr(whole, "vision_config", whole)
         family_of(vision)
@@ -255,17 +210,10 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
             revision=config.revision,
             dtype=dtype,
             output_loading_info=True,
-            # Not ignored: reported with the missing ones, below.
+            # Not ignored: `require_found` reports them.
             ignore_mismatched_sizes=True,
         )
     preprocessing = read_preprocessing(processor, config.resize, config.image_size)
     tower = TransformerTower(model, preprocessing, config.layers or [-2], config.select)
-    # transformers fills these with random numbers; in parts that the tower dropped, none matter.
-    absent = report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}
-    absent &= tower.model.state_dict().keys()
-    if absent:
-        raise WeightsError(
-            f"{config.source!r} lacks {len(absent)} of the vision tower's weights or has them in "
-            f"another shape, {min(absent)} for one: its weights are not those of its config.json"
-        )
+    require_found(config.source, report, tower.model)
     return tower

@@ -12,8 +12,8 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
 
-from vlm import weights
 from vlm.data.things import THINGS, named_things
+from vlm.efficientnet import imagenet_state
 from vlm.preprocess import Preprocessing
 
 # As the network was trained: (x - 127) / 128. With the usual ImageNet mean and standard deviation
@@ -65,5 +65,5 @@ def imagenet_network() -> EfficientNet:
         WeightsError: its weights are not installed.
     """
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(weights.efficientnet_lite0_state())
+    network.load_state_dict(imagenet_state())
     return network.eval()

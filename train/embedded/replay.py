@@ -16,7 +16,7 @@ from vlm.checkpoint import read
 from vlm.cli import run_module
 from vlm.data.captioned import write_records
 from vlm.errors import DataError
-from vlm.load import build
+from vlm.loading import build
 from vlm.model import VisionLanguageModel
 
 MAX_TOKENS = 96

@@ -22,7 +22,7 @@ from vlm.config import ModelConfig, ProjectorConfig
 from vlm.data.captioned import CaptionedImage, read_captions
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import CheckpointError, DataError
-from vlm.load import build
+from vlm.loading import build
 from vlm.projector import MLP
 
 GAIN = 10.0

@@ -20,13 +20,12 @@ def build(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> VisionLanguageModel:
-    """A model with the frozen parts that the config names and a fresh projector.
+    """A model with the frozen parts that the config names and a fresh projector, which is float32
+    in any case: it is what trains.
 
     Args:
-        config: what to build.
         device: None is CUDA where there is one, else the CPU.
-        dtype: None is bfloat16 on CUDA, float32 on the CPU (where it is faster). A fresh projector
-            is float32 in any case: it is what trains.
+        dtype: None is bfloat16 on CUDA, float32 on the CPU (where it is faster).
 
     Raises:
         WeightsError: a source that is not there.
@@ -62,11 +61,9 @@ def load(
     """Loads a model to talk to, in eval mode.
 
     Args:
-        source: `embedded`, the folder or hub id of a checkpoint of this project, or the folder or
-            hub id of a transformers LlavaForConditionalGeneration. Which of the two a folder is,
-            the files in it say.
-        device: None is CUDA where there is one, else the CPU.
-        dtype: None is bfloat16 on CUDA, float32 on the CPU.
+        source: `embedded`, or the folder or hub id of a checkpoint of this project or of a
+            transformers LlavaForConditionalGeneration.
+        device, dtype: see `build`.
         load_in: `4bit` or `8bit` for the language model, through bitsandbytes.
         prompt: conversation format, where it should not be the one the model says.
 

@@ -1,0 +1,96 @@
+"""Messages: a conversation checked and brought to one shape."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vlm.errors import PromptError
+from vlm.images import ImageSource
+
+Messages = str | Sequence[dict[str, Any]]
+"""A question, or messages `{"role": ..., "content": ...}` whose content is a string or a list of
+`{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`."""
+
+Images = ImageSource | list[ImageSource] | tuple[ImageSource, ...] | None
+"""One image, several as a list or tuple, or None."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one image."""
+
+    image: ImageSource
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: who says it, and its text and images in order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | Slot, ...]
+
+
+def read_messages(messages: Messages) -> list[Turn]:
+    """The turns of a conversation.
+
+    Raises:
+        PromptError: names the message and what is wrong with it.
+    """
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, Sequence) or not messages:
+        raise PromptError("a conversation is a question or a non-empty list of messages")
+    turns = []
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise PromptError(f"message {number} is not a dict with 'role' and 'content'")
+        role, content = message["role"], message["content"]
+        if role not in ("system", "user", "assistant"):
+            raise PromptError(f"message {number}: role {role!r} is not system, user or assistant")
+        if role == "system" and number > 1:
+            raise PromptError(f"message {number}: a system message can only be the first one")
+        parts = tuple(read_content(content, number))
+        if any(isinstance(part, str) and re.search("[\ud800-\udfff]", part) for part in parts):
+            raise PromptError(f"message {number}: half of a UTF-16 surrogate pair is not text")
+        turns.append(Turn(role, parts))
+    return turns
+
+
+def read_content(content: Any, number: int) -> Iterator[str | Slot]:
+    """The parts of one message's content, see `read_messages`."""
+    if isinstance(content, str):
+        yield content
+        return
+    if not isinstance(content, Sequence):
+        raise PromptError(f"message {number}: content is neither a string nor a list of parts")
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            yield part["text"]
+        elif kind == "image" and part.get("image") is not None:
+            yield Slot(part["image"])
+        else:
+            raise PromptError(
+                f"message {number}: a part is neither {{'type': 'text', 'text': ...}} "
+                "nor {'type': 'image', 'image': ...}"
+            )
+
+
+def with_images(messages: Messages, images: Images) -> Messages:
+    """Puts images in front of the text of the last message.
+
+    Raises:
+        PromptError: a malformed conversation.
+    """
+    several = images if isinstance(images, list | tuple) else [images]
+    pictures = [{"type": "image", "image": image} for image in several if image is not None]
+    if not pictures:
+        return messages
+    read_messages(messages)
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    *earlier, last = messages
+    content = last["content"]
+    words = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    return [*earlier, {"role": last["role"], "content": pictures + words}]
