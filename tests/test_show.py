@@ -86,7 +86,7 @@ def test_a_text_only_sample_is_printed() -> None:
     assert sum(", 0 of images, " in line for line in printed(to)) == 2
 
 
-def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
+def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
     save_photos(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     good, broken, gone = (
@@ -98,7 +98,7 @@ def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
     (one,) = check([found], lambda sample: ["x" * 30, "x" * 20], console())
     assert one.found.usable == [good]
     assert one.lengths == [30, 20]
-    assert [(aside.where, aside.reason) for aside in one.found.skipped] == [
+    assert [(one.where, one.reason) for one in one.found.skipped] == [
         ("z", "empty caption"),
         ("b", "broken image"),
         ("c", "broken image"),
@@ -108,8 +108,8 @@ def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
 
 def test_summary_by_hand() -> None:
     sample = Sample("a", (), ())
-    asides = [Skipped("x", "missing image"), Skipped("y", "too long"), Skipped("z", "too long")]
-    first = Samples(DataSource("[red]"), "coco", [sample] * 1200, asides)
+    skipped = [Skipped("x", "missing image"), Skipped("y", "too long"), Skipped("z", "too long")]
+    first = Samples(DataSource("[red]"), "coco", [sample] * 1200, skipped)
     second = Samples(DataSource("b"), "table", [], [])
     to = console()
     to.print(summary([Checked(first, [10, 2000, 30]), Checked(second, [])]))
@@ -141,10 +141,10 @@ def test_no_conversation_of_any_epoch_is_longer_than_the_longest(
     assert longest[0] == longest[1] != []
 
 
-def test_what_is_set_aside_is_named_up_to_a_number() -> None:
-    asides = [Skipped(f"line {number}", "too long", "9\ntokens") for number in range(3)]
+def test_what_is_skipped_is_named_up_to_a_number() -> None:
+    skipped = [Skipped(f"line {number}", "too long", "9\ntokens") for number in range(3)]
     to = console()
-    show_skipped(asides, to, 2)
+    show_skipped(skipped, to, 2)
     assert printed(to) == [
         "line 0: too long 9 tokens",
         "line 1: too long 9 tokens",

@@ -9,7 +9,7 @@ from vlm.data.photos import ENDINGS
 from vlm.data.records import files_in, head
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
-from vlm.files import read_json
+from vlm.files import disk, read_json
 
 KEYS: dict[Format, list[set[str]]] = {
     "llava": [{"conversations"}],
@@ -22,7 +22,7 @@ KEYS: dict[Format, list[set[str]]] = {
 
 
 def format_of(source: DataSource) -> Format:
-    """The format of a source, by what is in it.
+    """The format that a source names, or else the one that is in it.
 
     Raises:
         DataError: nothing is there, it cannot be read, or it is none of the formats or more than
@@ -31,13 +31,11 @@ def format_of(source: DataSource) -> Format:
     if source.format is not None:
         return source.format
     path = Path(source.path)
-    try:
+    with disk(f"cannot read {source.path}"):
         if path.is_dir():
             return _format_of_folder(path)
         if path.is_file():
             return _format_of_file(path)
-    except OSError as error:
-        raise DataError(f"cannot read {source.path}: {error.strerror}") from error
     if any(mark in source.path for mark in "{*?["):
         return "shards"
     if source.path.count("/") == 1 and not path.is_absolute() and not path.suffix:
@@ -94,15 +92,7 @@ def _format_of_file(file: Path) -> Format:
 
 
 def _first_object(file: Path, start: str) -> dict[str, Any]:
-    """The object that is the file, or the first of a list or of lines.
-
-    Args:
-        file: JSON or JSON-lines.
-        start: of its text.
-
-    Raises:
-        DataError: not JSON, no object, or an empty list.
-    """
+    """The object that is the file, whose text starts so, or the first of a list or of lines."""
     try:
         first, _ = json.JSONDecoder().raw_decode(start.removeprefix("[").lstrip())
     except (ValueError, RecursionError):

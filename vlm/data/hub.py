@@ -15,7 +15,7 @@ def load_table(
     Args:
         path: id on the hub, or a folder.
         config: of the data set; None is its only one.
-        split: which; None is the only one.
+        split: None is the only one.
 
     Raises:
         DataError: no such data set or split, or no connection; says what there is.

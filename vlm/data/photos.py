@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from vlm.errors import ImageError
+from vlm.files import disk
 from vlm.images import MAX_BYTES, load_image
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -15,11 +16,7 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 
 
 class Photo(Protocol):
-    """An encoded image that is read only when it is needed.
-
-    Attributes:
-        name: for messages.
-    """
+    """An encoded image that is read only when it is needed; it has a name for messages."""
 
     @property
     def name(self) -> str: ...
@@ -49,14 +46,7 @@ class FilePhoto:
 
 @dataclass(frozen=True)
 class TarPhoto:
-    """A member of an uncompressed tar file, read where it lies.
-
-    Args:
-        tar: the file.
-        member: name of the member.
-        offset: where its bytes begin in the file.
-        size: in bytes.
-    """
+    """A member of an uncompressed tar file, read where it lies; offset and size in bytes."""
 
     tar: Path
     member: str
@@ -79,8 +69,6 @@ class RowPhoto:
     Args:
         path: of the data set, for messages.
         dataset: a `datasets.Dataset` whose image column is not decoded (`Image(decode=False)`).
-        column: name of the image column.
-        row: counted from 0.
     """
 
     path: str
@@ -100,12 +88,9 @@ class RowPhoto:
 
 
 def _read(name: str, file: Path, offset: int, size: int) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(offset)
-            return opened.read(size)
-    except OSError as error:
-        raise ImageError(f"cannot read {name!r}: {error.strerror}") from error
+    with disk(f"cannot read {name!r}", ImageError), file.open("rb") as opened:
+        opened.seek(offset)
+        return opened.read(size)
 
 
 def decode(photo: Photo) -> Image.Image:
@@ -123,9 +108,5 @@ def decode(photo: Photo) -> Image.Image:
 
 
 def digest(photo: Photo) -> bytes:
-    """SHA-256 of the encoded image.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """SHA-256 of the encoded image."""
     return hashlib.sha256(photo.data()).digest()

@@ -9,24 +9,19 @@ from typing import Any, NamedTuple
 from vlm.data.photos import FilePhoto
 from vlm.data.sample import SkipSample
 from vlm.errors import DataError
-from vlm.files import json_lines, read_json
+from vlm.files import disk, json_lines, read_json
 
 NAMED = 5
 """Offenders that an error names; it counts the rest."""
 
 
 class Record(NamedTuple):
-    """What one sample is made of.
-
-    Attributes:
-        where: file and line, for messages.
-        content: as the format has it.
-        split: the part of the data that it belongs to; None where the format has no such thing.
-    """
+    """What one sample is made of, as its format has it, with its place for messages, and the part
+    of the data that it belongs to, if any."""
 
     where: str
     content: Any
-    split: str | None = None
+    split: Any = None
 
 
 def head(file: Path) -> str:
@@ -35,11 +30,8 @@ def head(file: Path) -> str:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        with file.open("rb") as opened:
-            return opened.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    with disk(f"cannot read {file}"), file.open("rb") as opened:
+        return opened.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
 
 
 def read_records(
@@ -48,41 +40,31 @@ def read_records(
     """The objects of a file - JSON-lines, a JSON list, or the list under `key` of a JSON object -
     each with its place.
 
-    Args:
-        file: the file.
-        required: keys that every object must have.
-        key: where the list is, if the file holds one object.
-
     Raises:
-        DataError: the file cannot be read or holds no object, something in it is none, or a key is
-            missing; names the place.
+        DataError: the file cannot be read or holds no object, something in it is none, or one of
+            the keys that are required is missing; names the place.
     """
     required = list(required)
     start = head(file)
-    if key is not None and not start.startswith("["):
+    unit = "record"
+    if start.startswith("["):
+        listed = enumerate(read_json(file), start=1)
+    elif key is None:
+        unit, listed = "line", json_lines(file)
+    else:
         whole = read_json(file)
         if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
             raise DataError(f"{file}: a list of objects under {key!r} is needed")
-        listed = numbered(file, "record", enumerate(whole[key], start=1))
-    elif start.startswith("["):
-        listed = numbered(file, "record", enumerate(read_json(file), start=1))
-    else:
-        listed = numbered(file, "line", json_lines(file))
-    empty = True
-    for where, content in listed:
-        empty = False
+        listed = enumerate(whole[key], start=1)
+    number = 0
+    for number, content in listed:
+        where = f"{file}, {unit} {number}"
         if not isinstance(content, dict):
             raise DataError(f"{where}: a JSON object is needed, not {type(content).__name__}")
         require(where, required, content)
         yield Record(where, content, content.get("split"))
-    if empty:
+    if number == 0:
         raise DataError(f"{file} is empty: it needs one JSON object a line, or a list of them")
-
-
-def numbered(file: Path, unit: str, values: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Any]]:
-    """Values with their place in the file."""
-    for number, value in values:
-        yield f"{file}, {unit} {number}", value
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -90,7 +72,7 @@ def files_in(folder: Path) -> list[Path]:
     that several of them lead to is read once.
 
     Raises:
-        DataError: a folder that is not there, or cannot be read.
+        DataError: a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -111,12 +93,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def by_id(file: Path, found: Iterable[dict[str, Any]], *names: str) -> dict[Any, dict[str, Any]]:
-    """Objects of a file by their id, in their order.
-
-    Args:
-        file: that they are from, for messages.
-        found: the objects.
-        names: of the key that is the id; the first of them that an object has.
+    """Objects of a file by their id, in their order: by the first of the named keys that each has.
 
     Raises:
         DataError: an object without id, or an id that comes twice.
@@ -147,10 +124,10 @@ def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions
 
 
 def require_same(file: Path, given: Collection[Any], asked: Collection[Any], what: str) -> None:
-    """Checks that there is exactly one for each question.
+    """Checks that there is exactly one for each question; names the first for which that is not so.
 
     Raises:
-        DataError: names the first that are missing, or that belong to no question.
+        DataError: some are missing, or belong to no question.
     """
     refuse(file, [number for number in asked if number not in given], f"no {what}")
     unknown = [number for number in given if number not in asked]
@@ -161,7 +138,7 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
     """Checks that keys or columns are there.
 
     Raises:
-        DataError: says what was found and what was expected.
+        DataError: some are not; says what was found and what was expected.
     """
     expected, found = list(expected), list(found)
     missing = [name for name in expected if name not in found]
@@ -173,12 +150,12 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
 
 
 def photo_at(folder: Path, images: Path | None, *names: Any) -> FilePhoto:
-    """The photo that a file names.
+    """The photo that a file names; of several names, the first that is there is taken.
 
     Args:
         folder: that of the file.
         images: the folder that paths start from; None is `folder` or `images` in it.
-        names: of the photo; the first that is there is taken.
+        names: as they were found, of any type.
 
     Raises:
         SkipSample: no such photo, or a path that leaves the folder.

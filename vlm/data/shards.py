@@ -7,7 +7,6 @@ from where they lie, in any order and by any process.
 """
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -15,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlm.data.columns import sample_of, text_columns
+from vlm.data.captions import lines_of
 from vlm.data.photos import ENDINGS, TarPhoto
 from vlm.data.records import Record, files_in, require
 from vlm.data.sample import Sample, SkipSample, captioned
-from vlm.data.sidecar import lines_of
 from vlm.data.source import DataSource
+from vlm.data.table import row_sample
 from vlm.errors import DataError
+from vlm.files import parse_json
 
 MAX_TEXT = 1 << 20
 """Longest text of a sample, in bytes."""
@@ -30,12 +30,8 @@ Members = list[tuple[str, TarPhoto]]
 """The members of one sample: their endings, in lower case, and where they lie."""
 
 
-def records(source: DataSource) -> Iterator[Record]:
-    """The samples of all shards.
-
-    Raises:
-        DataError: no shard there, or one that cannot be read, is compressed, damaged or cut off.
-    """
+def shard_records(source: DataSource) -> Iterator[Record]:
+    """The samples of all shards."""
     for shard in shards(source.path):
         for key, members in groups(shard):
             yield Record(f"{shard}:{key}", members)
@@ -46,8 +42,7 @@ def shards(pattern: str) -> list[Path]:
     `shard-*.tar`.
 
     Raises:
-        DataError: there are none, not all of those that the braces name, or a folder that cannot be
-            read.
+        DataError: there are none, or not all of those that the braces name.
     """
     path = Path(pattern)
     # os.path's, unlike Path's own, are False for what may not be looked at.
@@ -111,16 +106,8 @@ def groups(shard: Path) -> Iterator[tuple[str, Members]]:
 
 
 def _check_end(shard: Path, end: int) -> None:
-    """Checks that an archive ends where no member follows any more: `tarfile` takes a damaged
-    header, or none at all, for the end.
-
-    Args:
-        shard: the archive.
-        end: behind its last member, in bytes.
-
-    Raises:
-        DataError: no block of zeros is there, or something else than zeros behind it.
-    """
+    """Checks that an archive ends behind its last member, at byte `end`, with a block of zeros and
+    nothing else behind it: `tarfile` takes a damaged header, or none at all, for the end."""
     with shard.open("rb") as opened:
         opened.seek(end)
         block = opened.read(tarfile.BLOCKSIZE)
@@ -137,13 +124,14 @@ def _check_end(shard: Path, end: int) -> None:
                 )
 
 
-def sample(source: DataSource, where: str, members: Members) -> Sample:
-    """One sample of a shard.
+def shard_sample(source: DataSource, record: Record) -> Sample:
+    """One photo with the text beside it.
 
     Raises:
         SkipSample: no image or several, several members of one ending, no text, or JSON that lacks
             a key that the config names.
     """
+    members = record.content
     found = dict(members)
     if len(found) < len(members):
         names = ", ".join(member.member for _, member in members)
@@ -153,25 +141,25 @@ def sample(source: DataSource, where: str, members: Members) -> Sample:
         raise SkipSample("several images" if photos else "missing image", ", ".join(found))
     photo = found[photos[0]]
     if source.columns.question is None and ".txt" in found:
-        return captioned(where, photo, lines_of(_text(found[".txt"])), source.questions)
+        return captioned(record.where, photo, lines_of(_text(found[".txt"])), source.questions)
     if ".json" not in found:
         raise SkipSample("no text beside the photo", f"found {', '.join(found)}")
-    record = _record(found[".json"])
+    row = _object(found[".json"])
     try:
-        require(found[".json"].name, text_columns(source.columns), record)
+        require(found[".json"].name, source.columns.texts, row)
     except DataError as error:
         raise SkipSample("key missing in the JSON", str(error)) from error
-    return sample_of(source, where, photo, record)
+    return row_sample(source, record.where, photo, row)
 
 
-def _record(member: TarPhoto) -> dict[str, Any]:
+def _object(member: TarPhoto) -> dict[str, Any]:
     try:
-        record = json.loads(_text(member))
-    except (ValueError, RecursionError) as error:
-        raise SkipSample("text is not JSON", f"{member.name}: {error}") from error
-    if not isinstance(record, dict):
+        content = parse_json(member.name, _text(member).encode())
+    except DataError as error:
+        raise SkipSample("text is not JSON", str(error)) from error
+    if not isinstance(content, dict):
         raise SkipSample("text is not JSON", f"{member.name}: no object")
-    return record
+    return content
 
 
 def _text(member: TarPhoto) -> str:
