@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm.data.photos import ENDINGS, FilePhoto
-from vlm.data.records import Record, files_in, photo_at, read_records
+from vlm.data.records import Record, files_in, photo_at
 from vlm.data.sample import Sample, SkipSample, captioned, text_of
 from vlm.data.source import DataSource
 from vlm.errors import DataError
 from vlm.files import read_json
-
-
-def caption_records(source: DataSource) -> Iterator[Record]:
-    """Lines such as `{"image": "a.jpg", "captions": ["A dog runs."]}`, optionally with `split` and
-    `question`."""
-    return read_records(Path(source.path), required=("image", "captions"))
 
 
 def coco_records(source: DataSource) -> Iterator[Record]:
@@ -45,7 +39,8 @@ def coco_records(source: DataSource) -> Iterator[Record]:
 
 
 def caption_sample(source: DataSource, record: Record) -> Sample:
-    """One photo with its captions, which answer its own question if it has one."""
+    """One photo: `{"image": "a.jpg", "captions": ["A dog runs."]}`, optionally with the `question`
+    that they answer."""
     content = record.content
     photo = photo_at(Path(source.path).parent, source.images, content["image"])
     questions = source.questions

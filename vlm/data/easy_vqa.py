@@ -7,11 +7,8 @@ from vlm.errors import VLMError
 
 
 def read_easy_vqa(split: str) -> list[tuple[Path, str, str]]:
-    """The image, question and answer of each question of `train` or `test`.
-
-    Raises:
-        VLMError: the package is not installed.
-    """
+    """The image, question and answer of each question of `train` or `test`; a VLMError if the
+    package is not installed."""
     try:
         import easy_vqa
     except ImportError as error:

@@ -9,7 +9,7 @@ from vlm.data.photos import ENDINGS
 from vlm.data.records import files_in, head
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
-from vlm.files import disk, read_json
+from vlm.files import disk, json_lines, read_json
 
 KEYS: dict[Format, list[set[str]]] = {
     "llava": [{"conversations"}],
@@ -97,19 +97,13 @@ def _first_object(file: Path, start: str) -> dict[str, Any]:
         first, _ = json.JSONDecoder().raw_decode(start.removeprefix("[").lstrip())
     except (ValueError, RecursionError):
         # It goes on behind the start, or is no JSON at all.
-        whole = _first_line_or_whole(file)
-        if whole == []:
+        try:
+            _, first = next(json_lines(file))
+        except DataError:
+            first = read_json(file)
+        if first == []:
             raise DataError(f"{file} holds no samples: it is an empty list") from None
-        first = whole[0] if isinstance(whole, list) else whole
+        first = first[0] if isinstance(first, list) else first
     if not isinstance(first, dict):
         raise DataError(f"{file}: a JSON object is needed, not {type(first).__name__}")
     return first
-
-
-def _first_line_or_whole(file: Path) -> Any:
-    with file.open("rb") as opened:
-        line = next((line for line in opened if line.strip()), b"")
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return read_json(file)

@@ -2,25 +2,15 @@
 where an image goes, `image` a path or a list of paths (Liu et al. 2023, section 4)."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from vlm.data.records import Record, photo_at, read_records
+from vlm.data.records import Record, photo_at
 from vlm.data.sample import Message, Sample, SkipSample, text_of
 from vlm.data.source import DataSource
 
 
-def llava_records(source: DataSource) -> Iterator[Record]:
-    """The conversations of a file."""
-    return read_records(Path(source.path), required=("conversations",))
-
-
 def llava_sample(source: DataSource, record: Record) -> Sample:
-    """One conversation. It has as many images, none among them, as `<image>`.
-
-    Raises:
-        SkipSample: an image is missing, turns do not alternate, or one has no text.
-    """
+    """One conversation. It has as many images, none among them, as `<image>`."""
     named = record.content.get("image")
     names = named if isinstance(named, list) else [] if named is None else [named]
     photos = tuple(photo_at(Path(source.path).parent, source.images, name) for name in names)

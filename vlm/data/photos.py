@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -13,21 +13,6 @@ from vlm.images import MAX_BYTES, load_image
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 """By which a photo is known in a folder or a tar file."""
-
-
-class Photo(Protocol):
-    """An encoded image that is read only when it is needed; it has a name for messages."""
-
-    @property
-    def name(self) -> str: ...
-
-    def data(self) -> bytes:
-        """The encoded image; of one that is larger than `MAX_BYTES`, one byte more than that.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +31,7 @@ class FilePhoto:
 
 @dataclass(frozen=True)
 class TarPhoto:
-    """A member of an uncompressed tar file, read where it lies; offset and size in bytes."""
+    """A member of an uncompressed tar file, read where it lies: offset and size in bytes."""
 
     tar: Path
     member: str
@@ -63,13 +48,9 @@ class TarPhoto:
 
 @dataclass(frozen=True, eq=False)
 class RowPhoto:
-    """An encoded image in a Hugging Face data set, read as it is stored. One that the data set only
-    names the file of is a `FilePhoto`.
-
-    Args:
-        path: of the data set, for messages.
-        dataset: a `datasets.Dataset` whose image column is not decoded (`Image(decode=False)`).
-    """
+    """An encoded image in a `datasets.Dataset` whose image column is not decoded
+    (`Image(decode=False)`); path is that of the data set, for messages. One that the data set only
+    names the file of is a `FilePhoto`."""
 
     path: str
     dataset: Any
@@ -87,6 +68,11 @@ class RowPhoto:
         return cell["bytes"]
 
 
+Photo = FilePhoto | TarPhoto | RowPhoto
+"""An encoded image with a name for messages. Its `data` is read only when it is needed and is at
+most one byte longer than `MAX_BYTES`; an ImageError if it cannot be read."""
+
+
 def _read(name: str, file: Path, offset: int, size: int) -> bytes:
     with disk(f"cannot read {name!r}", ImageError), file.open("rb") as opened:
         opened.seek(offset)
@@ -94,11 +80,7 @@ def _read(name: str, file: Path, offset: int, size: int) -> bytes:
 
 
 def decode(photo: Photo) -> Image.Image:
-    """The photo as RGB.
-
-    Raises:
-        ImageError: it cannot be read; names the photo.
-    """
+    """The photo as RGB; an ImageError that names it if it cannot be read."""
     data = photo.data()
     try:
         return load_image(data)

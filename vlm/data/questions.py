@@ -33,11 +33,7 @@ def question_records(source: DataSource) -> Iterator[Record]:
 
 
 def question_sample(source: DataSource, record: Record) -> Sample:
-    """One photo with a conversation for each question about it.
-
-    Raises:
-        SkipSample: the photo is missing, or a question or an answer is no text; says where.
-    """
+    """One photo with a conversation for each question about it."""
     names, questions = record.content
     photo = photo_at(Path(source.path).parent, source.images, *names)
     conversations, right, kinds = [], [], []

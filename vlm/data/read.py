@@ -2,32 +2,34 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from vlm.data import captions, llava, questions, shards, table, vqa
 from vlm.data.formats import format_of
-from vlm.data.records import Record
+from vlm.data.records import Record, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
 
 
 class Reader(NamedTuple):
-    """How one format is read.
-
-    Attributes:
-        records: what each sample is made of, in the source's order; a DataError if the source as a
-            whole cannot be read.
-        sample: one sample; a SkipSample if it cannot be used.
+    """How one format is read: what each sample is made of, in the source's order, with a DataError
+    if the source as a whole cannot be read; and one sample, with a SkipSample if it cannot be used.
     """
 
     records: Callable[[DataSource], Iterator[Record]]
     sample: Callable[[DataSource, Record], Sample]
 
 
+def objects_with(*keys: str) -> Callable[[DataSource], Iterator[Record]]:
+    """Reads the objects of a file, which all have these keys."""
+    return lambda source: read_records(Path(source.path), keys)
+
+
 READERS: dict[Format, Reader] = {
-    "llava": Reader(llava.llava_records, llava.llava_sample),
-    "captions": Reader(captions.caption_records, captions.caption_sample),
+    "llava": Reader(objects_with("conversations"), llava.llava_sample),
+    "captions": Reader(objects_with("image", "captions"), captions.caption_sample),
     "questions": Reader(questions.question_records, questions.question_sample),
     "table": Reader(table.table_records, table.table_sample),
     "sidecar": Reader(captions.folder_records, captions.folder_sample),

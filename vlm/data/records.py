@@ -25,11 +25,7 @@ class Record(NamedTuple):
 
 
 def head(file: Path) -> str:
-    """The first 64 KiB of a text file, spaces in front removed.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """The first 64 KiB of a text file, spaces in front removed."""
     with disk(f"cannot read {file}"), file.open("rb") as opened:
         return opened.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
 
@@ -41,8 +37,8 @@ def read_records(
     each with its place.
 
     Raises:
-        DataError: the file cannot be read or holds no object, something in it is none, or one of
-            the keys that are required is missing; names the place.
+        DataError: the file cannot be read or holds no object, something in it is none, or lacks a
+            key that is required; names the place.
     """
     required = list(required)
     start = head(file)
@@ -69,18 +65,14 @@ def read_records(
 
 def files_in(folder: Path) -> list[Path]:
     """The files in a folder and in the folders in it, by their paths. Links are followed; a folder
-    that several of them lead to is read once.
+    that several of them lead to is read once."""
 
-    Raises:
-        DataError: a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
+    def unreadable(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
     files: list[Path] = []
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             # A link back to where it lies would be followed for ever.
@@ -93,11 +85,8 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def by_id(file: Path, found: Iterable[dict[str, Any]], *names: str) -> dict[Any, dict[str, Any]]:
-    """Objects of a file by their id, in their order: by the first of the named keys that each has.
-
-    Raises:
-        DataError: an object without id, or an id that comes twice.
-    """
+    """Objects of a file by their id, the first of the named keys that each has, in their order; a
+    DataError for one without id, or an id that comes twice."""
     listed = list(found)
     numbers = [next((one[name] for name in names if name in one), None) for one in listed]
     without = [place for place, number in enumerate(numbers, start=1) if not is_id(number)]
@@ -114,9 +103,7 @@ def is_id(value: Any) -> bool:
 
 
 def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions") -> None:
-    """Raises:
-    DataError: there are offenders; names the first and counts them.
-    """
+    """A DataError if there are offenders; names the first and counts them."""
     if offenders:
         named = ", ".join(map(str, offenders[:NAMED]))
         more = f" and {len(offenders) - NAMED:,} more" if len(offenders) > NAMED else ""
@@ -124,22 +111,14 @@ def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions
 
 
 def require_same(file: Path, given: Collection[Any], asked: Collection[Any], what: str) -> None:
-    """Checks that there is exactly one for each question; names the first for which that is not so.
-
-    Raises:
-        DataError: some are missing, or belong to no question.
-    """
+    """A DataError if some are missing, or belong to no question: names the first of them."""
     refuse(file, [number for number in asked if number not in given], f"no {what}")
     unknown = [number for number in given if number not in asked]
     refuse(file, unknown, "no such question", f"{what}s")
 
 
 def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
-    """Checks that keys or columns are there.
-
-    Raises:
-        DataError: some are not; says what was found and what was expected.
-    """
+    """A DataError if keys or columns are missing: says what was found and what was expected."""
     expected, found = list(expected), list(found)
     missing = [name for name in expected if name not in found]
     if missing:
@@ -150,12 +129,8 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
 
 
 def photo_at(folder: Path, images: Path | None, *names: Any) -> FilePhoto:
-    """The photo that a file names; of several names, the first that is there is taken.
-
-    Args:
-        folder: that of the file.
-        images: the folder that paths start from; None is `folder` or `images` in it.
-        names: as they were found, of any type.
+    """The photo that a file in a folder names; of several names, the first that is there. Paths
+    start from `images`; if that is None, from the folder or `images` in it.
 
     Raises:
         SkipSample: no such photo, or a path that leaves the folder.

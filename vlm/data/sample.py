@@ -103,11 +103,8 @@ class Samples:
 
 
 def text_of(value: object, what: str) -> str:
-    """A text field, spaces at its ends removed.
-
-    Raises:
-        SkipSample: not a string, half of a UTF-16 surrogate pair in it, or nothing in it.
-    """
+    """A text field, spaces at its ends removed; a SkipSample if it is not a string, has half of a
+    UTF-16 surrogate pair in it, or nothing."""
     if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
         raise SkipSample(f"{what} is not text", repr(value)[:100])
     if not value.strip():
@@ -125,11 +122,7 @@ def texts_of(value: object, what: str) -> tuple[str, ...]:
 def asked(question: object, answers: Sequence[str], source: DataSource) -> Conversation:
     """One question about one photo, with the source's instruction behind it, and its answer: of
     several, the one given most (the first of those given equally often), or all of them, joined as
-    in DAQUAR.
-
-    Raises:
-        SkipSample: the question is no text.
-    """
+    in DAQUAR."""
     text = text_of(question, "question")
     if source.instruction is not None:
         text = f"{text}\n{source.instruction}"
@@ -140,11 +133,7 @@ def asked(question: object, answers: Sequence[str], source: DataSource) -> Conve
 
 def captioned(where: str, photo: Photo, captions: object, questions: Sequence[str]) -> Sample:
     """A photo with what people say of it: one conversation for each different caption, which
-    answers any of the questions.
-
-    Raises:
-        SkipSample: no captions, or one that is no text.
-    """
+    answers any of the questions."""
     said = texts_of(captions, "caption")
     conversations = tuple(
         (Message("user", (0,)), Message("assistant", (caption,)))
@@ -155,13 +144,7 @@ def captioned(where: str, photo: Photo, captions: object, questions: Sequence[st
 
 def tidy(caption: str) -> str:
     """A caption as one would write it: capital first, a full stop behind its last letter or digit,
-    no space in front of it. Other marks at its end, those of other scripts among them, stay.
-
-    >>> tidy("a black dog runs . ")
-    'A black dog runs.'
-    >>> tidy('he says "hi."')
-    'He says "hi."'
-    """
+    no space in front of it. Other marks at its end, those of other scripts among them, stay."""
     words = " ".join(caption.split())
     words = f"{words[:1].upper()}{words[1:]}"
     bare = words.rstrip(" .")
@@ -171,10 +154,6 @@ def tidy(caption: str) -> str:
 
 
 def by_reason(skipped: Iterable[Skipped]) -> str:
-    """How many samples were skipped for what, the most frequent reason first.
-
-    >>> by_reason([Skipped("a", "missing image"), Skipped("b", "missing image")])
-    '2 missing image'
-    """
+    """How many samples were skipped for what, the most frequent reason first."""
     counts = Counter(one.reason for one in skipped)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())

@@ -11,6 +11,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,24 +27,15 @@ from vlm.files import parse_json
 MAX_TEXT = 1 << 20
 """Longest text of a sample, in bytes."""
 
-Members = list[tuple[str, TarPhoto]]
-"""The members of one sample: their endings, in lower case, and where they lie."""
-
 
 def shard_records(source: DataSource) -> Iterator[Record]:
     """The samples of all shards."""
-    for shard in shards(source.path):
-        for key, members in groups(shard):
-            yield Record(f"{shard}:{key}", members)
+    return chain.from_iterable(map(groups, shards(source.path)))
 
 
 def shards(pattern: str) -> list[Path]:
     """The tar files that a path stands for: itself, those in a folder, `shard-{000..011}.tar` or
-    `shard-*.tar`.
-
-    Raises:
-        DataError: there are none, or not all of those that the braces name.
-    """
+    `shard-*.tar`; a DataError if there are none, or not all of those that the braces name."""
     path = Path(pattern)
     # os.path's, unlike Path's own, are False for what may not be looked at.
     if os.path.isfile(path):
@@ -60,11 +52,7 @@ def shards(pattern: str) -> list[Path]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Writes out numbers in braces.
-
-    >>> expand("{08..10}.tar")
-    ['08.tar', '09.tar', '10.tar']
-    """
+    """Writes out numbers in braces: `{08..10}.tar` -> `08.tar`, `09.tar`, `10.tar`."""
     braces = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if braces is None:
         return [pattern]
@@ -76,14 +64,11 @@ def expand(pattern: str) -> list[str]:
     return names
 
 
-def groups(shard: Path) -> Iterator[tuple[str, Members]]:
-    """The samples of a shard: their key and their members.
-
-    Raises:
-        DataError: it cannot be read, is compressed, damaged or cut off.
-    """
+def groups(shard: Path) -> Iterator[Record]:
+    """The samples of a shard, each as the endings of its members, in lower case, and where they
+    lie; a DataError if it is compressed, damaged or cut off."""
     key = ""
-    members: Members = []
+    members: list[tuple[str, TarPhoto]] = []
     try:
         with tarfile.open(shard, mode="r:") as tar:
             for member in tar:
@@ -93,7 +78,7 @@ def groups(shard: Path) -> Iterator[tuple[str, Members]]:
                     continue
                 own = str(path.with_name(stem))
                 if own != key and members:
-                    yield key, members
+                    yield Record(f"{shard}:{key}", members)
                     members = []
                 key = own
                 place = TarPhoto(shard, member.name, member.offset_data, member.size)
@@ -102,7 +87,7 @@ def groups(shard: Path) -> Iterator[tuple[str, Members]]:
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"cannot read {shard}: {error}: shards are uncompressed tar") from error
     if members:
-        yield key, members
+        yield Record(f"{shard}:{key}", members)
 
 
 def _check_end(shard: Path, end: int) -> None:
@@ -125,12 +110,7 @@ def _check_end(shard: Path, end: int) -> None:
 
 
 def shard_sample(source: DataSource, record: Record) -> Sample:
-    """One photo with the text beside it.
-
-    Raises:
-        SkipSample: no image or several, several members of one ending, no text, or JSON that lacks
-            a key that the config names.
-    """
+    """One photo with the text beside it."""
     members = record.content
     found = dict(members)
     if len(found) < len(members):

@@ -27,11 +27,8 @@ def read_report(file: Path) -> list[Skipped]:
 
 
 def check_share(skipped: Sequence[Skipped], total: int, allowed: float, file: Path) -> None:
-    """Checks that few enough of all samples, the skipped ones among them, are skipped.
-
-    Raises:
-        DataError: a larger share than `allowed`; says for which reasons.
-    """
+    """A DataError, which says for which reasons, if more than a share of all samples, the skipped
+    ones among them, are skipped."""
     if len(skipped) > allowed * total:
         raise DataError(
             f"{len(skipped)} of {total} samples cannot be used ({by_reason(skipped)}), more "

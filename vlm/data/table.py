@@ -38,7 +38,13 @@ def table_records(source: DataSource) -> Iterator[Record]:
             # Strict, or a quote that is not closed would swallow all rows that follow.
             rows = csv.reader(opened, delimiter=separator, strict=True)
             header = next(rows, [])
-            _check_header(source.path, header, expected)
+            require(f"{source.path}: columns", expected, header)
+            for name, count in Counter(header).items():
+                if count > 1 and name in expected:
+                    raise DataError(
+                        f"{source.path}: columns: {count} are named {name}; "
+                        f"found {', '.join(header)}; give each a name of its own"
+                    )
             first = rows.line_num + 1
             for cells in rows:
                 where, first = f"{source.path}, line {first}", rows.line_num + 1
@@ -47,16 +53,6 @@ def table_records(source: DataSource) -> Iterator[Record]:
                     yield Record(where, row, row.get("split"))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{source.path}, from line {first}: not a table: {error}") from error
-
-
-def _check_header(path: str, header: list[str], expected: list[str]) -> None:
-    require(f"{path}: columns", expected, header)
-    for name, count in Counter(header).items():
-        if count > 1 and name in expected:
-            raise DataError(
-                f"{path}: columns: {count} are named {name}; "
-                f"found {', '.join(header)}; give each a name of its own"
-            )
 
 
 def table_sample(source: DataSource, record: Record) -> Sample:
@@ -119,11 +115,7 @@ def dataset_sample(source: DataSource, record: Record) -> Sample:
 
 
 def row_sample(source: DataSource, where: str, photo: Photo, row: Mapping[str, Any]) -> Sample:
-    """A photo with the text of a row.
-
-    Raises:
-        SkipSample: it is no text, or empty.
-    """
+    """A photo with the text of a row."""
     first, *second = (row[name] for name in source.columns.texts)
     if not second:
         return captioned(where, photo, first, source.questions)

@@ -33,11 +33,8 @@ class VqaQuestion:
 
 
 def read_vqa(questions: Path, annotations: Path) -> tuple[list[VqaQuestion], list[Any]]:
-    """The questions of a file, and the ids of annotations that belong to none.
-
-    Raises:
-        DataError: a file cannot be read, or lacks what VQA v2's have.
-    """
+    """The questions of a file, and the ids of annotations that belong to none; a DataError if a
+    file cannot be read, or lacks what VQA v2's have."""
     rows = read_records(questions, ("question", "image_id"), "questions")
     asked = by_id(questions, (row.content for row in rows), "question_id")
     rows = read_records(annotations, ("answers",), "annotations")
