@@ -11,7 +11,8 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from itertools import chain
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,8 +30,10 @@ MAX_TEXT = 1 << 20
 
 
 def shard_records(source: DataSource) -> Iterator[Record]:
-    """The samples of all shards."""
-    return chain.from_iterable(map(groups, shards(source.path)))
+    """The samples of all shards, each as the endings of its members and where they lie."""
+    for shard in shards(source.path):
+        for key, group in groupby(members(shard), key=itemgetter(0)):
+            yield Record(f"{shard}:{key}", [(ending, place) for _, ending, place in group])
 
 
 def shards(pattern: str) -> list[Path]:
@@ -53,41 +56,28 @@ def shards(pattern: str) -> list[Path]:
 
 def expand(pattern: str) -> list[str]:
     """Writes out numbers in braces: `{08..10}.tar` -> `08.tar`, `09.tar`, `10.tar`."""
-    braces = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if braces is None:
-        return [pattern]
-    first, last = braces.groups()
-    names = []
-    for number in range(int(first), int(last) + 1):
-        digits = str(number).zfill(len(first))
-        names += expand(f"{pattern[: braces.start()]}{digits}{pattern[braces.end() :]}")
+    start, *rest = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
+    names = [start]
+    for first, last, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        names = [f"{name}{number}{text}" for name in names for number in numbers]
     return names
 
 
-def groups(shard: Path) -> Iterator[Record]:
-    """The samples of a shard, each as the endings of its members, in lower case, and where they
-    lie; a DataError if it is compressed, damaged or cut off."""
-    key = ""
-    members: list[tuple[str, TarPhoto]] = []
+def members(shard: Path) -> Iterator[tuple[str, str, TarPhoto]]:
+    """The members of a shard: the key of the sample, the ending in lower case, and where it lies; a
+    DataError if the shard is compressed, damaged or cut off."""
     try:
         with tarfile.open(shard, mode="r:") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
                 stem, _, ending = path.name.partition(".")
-                if not member.isfile() or not stem:
-                    continue
-                own = str(path.with_name(stem))
-                if own != key and members:
-                    yield Record(f"{shard}:{key}", members)
-                    members = []
-                key = own
-                place = TarPhoto(shard, member.name, member.offset_data, member.size)
-                members.append((f".{ending.lower()}", place))
+                if member.isfile() and stem:
+                    place = TarPhoto(shard, member.name, member.offset_data, member.size)
+                    yield str(path.with_name(stem)), f".{ending.lower()}", place
             _check_end(shard, tar.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"cannot read {shard}: {error}: shards are uncompressed tar") from error
-    if members:
-        yield Record(f"{shard}:{key}", members)
 
 
 def _check_end(shard: Path, end: int) -> None:
@@ -111,10 +101,9 @@ def _check_end(shard: Path, end: int) -> None:
 
 def shard_sample(source: DataSource, record: Record) -> Sample:
     """One photo with the text beside it."""
-    members = record.content
-    found = dict(members)
-    if len(found) < len(members):
-        names = ", ".join(member.member for _, member in members)
+    found = dict(record.content)
+    if len(found) < len(record.content):
+        names = ", ".join(place.member for _, place in record.content)
         raise SkipSample("several members of one ending", names)
     photos = [ending for ending in found if ending in ENDINGS]
     if len(photos) != 1:

@@ -9,11 +9,11 @@ from pathlib import Path
 THINGS: dict[str, list[str]] = json.loads(
     Path(__file__).with_name("things.json").read_text(encoding="utf-8")
 )
-"""77 of the 80 COCO categories (Lin et al. 2014), each with the words that name it: synonyms, young,
-male or female animals, and kinds that everybody would call by the category. A phrase that ends in
-one of the words (park bench) needs no entry. Kinds of food never stand for another food, and an
-activity (surfing) does not name its equipment. Left out are person and dining table, which are the
-background of most photos, and orange, which is a colour in most captions."""
+"""77 of COCO's 80 categories (Lin et al. 2014), each with the words that name it: synonyms, young,
+male or female animals, and what everybody would call by the category. A phrase that ends in one of
+the words (park bench) needs no entry. Kinds of food never stand for another food, nor an activity
+(surfing) for its equipment. Left out are person and dining table, which are the background of most
+photos, and orange, which is a colour in most captions."""
 
 # Phrases that hold one of those words and are about something else.
 OTHER = (
