@@ -251,9 +251,9 @@ def test_a_source_without_a_usable_sample(folder: Path) -> None:
         f"{file}: no sample can be used: 2 missing image, 1 no captions, 1 empty caption; "
         f"the first is {file}, line 1"
     )
-    empty = save_json(folder / "coco", {"images": [], "annotations": []})
-    with pytest.raises(DataError, match=r"coco holds no samples \(read as coco\)$"):
-        read(empty)
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no samples \(read as sidecar\)$"):
+        read(folder / "empty", format="sidecar")
 
 
 def test_evaluation_gets_all_samples_with_all_answers_or_an_error(folder: Path) -> None:

@@ -6,36 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from vlm.data.photos import ENDINGS, FilePhoto
-from vlm.data.records import Record, files_in, photo_at
+from vlm.data.records import Record, by_id, files_in, is_id, photo_at, read_records
 from vlm.data.sample import Sample, SkipSample, captioned, text_of
 from vlm.data.source import DataSource
 from vlm.errors import DataError
-from vlm.files import read_json
 
 
 def coco_records(source: DataSource) -> Iterator[Record]:
     """COCO captions (Chen et al. 2015): one JSON object with `images` (id, file_name) and
     `annotations` (image_id, caption)."""
-    whole = read_json(Path(source.path))
-    photos: dict[Any, dict[str, Any]] = {}
-    try:
-        for image in whole["images"]:
-            number, name = image["id"], image["file_name"]
-            if number in photos:
-                raise DataError(
-                    f"{source.path}: two images have the id {number!r}, "
-                    f"{photos[number]['image']!r} and {name!r}: give each an id of its own"
-                )
-            photos[number] = {"image": name, "captions": []}
-        for annotation in whole["annotations"]:
-            photos[annotation["image_id"]]["captions"].append(annotation["caption"])
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{source.path}: not COCO captions ({error} is the trouble): expected images with id "
-            "and file_name, and annotations with caption and the image_id of one of the images"
-        ) from error
-    for number, photo in photos.items():
-        yield Record(f"{source.path}, image {number}", photo)
+    file = Path(source.path)
+    rows = read_records(file, ("id", "file_name"), "images")
+    images = by_id(file, (row.content for row in rows), "id")
+    captions: dict[Any, list[Any]] = {number: [] for number in images}
+    for where, content, _ in read_records(file, ("image_id", "caption"), "annotations"):
+        number = content["image_id"]
+        if not is_id(number) or number not in captions:
+            raise DataError(f"{where}: no image has the id {number!r}")
+        captions[number].append(content["caption"])
+    for number, image in images.items():
+        content = {"image": image["file_name"], "captions": captions[number]}
+        yield Record(f"{file}, image {number}", content)
 
 
 def caption_sample(source: DataSource, record: Record) -> Sample:

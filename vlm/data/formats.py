@@ -22,12 +22,8 @@ KEYS: dict[Format, list[set[str]]] = {
 
 
 def format_of(source: DataSource) -> Format:
-    """The format that a source names, or else the one that is in it.
-
-    Raises:
-        DataError: nothing is there, it cannot be read, or it is none of the formats or more than
-            one; says what was found.
-    """
+    """The format that a source names, or else the one that is in it; a DataError, which says what
+    was found, if that is none or more than one."""
     if source.format is not None:
         return source.format
     path = Path(source.path)
@@ -47,9 +43,9 @@ def _format_of_folder(folder: Path) -> Format:
     files = files_in(folder)
     names = {file.name for file in files if file.parent == folder}
     endings = {file.suffix.lower() for file in files}
+    saved = not names.isdisjoint({"dataset_info.json", "dataset_dict.json"})
     holds: dict[Format, bool] = {
-        "dataset": not names.isdisjoint({"dataset_info.json", "dataset_dict.json"})
-        or ".parquet" in endings,
+        "dataset": saved or ".parquet" in endings,
         "shards": ".tar" in endings,
         "sidecar": ".txt" in endings and not endings.isdisjoint(ENDINGS),
     }
