@@ -41,20 +41,14 @@ READERS: dict[Format, Reader] = {
 
 
 def read_sources(sources: list[DataSource]) -> list[Samples]:
-    """The samples of each source; no photo is opened yet.
-
-    Raises:
-        DataError: a source that cannot be read, or has no sample that can be used.
-    """
+    """The samples of each source; no photo is opened yet. A DataError for a source that cannot be
+    read, or has no sample that can be used."""
     return [read_source(source) for source in sources]
 
 
 def read_whole(source: DataSource) -> list[Sample]:
-    """The samples of a source of which none may be skipped, as evaluation needs them.
-
-    Raises:
-        DataError: as `read_sources`, or a sample that cannot be used; names the first.
-    """
+    """The samples of a source as evaluation needs them: a DataError for any that cannot be used,
+    which names the first."""
     found = read_source(source)
     if found.skipped:
         more = len(found.skipped) - 1

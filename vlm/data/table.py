@@ -25,34 +25,31 @@ from vlm.files import disk
 
 def table_records(source: DataSource) -> Iterator[Record]:
     """The rows of a CSV or TSV file."""
+    path, first = source.path, 1
     expected = [source.columns.image, *source.columns.texts]
     expected += [] if source.split is None else ["split"]
-    first = 1
     try:
-        with (
-            disk(f"cannot read {source.path}"),
-            open(source.path, encoding="utf-8-sig", newline="") as opened,
-        ):
+        with disk(f"cannot read {path}"), open(path, encoding="utf-8-sig", newline="") as opened:
             separator = "\t" if "\t" in opened.readline() else ","
             opened.seek(0)
             # Strict, or a quote that is not closed would swallow all rows that follow.
             rows = csv.reader(opened, delimiter=separator, strict=True)
             header = next(rows, [])
-            require(f"{source.path}: columns", expected, header)
+            require(f"{path}: columns", expected, header)
             for name, count in Counter(header).items():
                 if count > 1 and name in expected:
                     raise DataError(
-                        f"{source.path}: columns: {count} are named {name}; "
+                        f"{path}: columns: {count} are named {name}; "
                         f"found {', '.join(header)}; give each a name of its own"
                     )
             first = rows.line_num + 1
             for cells in rows:
-                where, first = f"{source.path}, line {first}", rows.line_num + 1
+                where, first = f"{path}, line {first}", rows.line_num + 1
                 if cells:
                     row = dict(zip_longest(header, cells))
                     yield Record(where, row, row.get("split"))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{source.path}, from line {first}: not a table: {error}") from error
+        raise DataError(f"{path}, from line {first}: not a table: {error}") from error
 
 
 def table_sample(source: DataSource, record: Record) -> Sample:
