@@ -326,3 +326,12 @@ def test_any_record_is_used_or_skipped_or_refused(
     for conversation in sample.messages(random.Random(0)):
         assert [message["role"] for message in conversation[:2]] == ["user", "assistant"]
         assert json.dumps([part["type"] for message in conversation for part in message["content"]])
+
+
+@given(content=st.binary(max_size=40))
+def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "bytes"
+    file.write_bytes(content)
+    for format in ("captions", None):
+        with pytest.raises(DataError):
+            read(file, format=format)
