@@ -1,5 +1,6 @@
 """COCO captions and VQA v2, which hold all images and all texts in separate lists."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 
 from tests.data_folders import asked, captions, read, reasons, save_json, save_photos
 from vlm.data.photos import FilePhoto
+from vlm.data.read import read_whole
 from vlm.data.sample import Sample
+from vlm.data.source import DataSource
+from vlm.data.vqa import read_vqa
 from vlm.errors import DataError
 
 COCO = {
@@ -49,32 +53,24 @@ def test_coco(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "trouble"),
+    ("change", "message"),
     [
-        ({"annotations": [{"image_id": 3, "bbox": []}]}, "'caption'"),
-        ({"annotations": [{"image_id": 1, "caption": "a"}]}, "1"),
-        ({"annotations": [{"image_id": [3], "caption": "a"}]}, "unhashable"),
-        ({"images": [{"id": 3}]}, "'file_name'"),
-        ({"images": {"3": "a.png"}}, "string indices"),
-        ({"annotations": 3}, "'int' object is not iterable"),
+        (
+            {"annotations": [{"image_id": 3, "bbox": []}]},
+            "record 1: caption missing; found image_id, bbox, expected image_id, caption",
+        ),
+        ({"annotations": [{"image_id": 1, "caption": "a"}]}, "record 1: no image has the id 1"),
+        ({"annotations": [{"image_id": [3], "caption": "a"}]}, "record 1: no image has the id [3]"),
+        ({"images": [{"id": 3}]}, "record 1: file_name missing; found id, expected id, file_name"),
+        ({"images": [{"id": 3, "file_name": "a"}] * 2}, "1 ids with 'id' twice: 3"),
+        ({"images": {"3": "a.png"}}, "a list of objects under 'images' is needed"),
+        ({"annotations": 3}, "a list of objects under 'annotations' is needed"),
     ],
 )
-def test_what_is_not_coco(folder: Path, change: dict[str, Any], trouble: str) -> None:
+def test_what_is_not_coco(folder: Path, change: dict[str, Any], message: str) -> None:
     file = save_json(folder / "data", COCO | change)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match=f"^{file}[:,] {re.escape(message)}$"):
         read(file)
-    assert str(error.value).startswith(f"{file}: not COCO captions ({trouble}")
-    assert "expected images with id and file_name, and annotations with cap" in str(error.value)
-
-
-def test_two_coco_images_of_one_id(folder: Path) -> None:
-    images = [*COCO["images"], {"id": 3, "file_name": "b.png"}]
-    file = save_json(folder / "data", COCO | {"images": images})
-    with pytest.raises(DataError) as error:
-        read(file)
-    assert str(error.value) == (
-        f"{file}: two images have the id 3, 'a.png' and 'b.png': give each an id of its own"
-    )
 
 
 def answers(*texts: str) -> list[dict[str, Any]]:
@@ -119,16 +115,16 @@ def test_vqa(folder: Path, annotations: Path) -> None:
     assert instructed[1].conversations == (asked("Is it red?\nOne word.", "yes"),)
 
 
-def test_vqa_images_that_are_set_aside(folder: Path, annotations: Path) -> None:
+def test_vqa_images_that_are_skipped(folder: Path, annotations: Path) -> None:
     more = [
-        {"image_id": 9, "question": "Who?", "question_id": 71},
+        {"image_id": 9, "question": "Who?", "question_id": 91},
         {"image_id": 8, "question": "Really?", "question_id": 90},
     ]
     questions = QUESTIONS | {"questions": [*QUESTIONS["questions"], *more]}
     found = read(save_json(folder / "data", questions), annotations=annotations)
     assert len(found.usable) == 1
     assert reasons(found, folder) == [
-        ("data, image 8", "question without annotation", "'Really?'"),
+        ("data, image 8", "no answers", "question 90"),
         (
             "data, image 9",
             "missing image",
@@ -148,19 +144,38 @@ def test_vqa_needs_annotations(folder: Path, annotations: Path) -> None:
         read(file, annotations=folder / "broken")
 
 
+WHO = {"image_id": 7, "question": "Who?", "question_id": 70}
+
+
 @pytest.mark.parametrize(
-    ("questions", "given"),
+    ("questions", "given", "message"),
     [
-        ({"questions": [{"image_id": 7}]}, ANNOTATIONS),
-        ({"questions": [{"image_id": [7], "question": "?", "question_id": 1}]}, ANNOTATIONS),
-        (QUESTIONS, QUESTIONS),
-        (QUESTIONS, [ANNOTATIONS]),
-        (QUESTIONS, {"annotations": [{"question_id": 70, "answers": ["he"]}]}),
+        ([{"image_id": 7}], ANNOTATIONS, "data, record 1: question missing; found image_id, exp"),
+        ([WHO | {"question_id": None}], ANNOTATIONS, "data: 1 entries with no 'question_id': 1"),
+        ([WHO, WHO], ANNOTATIONS, "data: 1 ids with 'question_id' twice: 70"),
+        ([WHO], QUESTIONS, "annotations: a list of objects under 'annotations' is needed"),
+        ([WHO], [ANNOTATIONS], "annotations, record 1: answers missing; found annotations, expec"),
+        (
+            [WHO],
+            {"annotations": [{"question_id": 70, "answers": ["he"]}]},
+            "annotations: question 70 needs a list 'answers' of objects with 'answer'",
+        ),
     ],
 )
-def test_what_is_not_vqa(folder: Path, questions: object, given: object) -> None:
-    file = save_json(folder / "data", questions)
+def test_what_is_not_vqa(folder: Path, questions: object, given: object, message: str) -> None:
+    file = save_json(folder / "data", {"questions": questions})
     annotations = save_json(folder / "annotations", given)
-    expected = r"expected questions with question_id, image_id and question, and annotations with"
-    with pytest.raises(DataError, match=f"data with .*annotations: not VQA v2 .*{expected}"):
+    with pytest.raises(DataError, match=re.escape(message)):
         read(file, annotations=annotations)
+
+
+def test_what_evaluation_compares_with(folder: Path, annotations: Path) -> None:
+    first, second = read_whole(
+        DataSource(str(save_json(folder / "data", QUESTIONS)), annotations=annotations)
+    )
+    assert first.answers == (("he",), ("dog", "cat", "cat", "dog"))
+    assert second.answers == (("no", "yes", "yes"),)
+    assert second.kinds == (None,)
+    questions, without = read_vqa(folder / "data", annotations)
+    assert [question.id for question in questions] == [70, 80, 71]
+    assert without == []

@@ -12,7 +12,7 @@ import pytest
 from tests.data_folders import captions, read, reasons, save_json, save_lines, save_photos
 from vlm.data.formats import format_of
 from vlm.data.photos import FilePhoto
-from vlm.data.read import READERS, read_sources
+from vlm.data.read import READERS, read_sources, read_whole
 from vlm.data.source import QUESTIONS, Columns, DataSource, Format
 from vlm.errors import ConfigError, DataError
 
@@ -152,7 +152,7 @@ def test_a_compressed_file_that_is_cut_off(tmp_path: Path) -> None:
 
 def test_a_named_format_is_not_second_guessed(folder: Path) -> None:
     file = save_lines(folder / "data", CAT)
-    with pytest.raises(DataError, match=r"line 1: conversations missing; found captions, image, e"):
+    with pytest.raises(DataError, match=r"line 1: conversations missing; found image, captions, e"):
         read(file, format="llava")
     with pytest.raises(
         ConfigError, match=r"^format must be one of llava, captions, .* not 'lava'$"
@@ -234,9 +234,7 @@ def test_image_paths_start_in_the_folder_that_is_named(folder: Path) -> None:
         (["a.png"], "image is not a path"),
     ],
 )
-def test_an_image_that_cannot_be_used_is_set_aside(
-    folder: Path, image: object, reason: str
-) -> None:
+def test_an_image_that_cannot_be_used_is_skipped(folder: Path, image: object, reason: str) -> None:
     file = save_lines(folder / "data", CAT, CAT | {"image": image})
     ((where, found, detail),) = reasons(read(file), folder)
     assert (where, found) == ("data, line 2", reason)
@@ -253,9 +251,23 @@ def test_a_source_without_a_usable_sample(folder: Path) -> None:
         f"{file}: no sample can be used: 2 missing image, 1 no captions, 1 empty caption; "
         f"the first is {file}, line 1"
     )
-    empty = save_json(folder / "coco", {"images": [], "annotations": []})
-    with pytest.raises(DataError, match=r"coco holds no samples \(read as coco\)$"):
-        read(empty)
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no samples \(read as sidecar\)$"):
+        read(folder / "empty", format="sidecar")
+
+
+def test_evaluation_gets_all_samples_with_all_answers_or_an_error(folder: Path) -> None:
+    file = save_lines(folder / "data", CAT | {"captions": ["a cat", " a cat"]})
+    (cat,) = read_whole(DataSource(str(file)))
+    assert (cat.answers, cat.kinds) == ((("a cat", "a cat"),), ())
+    who = {"image": "a.png", "question": "Who?", "answers": ["cat", "Tom"], "kind": "name"}
+    file = save_lines(folder / "data", who, who | {"kind": None})
+    (cat,) = read_whole(DataSource(str(file)))
+    assert (cat.answers, cat.kinds) == ((("cat", "Tom"), ("cat", "Tom")), ("name", None))
+    save_lines(file, CAT, DOG | {"captions": []}, CAT | {"image": "z"})
+    with pytest.raises(DataError) as error:
+        read_whole(DataSource(str(file)))
+    assert str(error.value) == f"{file}, line 2: no captions (and 1 more samples cannot be used)"
 
 
 def test_a_bad_line_is_an_error_with_its_number(folder: Path) -> None:

@@ -131,7 +131,7 @@ def test_braces() -> None:
         (
             {"1.png": b"", "1.json": "{"},
             "text is not JSON",
-            "data:1.json: Expecting property name enclosed in double quotes: "
+            "data:1.json: not JSON: Expecting property name enclosed in double quotes: "
             "line 1 column 2 (char 1)",
         ),
         (
@@ -141,7 +141,7 @@ def test_braces() -> None:
         ),
     ],
 )
-def test_what_is_set_aside(
+def test_what_is_skipped(
     tmp_path: Path, members: dict[str, bytes | str], reason: str, detail: str
 ) -> None:
     found = read(save_shard(tmp_path / "data", CAT | members))

@@ -29,7 +29,7 @@ def test_every_line_is_a_caption(folder: Path) -> None:
     ]
 
 
-def test_what_is_set_aside(folder: Path) -> None:
+def test_what_is_skipped(folder: Path) -> None:
     save_photos(folder, "c.png", "d.png", "e.png")
     (folder / "d.txt").write_text(" \n")
     (folder / "e.txt").write_bytes(b"\xff")

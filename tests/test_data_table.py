@@ -69,7 +69,7 @@ def test_a_split_is_a_column(folder: Path) -> None:
         read(table(folder, "image,caption", "a.png,a cat"), split="train")
 
 
-def test_rows_that_are_set_aside(folder: Path) -> None:
+def test_rows_that_are_skipped(folder: Path) -> None:
     file = table(
         folder,
         "image,caption",

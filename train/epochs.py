@@ -15,8 +15,8 @@ from train.loader import PhotoReader, Rows, Use, read_photo
 from train.mixture import epoch_order
 from train.order import epoch_batches
 from vlm.data.photos import Photo
-from vlm.data.report import append_report
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
+from vlm.data.skipped import append_report
 from vlm.errors import ConfigError, DataError
 from vlm.messages import with_images
 from vlm.model import VisionLanguageModel

@@ -35,8 +35,8 @@ from train.loss import target_loss
 from train.rewards import DRAWS, SelfCritical
 from train.state import load_state, restore_random_state, save_state
 from vlm.checkpoint import save
-from vlm.data.report import check_share
 from vlm.data.sample import Skipped
+from vlm.data.skipped import check_share
 from vlm.errors import CheckpointError, DataError, VLMError
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)

@@ -1,16 +1,16 @@
 """`vlm data`: training data as the model will see it, and what of it cannot be used."""
 
+import itertools
 import random
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from statistics import median
 
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import track
+from rich.table import Column, Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
@@ -23,18 +23,12 @@ from vlm.checkpoint import read
 from vlm.data.read import read_sources
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason
 from vlm.errors import ConfigError
-from vlm.prompt import Prompt, show_prompt
+from vlm.prompt import Prompt
 
 
 @dataclass
 class Checked:
-    """One source after every photo was decoded and every conversation tokenised.
-
-    Attributes:
-        found: the source's samples; `usable` holds those that really are.
-        lengths: tokens of each conversation of the usable ones, behind the longest question that
-            may be drawn for it.
-    """
+    """A source when every photo was decoded, and tokens of each conversation that can be used."""
 
     found: Samples
     lengths: list[int]
@@ -45,29 +39,23 @@ def show(config: TrainConfig, show: int = 5) -> None:
 
     Args:
         config: of a training run.
-        show: samples that are printed, the first of the first epoch that can be used; and of those
-            that cannot, the first ones.
-
-    Raises:
-        DataError: data that cannot be read.
-        ConfigError: `show` is below 0, or a model cannot be built.
-        WeightsError, CheckpointError: a model cannot be built.
+        show: samples to print, the first of the first epoch that can be used, and of those that
+            cannot.
     """
     if show < 0:
         raise ConfigError(f"show must be at least 0, not {show}")
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
-    model = model_of(config)
+    model = prompting_model(config)
     max_length = longest(config, model)
     prompt = partial(model.prompt, answer_next=False)
 
-    def prompts(sample: Sample) -> list[Prompt]:
+    def longest_prompts(sample: Sample) -> list[Prompt]:
         # Whichever question an epoch draws, no conversation is longer than with this one.
-        questions = tuple(sorted(sample.questions, key=len)[-1:])
-        sample = replace(sample, questions=questions)
+        sample = replace(sample, questions=tuple(sorted(sample.questions, key=len)[-1:]))
         return prompts_of(sample, prompt, random.Random(config.seed), max_length)
 
-    checked = check(sources, prompts, Console(stderr=True))
+    checked = check_samples(sources, longest_prompts, Console(stderr=True))
     # A character that the terminal's encoding lacks, or half a surrogate pair, must not end it.
     sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()
@@ -78,75 +66,73 @@ def show(config: TrainConfig, show: int = 5) -> None:
     samples = [sample for usable in training for sample in usable]
     epoch = first_prompts([samples[i] for i in order], prompt, config.seed, max_length)
     whole = {sample for one in checked for sample in one.found.usable}
-    shown = islice((each for each in epoch if each[0] in whole), show)
-    show_samples(shown, model.language.tokenizer, console)
-    console.print(summary(checked))
-    show_skipped([one for each in checked for one in each.found.skipped], console, show)
+    shown = itertools.islice((each for each in epoch if each[0] in whole), show)
+    print_samples(shown, model.language.tokenizer, console)
+    console.print(summary_table(checked))
+    print_skipped([one for each in checked for one in each.found.skipped], console, show)
 
 
-def model_of(config: TrainConfig) -> vlm.VisionLanguageModel:
-    """The model whose prompts these are, on the CPU, without adapters or quantisation, which change
-    no prompt."""
+def prompting_model(config: TrainConfig) -> vlm.VisionLanguageModel:
+    """The model on the CPU, without adapters or quantisation, which change no prompt."""
     parts = config.model if config.start is None else read(config.start)[0]
     plain = replace(parts.language, lora=None, load_in=None)
     return vlm.build(replace(parts, language=plain), "cpu")
 
 
-def check(
+def check_samples(
     sources: list[Samples], prompts: Callable[[Sample], list[Prompt]], console: Console
 ) -> list[Checked]:
-    """Decodes every photo and writes every prompt; what that fails for is skipped too.
-
-    Args:
-        sources: what was read.
-        prompts: of a sample.
-        console: for the progress bar.
-    """
+    """Decodes every photo and writes every prompt; what that fails for is skipped too."""
     checked = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("checking", total=sum(len(found.usable) for found in sources))
-        for found in sources:
-            usable, skipped, lengths = [], list(found.skipped), []
-            for sample in found.usable:
-                try:
-                    for photo in sample.photos:
-                        read_photo(photo)
-                    lengths += map(len, prompts(sample))
-                    usable.append(sample)
-                except SkipSample as error:
-                    skipped.append(error.at(sample.where))
-                progress.advance(task)
-            checked.append(Checked(replace(found, usable=usable, skipped=skipped), lengths))
+    for found in sources:
+        usable, skipped, lengths = [], list(found.skipped), []
+        for sample in track(found.usable, "checking", console=console, transient=True):
+            try:
+                for photo in sample.photos:
+                    read_photo(photo)
+                lengths += map(len, prompts(sample))
+                usable.append(sample)
+            except SkipSample as error:
+                skipped.append(error.at(sample.where))
+        checked.append(Checked(replace(found, usable=usable, skipped=skipped), lengths))
     return checked
 
 
-def show_samples(
+def print_samples(
     shown: Iterable[tuple[Sample, list[Prompt]]],
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
 ) -> None:
-    """Prints each conversation of samples under its place and its lengths: supervised tokens green,
-    image slots as `<image x49>`."""
+    """Prints each conversation of samples under its place and its lengths."""
     for sample, prompts in shown:
         names = ", ".join(photo.name for photo in sample.photos) or "no image"
         console.print(Text.assemble((sample.where, "bold"), f": {names}"), soft_wrap=True)
         for prompt in prompts:
-            of_images = sum(map(len, prompt.image_slots))
-            console.print(
-                Text(
-                    f"{len(prompt)} tokens, {of_images} of images, "
-                    f"{sum(prompt.loss_mask)} supervised",
-                    style="cyan",
-                )
-            )
+            images, supervised = sum(map(len, prompt.image_slots)), sum(prompt.loss_mask)
+            lengths = f"{len(prompt)} tokens, {images} of images, {supervised} supervised"
+            console.print(Text(lengths, style="cyan"))
             console.print(show_prompt(prompt, tokenizer))
 
 
-def summary(checked: list[Checked]) -> Table:
+def show_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """The sequence with supervised tokens in green and each image slot as `<image x49>`."""
+    shown = Text()
+    slot_at = {position: slot for slot in prompt.image_slots for position in slot}
+    # Decoded in runs: the bytes of one character may be spread over several tokens.
+    for (slot, supervised), run in itertools.groupby(
+        range(len(prompt)), key=lambda i: (slot_at.get(i), prompt.loss_mask[i])
+    ):
+        if slot is not None:
+            shown.append(f"<image x{len(slot)}>", style="bold magenta")
+        else:
+            text = tokenizer.decode([prompt.input_ids[position] for position in run])
+            shown.append(text, style="green" if supervised else "dim")
+    return shown
+
+
+def summary_table(checked: list[Checked]) -> Table:
     """A row for each source: what was found, what is skipped, how long conversations are."""
-    table = Table(title="data")
-    table.add_column("source", overflow="fold")
-    table.add_column("format")
+    table = Table(Column("source", overflow="fold"), "format", title="data")
     # Narrow, or words would be cut where all columns do not fit.
     for name in ("samples", "conver-\nsations", "median\ntokens", "longest"):
         table.add_column(name, justify="right")
@@ -165,10 +151,9 @@ def summary(checked: list[Checked]) -> Table:
     return table
 
 
-def show_skipped(skipped: list[Skipped], console: Console, count: int) -> None:
+def print_skipped(skipped: list[Skipped], console: Console, count: int) -> None:
     """Prints the first samples that cannot be used, and how many more there are."""
     for one in skipped[:count]:
-        line = f"{one.where}: {one.reason} {one.detail}"
-        console.print(Text(" ".join(line.split()), style="red"), soft_wrap=True)
+        console.print(Text(str(one), style="red"), soft_wrap=True)
     if len(skipped) > count:
         console.print(f"and {len(skipped) - count:,} more that are skipped")

@@ -34,8 +34,8 @@ from train.state import newest_state, remove_states, states
 from vlm.checkpoint import load_tensors, read
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, check_choices
 from vlm.data.read import read_sources
-from vlm.data.report import check_share, read_report, write_report
 from vlm.data.sample import Samples, by_reason
+from vlm.data.skipped import check_share, read_report, write_report
 from vlm.errors import ConfigError, DataError
 
 FREE_TO_DIFFER = {

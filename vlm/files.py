@@ -1,5 +1,9 @@
 """Files: JSON and JSON-lines read with the place of each value; files, lines and folders written
-whole or not at all, whatever crashes and however many processes write."""
+whole or not at all, whatever crashes and however many processes write.
+
+What cannot be read or written, or is not what it should be, is a DataError of one line, if nothing
+else is said.
+"""
 
 import hashlib
 import json
@@ -22,11 +26,8 @@ LARGEST = 2**31
 
 @contextmanager
 def disk(told: str, error: type[VLMError] = DataError, remedy: str = "") -> Iterator[None]:
-    """Within, a disk that refuses is told in one line: `told`, the reason, `remedy`.
-
-    Raises:
-        error: instead of an OSError, or of safetensors' own.
-    """
+    """Within, a disk that refuses, by an OSError or by safetensors' own, raises an `error` of one
+    line: `told`, the reason, `remedy`."""
     try:
         yield
     except (OSError, SafetensorError) as refused:
@@ -35,11 +36,7 @@ def disk(told: str, error: type[VLMError] = DataError, remedy: str = "") -> Iter
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds; a byte-order mark is passed over.
-
-    Raises:
-        DataError: it cannot be read, is larger than `LARGEST`, or is not JSON.
-    """
+    """What a JSON file of at most `LARGEST` holds; a byte-order mark is passed over."""
     with disk(f"cannot read {file}"):
         if file.stat().st_size > LARGEST:
             raise DataError(f"{file} is larger than {LARGEST >> 30} GiB")
@@ -48,11 +45,7 @@ def read_json(file: Path) -> Any:
 
 
 def parse_json(where: str, content: bytes) -> Any:
-    """A JSON value; `where` is named in errors.
-
-    Raises:
-        DataError: not JSON.
-    """
+    """A JSON value; `where` it is goes into errors."""
     try:
         return json.loads(content)
     except UnicodeDecodeError as error:
@@ -63,11 +56,7 @@ def parse_json(where: str, content: bytes) -> Any:
 
 def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
     """The values of a JSON-lines file with their line numbers, from 1; blank lines and a
-    byte-order mark are passed over.
-
-    Raises:
-        DataError: it cannot be read, or a line is not JSON; names the line.
-    """
+    byte-order mark are passed over."""
     with disk(f"cannot read {file}"), file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if number == 1:
@@ -78,18 +67,12 @@ def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
 
 def read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file that `append_rows` writes, with their line numbers; none if there is no
-    file. A last line that a crash tore is left out.
-
-    Raises:
-        DataError: it cannot be read, or a line is no JSON object; names the line.
-    """
-    try:
-        with disk(f"cannot read {file}"):
+    file. A last line that a crash tore is left out."""
+    with disk(f"cannot read {file}"):
+        try:
             lines = file.read_bytes().split(b"\n")[:-1]
-    except DataError as error:
-        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        raise
     rows = []
     for number, line in enumerate(lines, start=1):
         row = parse_json(f"{file}, line {number}", line)
@@ -101,15 +84,7 @@ def read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def append_rows(file: Path, rows: Iterable[dict[str, Any]], durable: bool = False) -> None:
     """Writes objects behind the whole lines that are there; a torn last line is written over.
-
-    Args:
-        file: made if it is not there.
-        rows: a line for each.
-        durable: on the disk when it returns, whatever happens to the machine.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    Durable ones are on the disk when it returns, whatever happens to the machine."""
     text = "".join(map(json_line, rows)).encode()
     with disk(f"cannot write {file}"), file.open("a+b") as opened:
         end = opened.seek(0, os.SEEK_END)
@@ -137,11 +112,7 @@ def json_line(row: dict[str, Any]) -> str:
 
 def write_file(file: Path, content: str | bytes) -> None:
     """Writes a file aside and moves it into place when it is on the disk whole: after a crash it is
-    the new one or the one that was there. Folders above it are made.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    the new one or the one that was there. Folders above it are made."""
     content = content.encode() if isinstance(content, str) else content
     partial = file.with_name(f".{file.name}.partial")
     with disk(f"cannot write {file}"):
@@ -164,19 +135,9 @@ def sha256(file: Path) -> str:
 
 
 def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Makes a folder that is either whole or not there; of several processes, one makes it.
-
-    Args:
-        folder: the folder; if it is there, nothing is done.
-        build: fills the empty folder it is given.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        WeightsError: the folder cannot be written.
-    """
-    try:
+    """Makes a folder that is either whole or not there, from an empty one that `build` fills; of
+    several processes, one makes it. A disk that refuses is a WeightsError."""
+    with disk(f"cannot make {folder}", WeightsError, "; VLM_CACHE names another place for it"):
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -185,59 +146,48 @@ def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
                 return folder
             partial = folder.with_name(f"{folder.name}.partial")
             # What a crashed run left; the lock says that nobody is writing it now.
-            if partial.exists():
-                shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             build(partial)
-            # On disk before the rename, or a power cut could leave a folder of empty files.
-            for path in [*partial.rglob("*"), partial]:
-                sync(path)
+            sync_all(partial)
             partial.rename(folder)
             sync(folder.parent)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"cannot make {folder}: {' '.join(str(error).split())}; "
-            "VLM_CACHE names another place for it"
-        ) from error
     return folder
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> None:
-    """Writes a folder aside and moves it into place whole.
-
-    Args:
-        folder: where it goes.
-        write: fills the empty folder it is given.
-        holds: a file by which an old folder of the same kind is known; no other folder is replaced.
-
-    Raises:
-        CheckpointError: another kind of folder is there, or the disk refuses.
-    """
+    """Moves a folder that `write` has filled into place whole. An old one of the same kind, known
+    by a file that it `holds`, is replaced; another one, like a disk that refuses, is a
+    CheckpointError."""
     folder = folder.expanduser().resolve()
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     try:
-        if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
-            raise CheckpointError(
-                f"{folder} is there already and has no {holds}: choose another folder"
-            )
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        for path in [*partial.rglob("*"), partial]:
-            sync(path)
-        if folder.exists():
-            # Only now: after a crash between the two renames it is the one whole checkpoint.
+        with disk(f"cannot write {folder}", CheckpointError):
+            if folder.exists() and not (folder / holds).is_file() and any(folder.iterdir()):
+                raise CheckpointError(
+                    f"{folder} is there already and has no {holds}: choose another folder"
+                )
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write(partial)
+            sync_all(partial)
+            if folder.exists():
+                # Only now: after a crash between the two renames it is the one whole checkpoint.
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            partial.rename(folder)
+            sync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"cannot write {folder}: {reason}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync_all(folder: Path) -> None:
+    """Waits until a folder is on the disk with all that is in it: renamed before, it could after a
+    power cut be a folder of empty files."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
 
 
 def sync(path: Path) -> None:

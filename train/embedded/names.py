@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from train.embedded.captioned import photo_of, read_captions
 from train.embedded.imagenet import (
     PREPROCESSING,
     Name,
@@ -28,15 +29,10 @@ from train.embedded.imagenet import (
 from train.embedded.probe import fit, mean_tokens, photos_with_things
 from vlm.cli import run_module
 from vlm.config import VisionConfig
-from vlm.data.captioned import (
-    image_path,
-    read_captions,
-    read_records,
-    require_images,
-    write_records,
-)
+from vlm.data.records import read_records
 from vlm.data.things import THINGS, main_thing, named_things
 from vlm.errors import DataError
+from vlm.files import write_rows
 from vlm.images import load_image
 from vlm.vision import load_vision
 
@@ -79,17 +75,17 @@ def label_captions(data: Path) -> list[dict[str, Any]]:
     """
     file = data / "labels.jsonl"
     names = imagenet_names()
-    records, images = [], []
-    for number, record in read_records(file, required=("image", "wordnet")):
-        name = names.get(record["wordnet"]) if isinstance(record["wordnet"], str) else None
+    records = []
+    for record in read_records(file, required=("image", "wordnet")):
+        wordnet = record.content["wordnet"]
+        name = names.get(wordnet) if isinstance(wordnet, str) else None
         if name is None:
             raise DataError(
-                f"{file}, line {number}: {record['wordnet']!r} is not the wordnet id of one of the "
-                f"{len(names)} ImageNet classes"
+                f"{record.where}: {wordnet!r} is not the wordnet id of one of the {len(names)} "
+                "ImageNet classes"
             )
-        images.append(image_path(file, number, record["image"]))
-        records.append(_record(record["image"], [name.name, name.plain]))
-    require_images(file, images)
+        photo_of(file, record)
+        records.append(_record(record.content["image"], [name.name, name.plain]))
     return records
 
 
@@ -276,9 +272,9 @@ def main(
     else:
         records, borrowed = guessed_captions(data, threshold, like)
         if like is not None:
-            write_records(data / "borrowed.jsonl", borrowed)
+            write_rows(data / "borrowed.jsonl", borrowed)
     kept = records if most is None else at_most(records, most)
-    write_records(data / "names.jsonl", kept)
+    write_rows(data / "names.jsonl", kept)
 
 
 if __name__ == "__main__":

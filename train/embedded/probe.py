@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vlm.data.captioned import CaptionedImage
+from train.embedded.captioned import CaptionedPhoto
 from vlm.data.things import THINGS, named_things
 from vlm.errors import DataError
 from vlm.images import load_image
@@ -103,7 +103,7 @@ def thing_shares(captions: list[str]) -> Tensor:
     return counts / counts.sum().clamp(min=1)
 
 
-def photos_with_things(photos: list[CaptionedImage]) -> tuple[list[CaptionedImage], Tensor]:
+def photos_with_things(photos: list[CaptionedPhoto]) -> tuple[list[CaptionedPhoto], Tensor]:
     """The photos whose captions name a thing, and their `thing_shares` (B, C).
 
     Raises:

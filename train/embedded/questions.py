@@ -1,4 +1,4 @@
-"""`vlm questions`: questions about photos and their answers, made from captions by rule.
+"""Questions about photos and their answers, made from captions by rule.
 
 Each question with the answer yes is asked in the same words about another photo, of which the
 captions say no; so the words of a question never tell its answer."""
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from train.embedded.caption_facts import PhotoFacts, is_plural
+from train.embedded.captioned import read_captions
 from train.embedded.question_words import (
     ALIKE_ACTIONS,
     ALIKE_COLOURS,
@@ -36,9 +37,10 @@ from train.embedded.question_words import (
     VERBS,
 )
 from vlm.cli import run_module
-from vlm.data.captioned import read_captions, read_records, write_records
+from vlm.data.records import read_records
 from vlm.data.things import named_things
 from vlm.errors import DataError
+from vlm.files import write_rows
 
 IS_THERE = (
     "Is there {a} in the picture?",
@@ -339,17 +341,16 @@ def question_records(file: Path, seed: int) -> list[dict[str, Any]]:
     """The questions about all photos of a captions file, in its order.
 
     Args:
-        file: as `vlm.data.captioned.read_captions` reads it.
+        file: as `read_captions` reads it.
         seed: of wordings, of what is asked, and of the photos with the answer no.
 
     Raises:
         DataError: captions that cannot be read, or that give no question.
     """
-    names = [record["image"] for _, record in read_records(file, required=("image", "captions"))]
-    items = list(zip(names, read_captions(file), strict=True))
+    items = list(zip(read_records(file, ("image", "captions")), read_captions(file), strict=True))
     photos = [
-        read_photo(name, item.captions, item.split)
-        for name, item in track(items, "reading captions", console=Console(stderr=True))
+        read_photo(record.content["image"], photo.captions, record.split)
+        for record, photo in track(items, "reading captions", console=Console(stderr=True))
     ]
     generator = random.Random(seed)
     for photo in photos:
@@ -383,7 +384,7 @@ def main(captions: list[str], seed: int = 0) -> None:
     for name in captions:
         file = Path(name)
         records = question_records(file, seed)
-        write_records(file.with_name("questions.jsonl"), records)
+        write_rows(file.with_name("questions.jsonl"), records)
         kinds = Counter(record["kind"] for record in records)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         Console(stderr=True).print(f"{escape(name)}: {len(records)} questions: {counts}")

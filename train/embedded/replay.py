@@ -1,4 +1,4 @@
-"""`vlm replay`: what the language model itself answers to questions without an image.
+"""What the language model itself answers to questions without an image.
 
 Trained on beside the images, its own answers keep its abilities with text: pseudo-rehearsal (Robins
 1995), as in learning without forgetting (Li & Hoiem 2016)."""
@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+import vlm
 from vlm.checkpoint import read
 from vlm.cli import run_module
-from vlm.data.captioned import write_records
 from vlm.errors import DataError
-from vlm.loading import build
+from vlm.files import write_rows
 from vlm.model import VisionLanguageModel
 
 MAX_TOKENS = 96
@@ -99,8 +99,8 @@ def main(questions: Path, output: Path, model: str = "embedded") -> None:
     if output.exists() and output.samefile(questions):
         raise DataError(f"{output} holds the questions: choose another output")
     config, _ = read(model)
-    plain = build(replace(config, language=replace(config.language, lora=None))).eval()
-    write_records(output, replay(plain, lines, MAX_TOKENS))
+    plain = vlm.build(replace(config, language=replace(config.language, lora=None))).eval()
+    write_rows(output, replay(plain, lines, MAX_TOKENS))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""`vlm teach`: answers to questions that nobody asked of a photo, for a model to learn from beside
-the few that somebody did.
+"""Answers to questions that nobody asked of a photo, for a model to learn from beside the few that
+somebody did.
 
 Small networks (see stacked_attention.py) learn from the questions that have answers, some of them
 without looking at the photo. What they hold together to be the answer is a better label than any of
@@ -15,19 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.embedded.captioned import photo_of
 from train.embedded.probe import patch_tokens
 from train.embedded.stacked_attention import UNKNOWN, fit_several, probabilities
 from vlm.cli import run_module
 from vlm.config import VisionConfig
-from vlm.data.captioned import (
-    image_path,
-    read_records,
-    require_images,
-    require_names,
-    require_texts,
-    write_records,
-)
+from vlm.data.records import read_records
+from vlm.data.sample import SkipSample, text_of, texts_of
 from vlm.errors import DataError
+from vlm.files import write_rows
 from vlm.tower import VisionTower
 from vlm.vision import load_vision
 
@@ -58,18 +54,20 @@ def read_questions(file: Path, split: str) -> list[Asked]:
         DataError: a line without these, a photo that is not there, or no question in that split.
     """
     asked, splits = [], set()
-    for number, record in read_records(file, required=("image", "question", "answers", "split")):
-        where = f"{file}, line {number}"
-        answers = require_texts(where, record["answers"], "answer")
-        require_names(where, record, ("question", "split"))
-        path = image_path(file, number, record["image"])
-        splits.add(record["split"])
-        if record["split"] == split:
-            asked.append(Asked(record["image"], path, record["question"], tuple(answers)))
+    for record in read_records(file, required=("image", "question", "answers", "split")):
+        splits.add(str(record.split))
+        if record.split != split:
+            continue
+        content = record.content
+        try:
+            question, answers = content["question"], texts_of(content["answers"], "answer")
+            text_of(question, "question")
+        except SkipSample as error:
+            raise DataError(str(error.at(record.where))) from error
+        asked.append(Asked(content["image"], photo_of(file, record), question, answers))
     if not asked:
         there = ", ".join(sorted(splits))
         raise DataError(f"{file}: no question in split '{split}'; there are: {there}")
-    require_images(file, [item.path for item in asked])
     return asked
 
 
@@ -174,7 +172,7 @@ def main(
             raise DataError(f"{name} must be at least 1, not {value}")
     asked = read_questions(questions, split)
     records = taught(asked, load_vision(VisionConfig()), per_photo, networks, seed)
-    write_records(questions.with_name("taught.jsonl"), records)
+    write_rows(questions.with_name("taught.jsonl"), records)
 
 
 if __name__ == "__main__":

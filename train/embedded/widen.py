@@ -14,15 +14,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import vlm
+from train.embedded.captioned import CaptionedPhoto, read_captions
 from train.embedded.imagenet import imagenet_network
 from train.embedded.probe import fit_detectors, mean_tokens, photos_with_things
 from vlm.checkpoint import require_new
 from vlm.cli import run_module
 from vlm.config import ModelConfig, ProjectorConfig
-from vlm.data.captioned import CaptionedImage, read_captions
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import CheckpointError, DataError
-from vlm.loading import build
 from vlm.projector import MLP
 
 GAIN = 10.0
@@ -60,7 +59,7 @@ def widen(
     weight, bias = (detectors if by == "things" else classes)(model, photos)
     hidden = old.linear_1.out_features
     config = replace(model.config.projector, hidden=hidden + len(weight))
-    result = build(replace(model.config, projector=config))
+    result = vlm.build(replace(model.config, projector=config))
     state = model.state_dict()
     kept = {name for name in model.trained if not name.startswith("projector.projection.")}
     result.load_state_dict({name: state[name] for name in kept}, strict=False)
@@ -77,7 +76,7 @@ def widen(
 
 
 def detectors(
-    model: vlm.VisionLanguageModel, photos: list[CaptionedImage]
+    model: vlm.VisionLanguageModel, photos: list[CaptionedPhoto]
 ) -> tuple[Tensor, Tensor]:
     """Weight (C, D) and bias (C,) that tell the things in a photo from what enters the projector's
     hidden layer: a linear probe, fitted to captions.
@@ -96,7 +95,7 @@ def detectors(
     return weight, probe.bias - weight @ probe.mean
 
 
-def classes(model: vlm.VisionLanguageModel, photos: list[CaptionedImage]) -> tuple[Tensor, Tensor]:
+def classes(model: vlm.VisionLanguageModel, photos: list[CaptionedPhoto]) -> tuple[Tensor, Tensor]:
     """Weight (1000, 1280) and bias (1000,) of EfficientNet-Lite0's own classifier, for what enters
     the projector's hidden layer.
 
@@ -158,7 +157,7 @@ def main(
         raise DataError("no captions file: name at least one")
     if checkpoint == "fresh":
         torch.manual_seed(0)
-        model = build(ModelConfig(projector=ProjectorConfig(input_norm=True)), device="cpu")
+        model = vlm.build(ModelConfig(projector=ProjectorConfig(input_norm=True)), device="cpu")
     else:
         model = vlm.load(checkpoint, device="cpu")
     widen(model, [Path(file) for file in captions], by).save(output)

@@ -9,7 +9,7 @@ from vlm.data.photos import ENDINGS
 from vlm.data.records import files_in, head
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
-from vlm.files import read_json
+from vlm.files import disk, json_lines, read_json
 
 KEYS: dict[Format, list[set[str]]] = {
     "llava": [{"conversations"}],
@@ -22,22 +22,16 @@ KEYS: dict[Format, list[set[str]]] = {
 
 
 def format_of(source: DataSource) -> Format:
-    """The format of a source, by what is in it.
-
-    Raises:
-        DataError: nothing is there, it cannot be read, or it is none of the formats or more than
-            one; says what was found.
-    """
+    """The format that a source names, or else the one that is in it; a DataError, which says what
+    was found, if that is none or more than one."""
     if source.format is not None:
         return source.format
     path = Path(source.path)
-    try:
+    with disk(f"cannot read {source.path}"):
         if path.is_dir():
             return _format_of_folder(path)
         if path.is_file():
             return _format_of_file(path)
-    except OSError as error:
-        raise DataError(f"cannot read {source.path}: {error.strerror}") from error
     if any(mark in source.path for mark in "{*?["):
         return "shards"
     if source.path.count("/") == 1 and not path.is_absolute() and not path.suffix:
@@ -49,9 +43,9 @@ def _format_of_folder(folder: Path) -> Format:
     files = files_in(folder)
     names = {file.name for file in files if file.parent == folder}
     endings = {file.suffix.lower() for file in files}
+    saved = not names.isdisjoint({"dataset_info.json", "dataset_dict.json"})
     holds: dict[Format, bool] = {
-        "dataset": not names.isdisjoint({"dataset_info.json", "dataset_dict.json"})
-        or ".parquet" in endings,
+        "dataset": saved or ".parquet" in endings,
         "shards": ".tar" in endings,
         "sidecar": ".txt" in endings and not endings.isdisjoint(ENDINGS),
     }
@@ -94,32 +88,18 @@ def _format_of_file(file: Path) -> Format:
 
 
 def _first_object(file: Path, start: str) -> dict[str, Any]:
-    """The object that is the file, or the first of a list or of lines.
-
-    Args:
-        file: JSON or JSON-lines.
-        start: of its text.
-
-    Raises:
-        DataError: not JSON, no object, or an empty list.
-    """
+    """The object that is the file, whose text starts so, or the first of a list or of lines."""
     try:
         first, _ = json.JSONDecoder().raw_decode(start.removeprefix("[").lstrip())
     except (ValueError, RecursionError):
         # It goes on behind the start, or is no JSON at all.
-        whole = _first_line_or_whole(file)
-        if whole == []:
+        try:
+            _, first = next(json_lines(file))
+        except DataError:
+            first = read_json(file)
+        if first == []:
             raise DataError(f"{file} holds no samples: it is an empty list") from None
-        first = whole[0] if isinstance(whole, list) else whole
+        first = first[0] if isinstance(first, list) else first
     if not isinstance(first, dict):
         raise DataError(f"{file}: a JSON object is needed, not {type(first).__name__}")
     return first
-
-
-def _first_line_or_whole(file: Path) -> Any:
-    with file.open("rb") as opened:
-        line = next((line for line in opened if line.strip()), b"")
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return read_json(file)

@@ -10,12 +10,8 @@ from vlm.errors import DataError
 def load_table(
     path: str, config: str | None = None, split: str | None = None
 ) -> tuple[Any, str | None]:
-    """One split of a data set as a `datasets.Dataset`, and the name of the split if it has one.
-
-    Args:
-        path: id on the hub, or a folder.
-        config: of the data set; None is its only one.
-        split: which; None is the only one.
+    """One split of a data set, by its id on the hub or its folder, as a `datasets.Dataset`, and the
+    name of the split if it has one. None is the only config, the only split.
 
     Raises:
         DataError: no such data set or split, or no connection; says what there is.

@@ -2,34 +2,19 @@
 where an image goes, `image` a path or a list of paths (Liu et al. 2023, section 4)."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from vlm.data.records import Record, photo_at, read_records
+from vlm.data.records import Record, photo_at
 from vlm.data.sample import Message, Sample, SkipSample, text_of
 from vlm.data.source import DataSource
 
 
-def records(source: DataSource) -> Iterator[Record]:
-    """The conversations of a file.
-
-    Raises:
-        DataError: the file cannot be read, or a record has no `conversations`.
-    """
-    return read_records(Path(source.path), required=("conversations",))
-
-
-def sample(source: DataSource, where: str, record: dict[str, Any]) -> Sample:
-    """One conversation. It has as many images, none among them, as `<image>`.
-
-    Raises:
-        SkipSample: an image is missing, turns do not alternate, or one has no text.
-    """
-    named = record.get("image")
+def llava_sample(source: DataSource, record: Record) -> Sample:
+    """One conversation. It has as many images, none among them, as `<image>`."""
+    named = record.content.get("image")
     names = named if isinstance(named, list) else [] if named is None else [named]
     photos = tuple(photo_at(Path(source.path).parent, source.images, name) for name in names)
-    turns = record["conversations"]
+    turns = record.content["conversations"]
     if not isinstance(turns, list) or not turns:
         raise SkipSample("no question and answer")
     messages: list[Message] = []
@@ -50,17 +35,12 @@ def sample(source: DataSource, where: str, record: dict[str, Any]) -> Sample:
         raise SkipSample("no answer to the last question")
     if placed != len(photos):
         raise SkipSample("<image> and images differ", f"{placed} <image>, {len(photos)} images")
-    return Sample(where, photos, (tuple(messages),))
+    return Sample(record.where, photos, (tuple(messages),))
 
 
 def question_parts(text: str, placed: int) -> tuple[str | int, ...]:
-    """Text and images in order.
-
-    Args:
-        text: a question with `<image>` where an image goes. A line break behind it is left out,
-            since a prompt has one behind each image.
-        placed: images of earlier questions.
-    """
+    """Text and images in order, the images counted from `placed`, those of earlier questions. A
+    line break behind `<image>` is left out, since a prompt has one behind each image."""
     first, *rest = re.split("<image>\n?", text)
     parts: list[str | int] = [first]
     for number, piece in enumerate(rest, start=placed):

@@ -3,34 +3,16 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from vlm.errors import ImageError
+from vlm.files import disk
 from vlm.images import MAX_BYTES, load_image
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 """By which a photo is known in a folder or a tar file."""
-
-
-class Photo(Protocol):
-    """An encoded image that is read only when it is needed.
-
-    Attributes:
-        name: for messages.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def data(self) -> bytes:
-        """The encoded image; of one that is larger than `MAX_BYTES`, one byte more than that.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,14 +31,7 @@ class FilePhoto:
 
 @dataclass(frozen=True)
 class TarPhoto:
-    """A member of an uncompressed tar file, read where it lies.
-
-    Args:
-        tar: the file.
-        member: name of the member.
-        offset: where its bytes begin in the file.
-        size: in bytes.
-    """
+    """A member of an uncompressed tar file, read where it lies: offset and size in bytes."""
 
     tar: Path
     member: str
@@ -73,15 +48,9 @@ class TarPhoto:
 
 @dataclass(frozen=True, eq=False)
 class RowPhoto:
-    """An encoded image in a Hugging Face data set, read as it is stored. One that the data set only
-    names the file of is a `FilePhoto`.
-
-    Args:
-        path: of the data set, for messages.
-        dataset: a `datasets.Dataset` whose image column is not decoded (`Image(decode=False)`).
-        column: name of the image column.
-        row: counted from 0.
-    """
+    """An encoded image in a `datasets.Dataset` whose image column is not decoded
+    (`Image(decode=False)`); path is that of the data set, for messages. One that the data set only
+    names the file of is a `FilePhoto`."""
 
     path: str
     dataset: Any
@@ -99,21 +68,19 @@ class RowPhoto:
         return cell["bytes"]
 
 
+Photo = FilePhoto | TarPhoto | RowPhoto
+"""An encoded image with a name for messages. Its `data` is read only when it is needed and is at
+most one byte longer than `MAX_BYTES`; an ImageError if it cannot be read."""
+
+
 def _read(name: str, file: Path, offset: int, size: int) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(offset)
-            return opened.read(size)
-    except OSError as error:
-        raise ImageError(f"cannot read {name!r}: {error.strerror}") from error
+    with disk(f"cannot read {name!r}", ImageError), file.open("rb") as opened:
+        opened.seek(offset)
+        return opened.read(size)
 
 
 def decode(photo: Photo) -> Image.Image:
-    """The photo as RGB.
-
-    Raises:
-        ImageError: it cannot be read; names the photo.
-    """
+    """The photo as RGB; an ImageError that names it if it cannot be read."""
     data = photo.data()
     try:
         return load_image(data)
@@ -123,9 +90,5 @@ def decode(photo: Photo) -> Image.Image:
 
 
 def digest(photo: Photo) -> bytes:
-    """SHA-256 of the encoded image.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """SHA-256 of the encoded image."""
     return hashlib.sha256(photo.data()).digest()

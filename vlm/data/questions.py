@@ -1,22 +1,26 @@
-"""Question JSON-lines: `{"image": "a.jpg", "question": "What runs?", "answers": ["dog"]}`, or
-`answer` for one alone, with optional `split`."""
+"""Questions about photos and their answers, as JSON-lines."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from vlm.data.records import Record, photo_at, read_records, require
-from vlm.data.sample import Sample, SkipSample, answers_of, asked, text_of
+from vlm.data.sample import Sample, SkipSample, asked, text_of, texts_of
 from vlm.data.source import DataSource
 
 
-def records(source: DataSource) -> Iterator[Record]:
-    """The photos of a file, each with the lines that ask about it, in order of the first of them.
+class AskedPhoto(NamedTuple):
+    """A photo by the names that it may have, and the objects that ask about it: `question`,
+    `answers` or `answer`, and optionally `kind`."""
 
-    Raises:
-        DataError: the file cannot be read, or a line lacks `image`, `question`, or both `answers`
-            and `answer`.
-    """
+    names: list[str]
+    questions: list[Record]
+
+
+def question_records(source: DataSource) -> Iterator[Record]:
+    """The photos of a file of lines such as `{"image": "a.jpg", "question": "What runs?",
+    "answers": ["dog"]}`, or `answer` for one alone, with optional `kind` and `split`; in order of
+    the first line about each."""
     photos: dict[tuple[str, str], list[Record]] = {}
     for line in read_records(Path(source.path), required=("image", "question")):
         if "answer" not in line.content:
@@ -24,25 +28,23 @@ def records(source: DataSource) -> Iterator[Record]:
         # Whatever a line has for an image: one that is no path is skipped later.
         photos.setdefault((str(line.content["image"]), str(line.split)), []).append(line)
     for lines in photos.values():
-        yield Record(lines[0].where, lines, lines[0].split)
+        first = lines[0]
+        yield Record(first.where, AskedPhoto([first.content["image"]], lines), first.split)
 
 
-def sample(source: DataSource, where: str, lines: list[Record]) -> Sample:
-    """One photo with a conversation for each question.
-
-    Raises:
-        SkipSample: it is missing, or a question or an answer is no text; says of which line.
-    """
-    photo = photo_at(Path(source.path).parent, source.images, lines[0].content["image"])
+def question_sample(source: DataSource, record: Record) -> Sample:
+    """One photo with a conversation for each question about it."""
+    names, questions = record.content
+    photo = photo_at(Path(source.path).parent, source.images, *names)
     conversations, right, kinds = [], [], []
-    for line in lines:
-        content: dict[str, Any] = line.content
+    for where, content, _ in questions:
         try:
-            answers = content.get("answers", content.get("answer"))
-            conversations.append(asked(content["question"], answers, source))
-            right.append(answers_of(answers))
+            right.append(texts_of(content.get("answers", content.get("answer")), "answer"))
+            conversations.append(asked(content["question"], right[-1], source))
             kind = content.get("kind")
             kinds.append(None if kind is None else text_of(kind, "kind"))
         except SkipSample as error:
-            raise SkipSample(error.reason, f"{line.where} {error.detail}".strip()) from error
-    return Sample(where, (photo,), tuple(conversations), answers=tuple(right), kinds=tuple(kinds))
+            raise SkipSample(error.reason, f"{where} {error.detail}".strip()) from error
+    return Sample(
+        record.where, (photo,), tuple(conversations), answers=tuple(right), kinds=tuple(kinds)
+    )

@@ -1,79 +1,64 @@
 """Sources -> samples, each through the reader of its format."""
 
 import os
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from vlm.data import captions, coco, dataset, llava, questions, shards, sidecar, table, vqa
+from vlm.data import captions, llava, questions, shards, table, vqa
 from vlm.data.formats import format_of
-from vlm.data.records import Record
+from vlm.data.records import Record, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
 
 
-class Reader(Protocol):
-    """A module that reads one format."""
+class Reader(NamedTuple):
+    """How one format is read: what each sample is made of, in the source's order, with a DataError
+    if the source as a whole cannot be read; and one sample, with a SkipSample if it cannot be used.
+    """
 
-    def records(self, source: DataSource) -> Iterator[Record]:
-        """What each sample is made of, in the source's order.
+    records: Callable[[DataSource], Iterator[Record]]
+    sample: Callable[[DataSource, Record], Sample]
 
-        Raises:
-            DataError: the source as a whole cannot be read.
-        """
-        ...
 
-    def sample(self, source: DataSource, where: str, record: Any) -> Sample:
-        """One sample.
-
-        Raises:
-            SkipSample: it is to be skipped.
-        """
-        ...
+def objects_with(*keys: str) -> Callable[[DataSource], Iterator[Record]]:
+    """Reads the objects of a file, which all have these keys."""
+    return lambda source: read_records(Path(source.path), keys)
 
 
 READERS: dict[Format, Reader] = {
-    "llava": llava,
-    "captions": captions,
-    "questions": questions,
-    "table": table,
-    "sidecar": sidecar,
-    "coco": coco,
-    "vqa": vqa,
-    "dataset": dataset,
-    "shards": shards,
+    "llava": Reader(objects_with("conversations"), llava.llava_sample),
+    "captions": Reader(objects_with("image", "captions"), captions.caption_sample),
+    "questions": Reader(questions.question_records, questions.question_sample),
+    "table": Reader(table.table_records, table.table_sample),
+    "sidecar": Reader(captions.folder_records, captions.folder_sample),
+    "coco": Reader(captions.coco_records, captions.caption_sample),
+    "vqa": Reader(vqa.vqa_records, questions.question_sample),
+    "dataset": Reader(table.dataset_records, table.dataset_sample),
+    "shards": Reader(shards.shard_records, shards.shard_sample),
 }
 
 
 def read_sources(sources: list[DataSource]) -> list[Samples]:
-    """The samples of each source; no photo is opened yet.
-
-    Raises:
-        DataError: a source that cannot be read, or has no sample that can be used.
-    """
+    """The samples of each source; no photo is opened yet. A DataError for a source that cannot be
+    read, or has no sample that can be used."""
     return [read_source(source) for source in sources]
 
 
 def read_whole(source: DataSource) -> list[Sample]:
-    """The samples of a source of which none may be skipped, as evaluation needs them.
-
-    Raises:
-        DataError: as `read_sources`, or a sample that cannot be used; names the first.
-    """
+    """The samples of a source as evaluation needs them: a DataError for any that cannot be used,
+    which names the first."""
     found = read_source(source)
     if found.skipped:
-        first, more = found.skipped[0], len(found.skipped) - 1
+        more = len(found.skipped) - 1
         rest = f" (and {more:,} more samples cannot be used)" if more else ""
-        raise DataError(f"{first.where}: {first.reason} {first.detail}".strip() + rest)
+        raise DataError(f"{found.skipped[0]}{rest}")
     return found.usable
 
 
 def read_source(source: DataSource) -> Samples:
-    """The samples of one source, up to its limit.
-
-    Raises:
-        DataError: as in `read_sources`.
-    """
+    """The samples of one source, up to its limit, see `read_sources`."""
     if source.images is not None and not os.path.isdir(source.images):
         raise DataError(f"no folder {source.images} for the images of {source.path}")
     found = Samples(source, format_of(source))
@@ -87,20 +72,26 @@ def read_source(source: DataSource) -> Samples:
         if source.split not in (None, split):
             continue
         try:
-            found.usable.append(reader.sample(source, record.where, record.content))
+            found.usable.append(reader.sample(source, record))
         except SkipSample as error:
             found.skipped.append(error.at(record.where))
         if len(found.usable) == source.limit:
             break
-    if found.usable:
-        return found
+    if not found.usable:
+        raise DataError(_nothing(found, splits))
+    return found
+
+
+def _nothing(found: Samples, splits: set[str]) -> str:
+    """Why a source, which has these splits, has no sample that can be used."""
+    path, split = found.source.path, found.source.split
     if found.skipped:
         first = found.skipped[0]
-        raise DataError(
-            f"{source.path}: no sample can be used: {by_reason(found.skipped)}; "
+        return (
+            f"{path}: no sample can be used: {by_reason(found.skipped)}; "
             f"the first is {first.where} {first.detail}".strip()
         )
-    if source.split is not None:
+    if split is not None:
         there = ", ".join(sorted(splits)) or "no splits"
-        raise DataError(f"{source.path}: no sample in split {source.split!r}; there are: {there}")
-    raise DataError(f"{source.path} holds no samples (read as {found.format})")
+        return f"{path}: no sample in split {split!r}; there are: {there}"
+    return f"{path} holds no samples (read as {found.format})"

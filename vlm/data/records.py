@@ -9,37 +9,25 @@ from typing import Any, NamedTuple
 from vlm.data.photos import FilePhoto
 from vlm.data.sample import SkipSample
 from vlm.errors import DataError
-from vlm.files import json_lines, read_json
+from vlm.files import disk, json_lines, read_json
 
 NAMED = 5
 """Offenders that an error names; it counts the rest."""
 
 
 class Record(NamedTuple):
-    """What one sample is made of.
-
-    Attributes:
-        where: file and line, for messages.
-        content: as the format has it.
-        split: the part of the data that it belongs to; None where the format has no such thing.
-    """
+    """What one sample is made of, as its format has it, with its place for messages, and the part
+    of the data that it belongs to, if any."""
 
     where: str
     content: Any
-    split: str | None = None
+    split: Any = None
 
 
 def head(file: Path) -> str:
-    """The first 64 KiB of a text file, spaces in front removed.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        with file.open("rb") as opened:
-            return opened.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
+    """The first 64 KiB of a text file, spaces in front removed."""
+    with disk(f"cannot read {file}"), file.open("rb") as opened:
+        return opened.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
 
 
 def read_records(
@@ -48,57 +36,43 @@ def read_records(
     """The objects of a file - JSON-lines, a JSON list, or the list under `key` of a JSON object -
     each with its place.
 
-    Args:
-        file: the file.
-        required: keys that every object must have.
-        key: where the list is, if the file holds one object.
-
     Raises:
-        DataError: the file cannot be read or holds no object, something in it is none, or a key is
-            missing; names the place.
+        DataError: the file cannot be read or holds no object, something in it is none, or lacks a
+            key that is required; names the place.
     """
     required = list(required)
     start = head(file)
-    if key is not None and not start.startswith("["):
+    unit = "record"
+    if start.startswith("["):
+        listed = enumerate(read_json(file), start=1)
+    elif key is None:
+        unit, listed = "line", json_lines(file)
+    else:
         whole = read_json(file)
         if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
             raise DataError(f"{file}: a list of objects under {key!r} is needed")
-        listed = numbered(file, "record", enumerate(whole[key], start=1))
-    elif start.startswith("["):
-        listed = numbered(file, "record", enumerate(read_json(file), start=1))
-    else:
-        listed = numbered(file, "line", json_lines(file))
-    empty = True
-    for where, content in listed:
-        empty = False
+        listed = enumerate(whole[key], start=1)
+    number = 0
+    for number, content in listed:
+        where = f"{file}, {unit} {number}"
         if not isinstance(content, dict):
             raise DataError(f"{where}: a JSON object is needed, not {type(content).__name__}")
         require(where, required, content)
         yield Record(where, content, content.get("split"))
-    if empty:
+    if number == 0:
         raise DataError(f"{file} is empty: it needs one JSON object a line, or a list of them")
-
-
-def numbered(file: Path, unit: str, values: Iterable[tuple[int, Any]]) -> Iterator[tuple[str, Any]]:
-    """Values with their place in the file."""
-    for number, value in values:
-        yield f"{file}, {unit} {number}", value
 
 
 def files_in(folder: Path) -> list[Path]:
     """The files in a folder and in the folders in it, by their paths. Links are followed; a folder
-    that several of them lead to is read once.
+    that several of them lead to is read once."""
 
-    Raises:
-        DataError: a folder that is not there, or cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
+    def unreadable(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
     files: list[Path] = []
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             # A link back to where it lies would be followed for ever.
@@ -111,16 +85,8 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def by_id(file: Path, found: Iterable[dict[str, Any]], *names: str) -> dict[Any, dict[str, Any]]:
-    """Objects of a file by their id, in their order.
-
-    Args:
-        file: that they are from, for messages.
-        found: the objects.
-        names: of the key that is the id; the first of them that an object has.
-
-    Raises:
-        DataError: an object without id, or an id that comes twice.
-    """
+    """Objects of a file by their id, the first of the named keys that each has, in their order; a
+    DataError for one without id, or an id that comes twice."""
     listed = list(found)
     numbers = [next((one[name] for name in names if name in one), None) for one in listed]
     without = [place for place, number in enumerate(numbers, start=1) if not is_id(number)]
@@ -137,9 +103,7 @@ def is_id(value: Any) -> bool:
 
 
 def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions") -> None:
-    """Raises:
-    DataError: there are offenders; names the first and counts them.
-    """
+    """A DataError if there are offenders; names the first and counts them."""
     if offenders:
         named = ", ".join(map(str, offenders[:NAMED]))
         more = f" and {len(offenders) - NAMED:,} more" if len(offenders) > NAMED else ""
@@ -147,22 +111,14 @@ def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions
 
 
 def require_same(file: Path, given: Collection[Any], asked: Collection[Any], what: str) -> None:
-    """Checks that there is exactly one for each question.
-
-    Raises:
-        DataError: names the first that are missing, or that belong to no question.
-    """
+    """A DataError if some are missing, or belong to no question: names the first of them."""
     refuse(file, [number for number in asked if number not in given], f"no {what}")
     unknown = [number for number in given if number not in asked]
     refuse(file, unknown, "no such question", f"{what}s")
 
 
 def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
-    """Checks that keys or columns are there.
-
-    Raises:
-        DataError: says what was found and what was expected.
-    """
+    """A DataError if keys or columns are missing: says what was found and what was expected."""
     expected, found = list(expected), list(found)
     missing = [name for name in expected if name not in found]
     if missing:
@@ -173,12 +129,8 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
 
 
 def photo_at(folder: Path, images: Path | None, *names: Any) -> FilePhoto:
-    """The photo that a file names.
-
-    Args:
-        folder: that of the file.
-        images: the folder that paths start from; None is `folder` or `images` in it.
-        names: of the photo; the first that is there is taken.
+    """The photo that a file in a folder names; of several names, the first that is there. Paths
+    start from `images`; if that is None, from the folder or `images` in it.
 
     Raises:
         SkipSample: no such photo, or a path that leaves the folder.

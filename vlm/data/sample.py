@@ -1,11 +1,11 @@
-"""One sample: conversations about the same photos; and what is wrong with one that is not used."""
+"""One sample: conversations about the same photos; and what is wrong with one that is skipped."""
 
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from vlm.data.photos import Photo
 from vlm.data.source import DataSource, Format
@@ -13,12 +13,8 @@ from vlm.data.source import DataSource, Format
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says.
-
-    Attributes:
-        role: `user` or `assistant`.
-        parts: text, and photos by their place in `Sample.photos`.
-    """
+    """What the `user` or the `assistant` says: text, and photos by their place in
+    `Sample.photos`."""
 
     role: str
     parts: tuple[str | int, ...]
@@ -33,14 +29,11 @@ class Sample:
     """Conversations about the same photos, trained together behind one copy of them.
 
     Attributes:
-        where: file and line, for messages.
-        photos: may be none.
-        conversations: each alternates from user to assistant.
-        questions: if there are any, one is drawn in each epoch and put behind the photos of each
-            first message: what captions are the answer to.
+        questions: what captions answer: one is drawn in each epoch and put behind the photos of
+            each first message; none where the conversations have their own.
         answers: what evaluation compares with: all right answers to each conversation's question,
             or one tuple of all captions; none where the conversations have them.
-        kinds: of each question, for the breakdown of scores; none if the source does not say.
+        kinds: of each question, for the breakdown of scores.
     """
 
     where: str
@@ -76,25 +69,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that is not trained on.
-
-    Attributes:
-        where: file and line.
-        reason: the same words for the same kind of problem, so that they can be counted.
-        detail: what exactly, for the report.
-    """
+    """A sample that is not used. The reason is the same words for the same kind of problem, so that
+    they can be counted."""
 
     where: str
     reason: str
     detail: str = ""
 
+    def __str__(self) -> str:
+        return " ".join(f"{self.where}: {self.reason} {self.detail}".split())
+
 
 class SkipSample(Exception):
-    """Why a sample is skipped; raised and caught while one sample is read.
-
-    Attributes:
-        reason, detail: as in `Skipped`.
-    """
+    """Why a sample is skipped; raised and caught while one sample is read."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -107,14 +94,7 @@ class SkipSample(Exception):
 
 @dataclass
 class Samples:
-    """What a source holds: the samples that can be used and those that cannot.
-
-    Attributes:
-        source: where they come from.
-        format: as which it was read.
-        usable: in the source's order.
-        skipped: likewise.
-    """
+    """What a source holds, in its order: the samples that can be used and those that cannot."""
 
     source: DataSource
     format: Format
@@ -123,11 +103,8 @@ class Samples:
 
 
 def text_of(value: object, what: str) -> str:
-    """A text field, spaces at its ends removed.
-
-    Raises:
-        SkipSample: not a string, half of a UTF-16 surrogate pair in it, or nothing in it.
-    """
+    """A text field, spaces at its ends removed; a SkipSample if it is not a string, has half of a
+    UTF-16 surrogate pair in it, or nothing."""
     if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
         raise SkipSample(f"{what} is not text", repr(value)[:100])
     if not value.strip():
@@ -135,65 +112,29 @@ def text_of(value: object, what: str) -> str:
     return value.strip()
 
 
-def answers_of(value: object) -> tuple[str, ...]:
-    """All answers to a question.
-
-    Raises:
-        SkipSample: no text.
-    """
-    return tuple(
-        text_of(answer, "answer") for answer in (value if isinstance(value, list) else [value])
-    )
+def texts_of(value: object, what: str) -> tuple[str, ...]:
+    """A text, or a list of at least one, see `text_of`."""
+    if value is None or value == []:
+        raise SkipSample(f"no {what}s")
+    return tuple(text_of(text, what) for text in (value if isinstance(value, list) else [value]))
 
 
-def answer_of(value: object, of_several: Literal["most", "all"]) -> str:
-    """An answer, or of several the one given most (the first of those given equally often), or all
-    of them, joined as in DAQUAR.
-
-    Raises:
-        SkipSample: no text.
-    """
-    if not isinstance(value, list):
-        return text_of(value, "answer")
-    if not value:
-        raise SkipSample("empty answer")
-    texts = [text_of(answer, "answer") for answer in value]
-    return ", ".join(texts) if of_several == "all" else Counter(texts).most_common(1)[0][0]
-
-
-def asked(question: object, answer: object, source: DataSource) -> Conversation:
-    """A conversation of one question about one photo, and its answer.
-
-    Args:
-        question: a text.
-        answer: a text, or a list of them.
-        source: whose instruction goes behind the question; says which of several answers is right.
-
-    Raises:
-        SkipSample: no text.
-    """
+def asked(question: object, answers: Sequence[str], source: DataSource) -> Conversation:
+    """One question about one photo, with the source's instruction behind it, and its answer: of
+    several, the one given most (the first of those given equally often), or all of them, joined as
+    in DAQUAR."""
     text = text_of(question, "question")
     if source.instruction is not None:
         text = f"{text}\n{source.instruction}"
-    return Message("user", (0, text)), Message("assistant", (answer_of(answer, source.answers),))
+    most = Counter(answers).most_common(1)[0][0]
+    answer = ", ".join(answers) if source.answers == "all" else most
+    return Message("user", (0, text)), Message("assistant", (answer,))
 
 
 def captioned(where: str, photo: Photo, captions: object, questions: Sequence[str]) -> Sample:
-    """A photo with what people say of it: one conversation for each different caption.
-
-    Args:
-        where: file and line.
-        photo: the photo.
-        captions: a text, or a list of them.
-        questions: what a caption may be the answer to.
-
-    Raises:
-        SkipSample: no captions, or one that is no text.
-    """
-    texts = captions if isinstance(captions, list) else [captions]
-    if not texts:
-        raise SkipSample("no captions")
-    said = tuple(text_of(text, "caption") for text in texts)
+    """A photo with what people say of it: one conversation for each different caption, which
+    answers any of the questions."""
+    said = texts_of(captions, "caption")
     conversations = tuple(
         (Message("user", (0,)), Message("assistant", (caption,)))
         for caption in dict.fromkeys(map(tidy, said))
@@ -203,13 +144,7 @@ def captioned(where: str, photo: Photo, captions: object, questions: Sequence[st
 
 def tidy(caption: str) -> str:
     """A caption as one would write it: capital first, a full stop behind its last letter or digit,
-    no space in front of it. Other marks at its end, those of other scripts among them, stay.
-
-    >>> tidy("a black dog runs . ")
-    'A black dog runs.'
-    >>> tidy('he says "hi."')
-    'He says "hi."'
-    """
+    no space in front of it. Other marks at its end, those of other scripts among them, stay."""
     words = " ".join(caption.split())
     words = f"{words[:1].upper()}{words[1:]}"
     bare = words.rstrip(" .")
@@ -219,10 +154,6 @@ def tidy(caption: str) -> str:
 
 
 def by_reason(skipped: Iterable[Skipped]) -> str:
-    """How many samples were skipped for what, the most frequent reason first.
-
-    >>> by_reason([Skipped("a", "missing image"), Skipped("b", "missing image")])
-    '2 missing image'
-    """
+    """How many samples were skipped for what, the most frequent reason first."""
     counts = Counter(one.reason for one in skipped)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())

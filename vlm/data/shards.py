@@ -7,48 +7,38 @@ from where they lie, in any order and by any process.
 """
 
 import glob
-import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlm.data.columns import sample_of, text_columns
+from vlm.data.captions import lines_of
 from vlm.data.photos import ENDINGS, TarPhoto
 from vlm.data.records import Record, files_in, require
 from vlm.data.sample import Sample, SkipSample, captioned
-from vlm.data.sidecar import lines_of
 from vlm.data.source import DataSource
+from vlm.data.table import row_sample
 from vlm.errors import DataError
+from vlm.files import parse_json
 
 MAX_TEXT = 1 << 20
 """Longest text of a sample, in bytes."""
 
-Members = list[tuple[str, TarPhoto]]
-"""The members of one sample: their endings, in lower case, and where they lie."""
 
-
-def records(source: DataSource) -> Iterator[Record]:
-    """The samples of all shards.
-
-    Raises:
-        DataError: no shard there, or one that cannot be read, is compressed, damaged or cut off.
-    """
+def shard_records(source: DataSource) -> Iterator[Record]:
+    """The samples of all shards, each as the endings of its members and where they lie."""
     for shard in shards(source.path):
-        for key, members in groups(shard):
-            yield Record(f"{shard}:{key}", members)
+        for key, group in groupby(members(shard), key=itemgetter(0)):
+            yield Record(f"{shard}:{key}", [(ending, place) for _, ending, place in group])
 
 
 def shards(pattern: str) -> list[Path]:
     """The tar files that a path stands for: itself, those in a folder, `shard-{000..011}.tar` or
-    `shard-*.tar`.
-
-    Raises:
-        DataError: there are none, not all of those that the braces name, or a folder that cannot be
-            read.
-    """
+    `shard-*.tar`; a DataError if there are none, or not all of those that the braces name."""
     path = Path(pattern)
     # os.path's, unlike Path's own, are False for what may not be looked at.
     if os.path.isfile(path):
@@ -65,62 +55,34 @@ def shards(pattern: str) -> list[Path]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Writes out numbers in braces.
-
-    >>> expand("{08..10}.tar")
-    ['08.tar', '09.tar', '10.tar']
-    """
-    braces = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if braces is None:
-        return [pattern]
-    first, last = braces.groups()
-    names = []
-    for number in range(int(first), int(last) + 1):
-        digits = str(number).zfill(len(first))
-        names += expand(f"{pattern[: braces.start()]}{digits}{pattern[braces.end() :]}")
+    """Writes out numbers in braces: `{08..10}.tar` -> `08.tar`, `09.tar`, `10.tar`."""
+    start, *rest = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
+    names = [start]
+    for first, last, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        names = [f"{name}{number}{text}" for name in names for number in numbers]
     return names
 
 
-def groups(shard: Path) -> Iterator[tuple[str, Members]]:
-    """The samples of a shard: their key and their members.
-
-    Raises:
-        DataError: it cannot be read, is compressed, damaged or cut off.
-    """
-    key = ""
-    members: Members = []
+def members(shard: Path) -> Iterator[tuple[str, str, TarPhoto]]:
+    """The members of a shard: the key of the sample, the ending in lower case, and where it lies; a
+    DataError if the shard is compressed, damaged or cut off."""
     try:
         with tarfile.open(shard, mode="r:") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
                 stem, _, ending = path.name.partition(".")
-                if not member.isfile() or not stem:
-                    continue
-                own = str(path.with_name(stem))
-                if own != key and members:
-                    yield key, members
-                    members = []
-                key = own
-                place = TarPhoto(shard, member.name, member.offset_data, member.size)
-                members.append((f".{ending.lower()}", place))
+                if member.isfile() and stem:
+                    place = TarPhoto(shard, member.name, member.offset_data, member.size)
+                    yield str(path.with_name(stem)), f".{ending.lower()}", place
             _check_end(shard, tar.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"cannot read {shard}: {error}: shards are uncompressed tar") from error
-    if members:
-        yield key, members
 
 
 def _check_end(shard: Path, end: int) -> None:
-    """Checks that an archive ends where no member follows any more: `tarfile` takes a damaged
-    header, or none at all, for the end.
-
-    Args:
-        shard: the archive.
-        end: behind its last member, in bytes.
-
-    Raises:
-        DataError: no block of zeros is there, or something else than zeros behind it.
-    """
+    """Checks that an archive ends behind its last member, at byte `end`, with a block of zeros and
+    nothing else behind it: `tarfile` takes a damaged header, or none at all, for the end."""
     with shard.open("rb") as opened:
         opened.seek(end)
         block = opened.read(tarfile.BLOCKSIZE)
@@ -137,41 +99,36 @@ def _check_end(shard: Path, end: int) -> None:
                 )
 
 
-def sample(source: DataSource, where: str, members: Members) -> Sample:
-    """One sample of a shard.
-
-    Raises:
-        SkipSample: no image or several, several members of one ending, no text, or JSON that lacks
-            a key that the config names.
-    """
-    found = dict(members)
-    if len(found) < len(members):
-        names = ", ".join(member.member for _, member in members)
+def shard_sample(source: DataSource, record: Record) -> Sample:
+    """One photo with the text beside it."""
+    found = dict(record.content)
+    if len(found) < len(record.content):
+        names = ", ".join(place.member for _, place in record.content)
         raise SkipSample("several members of one ending", names)
     photos = [ending for ending in found if ending in ENDINGS]
     if len(photos) != 1:
         raise SkipSample("several images" if photos else "missing image", ", ".join(found))
     photo = found[photos[0]]
     if source.columns.question is None and ".txt" in found:
-        return captioned(where, photo, lines_of(_text(found[".txt"])), source.questions)
+        return captioned(record.where, photo, lines_of(_text(found[".txt"])), source.questions)
     if ".json" not in found:
         raise SkipSample("no text beside the photo", f"found {', '.join(found)}")
-    record = _record(found[".json"])
+    row = _object(found[".json"])
     try:
-        require(found[".json"].name, text_columns(source.columns), record)
+        require(found[".json"].name, source.columns.texts, row)
     except DataError as error:
         raise SkipSample("key missing in the JSON", str(error)) from error
-    return sample_of(source, where, photo, record)
+    return row_sample(source, record.where, photo, row)
 
 
-def _record(member: TarPhoto) -> dict[str, Any]:
+def _object(member: TarPhoto) -> dict[str, Any]:
     try:
-        record = json.loads(_text(member))
-    except (ValueError, RecursionError) as error:
-        raise SkipSample("text is not JSON", f"{member.name}: {error}") from error
-    if not isinstance(record, dict):
+        content = parse_json(member.name, _text(member).encode())
+    except DataError as error:
+        raise SkipSample("text is not JSON", str(error)) from error
+    if not isinstance(content, dict):
         raise SkipSample("text is not JSON", f"{member.name}: no object")
-    return record
+    return content
 
 
 def _text(member: TarPhoto) -> str:

@@ -21,7 +21,7 @@ QUESTIONS = [
 Format = Literal[
     "llava", "captions", "questions", "table", "sidecar", "coco", "vqa", "dataset", "shards"
 ]
-"""Each is read by the module of its name."""
+"""See `vlm.data.read.READERS`."""
 
 
 @dataclass
@@ -43,6 +43,13 @@ class Columns:
     def __post_init__(self) -> None:
         if (self.question is None) != (self.answer is None):
             raise ConfigError("columns.question and columns.answer go together: give both or none")
+
+    @property
+    def texts(self) -> list[str]:
+        """Those with text."""
+        if self.question is None or self.answer is None:
+            return [self.text]
+        return [self.question, self.answer]
 
 
 @dataclass

@@ -6,29 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from train.embedded.easyvqa import kind_of, main, question_records
+from train.embedded.easyvqa import kind_of, main
 from vlm.errors import DataError, VLMError
 
 
-def test_questions_become_records() -> None:
-    questions = (["what is the red shape?", "is there a circle?"], ["triangle", "no"], [7, 0])
-    assert list(question_records("test", questions)) == [
-        {
-            "image": "test_7.png",
-            "question": "what is the red shape?",
-            "answers": ["triangle"],
-            "kind": "shape",
-            "split": "test",
-        },
-        {
-            "image": "test_0.png",
-            "question": "is there a circle?",
-            "answers": ["no"],
-            "kind": "yes/no",
-            "split": "test",
-        },
+def test_kinds() -> None:
+    assert [kind_of(answer) for answer in ("triangle", "no", "teal")] == [
+        "shape",
+        "yes/no",
+        "colour",
     ]
-    assert kind_of("teal") == "colour"
 
 
 def test_the_whole_data_set_is_unpacked(tmp_path: Path) -> None:
@@ -42,6 +29,8 @@ def test_the_whole_data_set_is_unpacked(tmp_path: Path) -> None:
     assert len(photos) == 5000
     assert {record["image"] for record in records} <= photos
     assert {record["kind"] for record in records} == {"yes/no", "shape", "colour"}
+    assert records[0].keys() == {"image", "question", "answers", "kind", "split"}
+    assert all(record["image"].startswith(record["split"]) for record in records)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -55,5 +44,5 @@ def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(VLMError, match=r"install it with pip install 'vlm\[data\]'"):
+    with pytest.raises(VLMError, match=r"^easy-vqa needs the package: pip install 'vlm\[eval\]'$"):
         main(tmp_path)

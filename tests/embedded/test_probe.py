@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from train.embedded.captioned import read_captions
 from train.embedded.imagenet import known_things
 from train.embedded.names import Guess, main, probe_guesses
 from train.embedded.probe import fit, fit_detectors, mean_tokens, thing_shares
 from vlm.config import VisionConfig
-from vlm.data.captioned import read_captions
 from vlm.data.things import THINGS
 from vlm.errors import DataError
 from vlm.images import load_image
 from vlm.vision import load_vision
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_shares_count_the_captions_that_name_a_thing() -> None:

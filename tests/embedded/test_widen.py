@@ -15,7 +15,7 @@ from vlm.data.things import THINGS
 from vlm.errors import CheckpointError, DataError
 from vlm.images import load_image
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture

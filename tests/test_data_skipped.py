@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vlm.data.report import append_report, check_share, read_report, write_report
 from vlm.data.sample import Skipped
+from vlm.data.skipped import append_report, check_share, read_report, write_report
 from vlm.errors import DataError
 
 THREE = [
@@ -48,7 +48,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
             write(THREE, tmp_path / "file" / "report.jsonl")
 
 
-def test_up_to_a_share_may_be_set_aside() -> None:
+def test_up_to_a_share_may_be_skipped() -> None:
     file = Path("report.jsonl")
     check_share([], 0, 0.0, file)
     check_share([], 10, 0.0, file)

@@ -11,7 +11,7 @@ from train.embedded.replay import main, read_lines, replay, whole_sentences
 from vlm.config import LanguageConfig, LoraConfig
 from vlm.errors import DataError
 
-QUESTIONS = Path(__file__).parents[1] / "train" / "replay_questions.txt"
+QUESTIONS = Path(__file__).parents[2] / "train" / "embedded" / "replay_questions.txt"
 
 
 @pytest.mark.parametrize(

@@ -144,11 +144,17 @@ def test_the_command_writes_new_questions_to_train_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": "a.png", "question": "q"}, "line 1: answers missing; found image, question"),
-        ({"image": "a.png", "question": "q", "answers": []}, "'answers' must be a non-empty list"),
-        ({"image": "a.png", "question": 3, "answers": ["x"]}, "'question' must be a non-empty"),
-        ({"image": "../a.png", "question": "q", "answers": ["x"]}, "inside the folder"),
-        ({"image": "a.png", "question": "q", "answers": ["x"]}, "1 of 1 images missing: a.png"),
+        (
+            {"image": "a.png", "question": "q"},
+            "line 1: answers missing; found split, image",
+        ),
+        ({"image": "a.png", "question": "q", "answers": []}, "line 1: no answers"),
+        ({"image": "a.png", "question": 3, "answers": ["x"]}, "line 1: question is not text 3"),
+        (
+            {"image": "../a.png", "question": "q", "answers": ["x"]},
+            "line 1: image path leaves",
+        ),
+        ({"image": "a.png", "question": "q", "answers": ["x"]}, "line 1: missing image a.png"),
     ],
 )
 def test_a_bad_question_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:

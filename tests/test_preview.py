@@ -14,7 +14,15 @@ from tests import tiny, tiny_folders
 from tests.data_folders import asked, captions, save_lines, save_photos
 from train.config import TrainConfig
 from train.mixture import epoch_order
-from train.preview import Checked, check, show, show_samples, show_skipped, summary
+from train.preview import (
+    Checked,
+    check_samples,
+    print_samples,
+    print_skipped,
+    show,
+    show_prompt,
+    summary_table,
+)
 from vlm.cli import main
 from vlm.config import ModelConfig
 from vlm.data.photos import FilePhoto
@@ -61,7 +69,7 @@ def test_a_sample_is_printed_as_the_model_sees_it() -> None:
     prompt = model.prompt(messages, answer_next=False)
     plain, coloured = console(), console(force_terminal=True, color_system="standard")
     for to in (plain, coloured):
-        show_samples([(sample, [prompt])], tiny.tokenizer(), to)
+        print_samples([(sample, [prompt])], tiny.tokenizer(), to)
     answer = len(tiny.tokenizer().encode("A cat.", add_special_tokens=False))
     assert printed(plain) == [
         "data, line 3: [a].png",
@@ -76,17 +84,31 @@ def test_a_sample_is_printed_as_the_model_sees_it() -> None:
     assert "\x1b[32mA cat.<|im_end|>\x1b[0m" in "\n".join(printed(coloured))
 
 
+def test_supervised_tokens_are_green() -> None:
+    conversation = (Message("user", (0, "猫?")), Message("assistant", ("Ja 🙂",)))
+    (messages,) = Sample("a", (FilePhoto(Path("a")),), (conversation,)).messages(None)
+    prompt = tiny.vision_language_model().prompt(messages, answer_next=False)
+    shown = show_prompt(prompt, tiny.tokenizer())
+    assert [(str(span.style), shown.plain[span.start : span.end]) for span in shown.spans] == [
+        ("dim", "<|im_start|>user\n"),
+        ("bold magenta", f"<image x{tiny.PATCHES}>"),
+        ("dim", "\n猫?<|im_end|>\n<|im_start|>assistant\n"),
+        ("green", "Ja 🙂<|im_end|>"),
+        ("dim", "\n"),
+    ]
+
+
 def test_a_text_only_sample_is_printed() -> None:
     messages = (Message("user", ("Why?",)), Message("assistant", ("So.",)))
     sample = Sample("data, line 1", (), (messages,))
     prompt = tiny.vision_language_model().prompt(sample.messages(None)[0], answer_next=False)
     to = console()
-    show_samples([(sample, [prompt, prompt])], tiny.tokenizer(), to)
+    print_samples([(sample, [prompt, prompt])], tiny.tokenizer(), to)
     assert printed(to)[0] == "data, line 1: no image"
     assert sum(", 0 of images, " in line for line in printed(to)) == 2
 
 
-def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
+def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
     save_photos(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     good, broken, gone = (
@@ -95,10 +117,10 @@ def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
     )
     before = Skipped("z", "empty caption")
     found = Samples(DataSource("data"), "captions", [good, broken, gone], [before])
-    (one,) = check([found], lambda sample: ["x" * 30, "x" * 20], console())
+    (one,) = check_samples([found], lambda sample: ["x" * 30, "x" * 20], console())
     assert one.found.usable == [good]
     assert one.lengths == [30, 20]
-    assert [(aside.where, aside.reason) for aside in one.found.skipped] == [
+    assert [(one.where, one.reason) for one in one.found.skipped] == [
         ("z", "empty caption"),
         ("b", "broken image"),
         ("c", "broken image"),
@@ -108,11 +130,11 @@ def test_broken_photos_and_long_texts_are_set_aside(tmp_path: Path) -> None:
 
 def test_summary_by_hand() -> None:
     sample = Sample("a", (), ())
-    asides = [Skipped("x", "missing image"), Skipped("y", "too long"), Skipped("z", "too long")]
-    first = Samples(DataSource("[red]"), "coco", [sample] * 1200, asides)
+    skipped = [Skipped("x", "missing image"), Skipped("y", "too long"), Skipped("z", "too long")]
+    first = Samples(DataSource("[red]"), "coco", [sample] * 1200, skipped)
     second = Samples(DataSource("b"), "table", [], [])
     to = console()
-    to.print(summary([Checked(first, [10, 2000, 30]), Checked(second, [])]))
+    to.print(summary_table([Checked(first, [10, 2000, 30]), Checked(second, [])]))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed(to)]
     assert [row for row in rows if row] == [
         ["[red]", "coco", "1,200", "3", "30", "2,000", "2 too long, 1 missing image"],
@@ -122,7 +144,7 @@ def test_summary_by_hand() -> None:
 
 def test_no_column_is_cut_in_a_narrow_terminal() -> None:
     to = Console(file=StringIO(), width=80)
-    to.print(summary([Checked(Samples(DataSource("a/long/path.jsonl"), "captions"), [1])]))
+    to.print(summary_table([Checked(Samples(DataSource("a/long/path.jsonl"), "captions"), [1])]))
     words = " ".join(printed(to)).replace("┃", " ").split()
     assert "…" not in "".join(words)
     assert {"samples", "conver-", "sations", "median", "tokens", "longest"} <= set(words)
@@ -141,17 +163,17 @@ def test_no_conversation_of_any_epoch_is_longer_than_the_longest(
     assert longest[0] == longest[1] != []
 
 
-def test_what_is_set_aside_is_named_up_to_a_number() -> None:
-    asides = [Skipped(f"line {number}", "too long", "9\ntokens") for number in range(3)]
+def test_what_is_skipped_is_named_up_to_a_number() -> None:
+    skipped = [Skipped(f"line {number}", "too long", "9\ntokens") for number in range(3)]
     to = console()
-    show_skipped(asides, to, 2)
+    print_skipped(skipped, to, 2)
     assert printed(to) == [
         "line 0: too long 9 tokens",
         "line 1: too long 9 tokens",
         "and 1 more that are skipped",
     ]
     nothing = console()
-    show_skipped([], nothing, 2)
+    print_skipped([], nothing, 2)
     assert printed(nothing) == []
 
 

@@ -1,0 +1,78 @@
+"""Files that are written whole, and files of rows that are appended to."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm.errors import DataError
+from vlm.files import append_rows, json_lines, read_json, read_rows, write_file, write_rows
+
+texts = st.text(st.characters(), max_size=6)
+rows = st.lists(st.dictionaries(texts, texts | st.integers() | st.none(), max_size=3), max_size=4)
+
+
+@given(first=rows, torn=rows.map(json.dumps), second=rows, durable=st.booleans())
+def test_rows_are_appended_behind_the_last_whole_line(
+    tmp_path_factory: pytest.TempPathFactory, first: list, torn: str, second: list, durable: bool
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "rows"
+    write_rows(file, first)
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(torn)
+    assert [row for _, row in read_rows(file)] == first
+    append_rows(file, second, durable)
+    assert read_rows(file) == list(enumerate(first + second, start=1))
+    assert list(json_lines(file)) == read_rows(file)
+
+
+def test_rows_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert read_rows(tmp_path / "none") == []
+    (tmp_path / "file").touch()
+    assert read_rows(tmp_path / "file" / "none") == read_rows(tmp_path / "file") == []
+    append_rows(tmp_path / "none", [{"a": "\ud800"}])
+    assert (tmp_path / "none").read_bytes() == b'{"a": "\\ud800"}\n'
+    with pytest.raises(DataError, match=r"^cannot write .*: Not a directory$"):
+        append_rows(tmp_path / "file" / "none", [])
+
+
+def test_a_bad_row_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text('{}\n[1]\n{"to')
+    with pytest.raises(DataError, match=r"rows, line 2: a JSON object is needed$"):
+        read_rows(tmp_path / "rows")
+    (tmp_path / "rows").write_text("{}\n{\n")
+    with pytest.raises(DataError, match="rows, line 2: not JSON: "):
+        read_rows(tmp_path / "rows")
+
+
+@pytest.mark.parametrize("read", [read_json, read_rows, lambda file: list(json_lines(file))])
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, read) -> None:
+    with pytest.raises(DataError, match=r"^cannot read .*: Is a directory$"):
+        read(tmp_path)
+    for content, told in ((b"\xff\n", "not UTF-8 text$"), (b"[" * 100_000 + b"\n", "not JSON: ")):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(DataError, match=f"file(, line 1)?: {told}"):
+            read(tmp_path / "file")
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "rows.jsonl"
+    write_rows(file, [{"text": "one\ntwo \ud800 é"}])
+    before = file.read_bytes()
+    assert read_json(file) == {"text": "one\ntwo \ud800 é"}
+
+    def crash() -> Iterator[dict[str, str]]:
+        yield {"text": "half"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(file, crash())
+    assert file.read_bytes() == before
+    with pytest.raises(DataError, match=r"^cannot write .*: Is a directory$"):
+        write_file(tmp_path / "new", "text")
+    with pytest.raises(DataError, match=r"^cannot write .*rows\.jsonl: File exists$"):
+        write_file(file / "rows.jsonl", b"bytes")
+    assert list(tmp_path.rglob("*")) == [file.parent, file]
