@@ -82,7 +82,7 @@ def test_packed_equals_separate(
         for prompt in group
     )
     expected = torch.autograd.grad(separate, parameters)
-    packed = model(pack(groups, patch_tokens, row_length))
+    packed = model(pack(groups, patch_tokens, row_length), target_loss)
     torch.testing.assert_close(packed, separate, rtol=1e-5, atol=0)
     for gradient, other in zip(torch.autograd.grad(packed, parameters), expected, strict=True):
         assert (gradient - other).norm() <= 1e-4 * other.norm()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.feature_cost import FillReport, decide, together
+from train.features import FillReport, decide, together
 
 GB = 10**9
 
