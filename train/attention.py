@@ -30,17 +30,13 @@ def short_rows_attention(
     dropout: float = 0.0,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it.
+    """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it; PyTorch's own
+    for long rows and with dropout.
 
     Args:
-        module: the layer.
         query: (B, A, T, E).
-        key: (B, K, S, E); A is a multiple of K, neighbouring heads share a key.
-        value: (B, K, S, E).
+        key: (B, K, S, E), like `value`; A is a multiple of K, neighbouring heads share a key.
         attention_mask: (B, 1, T, S), added to the scores.
-        scaling: of the scores.
-        dropout: of the weights, where PyTorch's own attention takes over, as for long rows.
-        **settings: of other implementations.
 
     Returns:
         (B, T, A, E), in the query's dtype, and None for the weights.

@@ -1,6 +1,6 @@
-"""`vlm average`: the mean of checkpoints of one lineage (Wortsman et al. 2022, "Model soups").
+"""`vlm average`: the average of checkpoints of one lineage (Wortsman et al. 2022, "Model soups").
 
-Stages that each teach something else undo a part of what came before. The mean of the weights
+Stages that each teach something else undo a part of what came before. The average of the weights
 before and after such a stage often keeps more of both than either.
 """
 
@@ -18,19 +18,16 @@ from vlm.errors import CheckpointError
 
 
 def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
-    """A model whose trained tensors are the means of those of several, in float32. What only some
-    have trained counts, in the others, as it came (Wortsman et al. 2022, "Robust fine-tuning of
-    zero-shot models"); adapters that only some have are the means of theirs.
-
-    Args:
-        checkpoints: folders, at least two, of the same parts.
+    """A model whose trained tensors are the averages of those of several, in float32. What only
+    some have trained counts, in the others, as it came (Wortsman et al. 2022, "Robust fine-tuning
+    of zero-shot models"); adapters that only some have are averaged over those.
 
     Raises:
         CheckpointError: fewer than two, one without trained tensors, or checkpoints that are not
             alike.
     """
     if len(checkpoints) < 2:
-        raise CheckpointError("a mean needs at least two checkpoints")
+        raise CheckpointError("an average needs at least two checkpoints")
     configs = {}
     for checkpoint in checkpoints:
         configs[checkpoint], tensors = read(checkpoint)
@@ -64,21 +61,21 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
             sums[name] = own[name].double() + sums.get(name, 0)
     result = vlm.load(first, device="cpu", dtype=torch.float32)
     result.trained = names
-    means = {name: (total / counts[name]).float() for name, total in sums.items()}
-    result.load_state_dict(means, strict=False)
+    averages = {name: (total / counts[name]).float() for name, total in sums.items()}
+    result.load_state_dict(averages, strict=False)
     return result
 
 
-def main(output: Path, checkpoints: list[str]) -> None:
+def average_checkpoints(output: Path, checkpoints: list[str]) -> None:
     """Average the trained tensors of checkpoints.
 
     Args:
         output: folder of the new checkpoint.
         checkpoints: of the same parts, such as those of a stage and of the one before it; one that
-            is given twice counts twice. Adapters that only some have are the means of theirs.
+            is given twice counts twice. Adapters that only some have are averaged over those.
 
     Raises:
-        CheckpointError: something is in the output folder, or the checkpoints have no mean.
+        CheckpointError: something is in the output folder, or the checkpoints have no average.
     """
     require_new(output)
     average(checkpoints).save(output)

@@ -1,19 +1,21 @@
 """What a run tells: a bar for whoever watches, `metrics.jsonl` and `answers.jsonl` for later, and
 accelerate's trackers.
 
-Every row has its step. A run that goes on from a state cuts the files back to the step of that
-state, so that in the end each step is there once, however often the run was killed.
+Every row has its step. A resumed run cuts the files back to the step of its state, so that in the
+end each step is there once, however often the run was killed.
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -25,9 +27,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from train.jsonl import finite, open_rows, write_row, writing
-from train.trackers import tracker_names, tracking
 from vlm.chat import clean
+from vlm.errors import ConfigError, DataError
+from vlm.files import append_rows, disk, read_rows, write_rows
 
 METRICS, ANSWERS, TRACKERS = "metrics.jsonl", "answers.jsonl", "trackers"
 
@@ -41,19 +43,17 @@ class RunLog:
 
     Args:
         folder: of the run.
-        accelerator: of the run.
         console: where the bar and the notes go.
         total_steps: steps of the whole run.
         first_step: steps done before; 0 begins the files anew.
-        peak_flops: floating-point operations a second that one process's device can do; None if
-            that is not known.
+        peak_flops: floating-point operations a second that one process's device can do, if known.
         trackers: names of accelerate's trackers; None is TensorBoard if it is installed.
 
     Raises:
         ConfigError: a tracker that does not exist or is not installed; on entering, one that does
             not start.
-        DataError: on entering: the files there are not those of a run.
-        VLMError: on entering and from every method: the folder cannot be written.
+        DataError: on entering: the files there are not those of a run; from then on: the folder
+            cannot be written.
     """
 
     def __init__(
@@ -81,22 +81,23 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         with ExitStack() as stack:
             if self._accelerator.is_main_process:
-                self._metrics, self._answers = (
-                    stack.enter_context(open_rows(self._folder / name, self._first_step))
-                    for name in (METRICS, ANSWERS)
-                )
-            trackers = self._folder / TRACKERS
-            stack.enter_context(
-                tracking(self._accelerator, self._trackers, trackers, self._first_step)
-            )
+                for name in (METRICS, ANSWERS):
+                    file = self._folder / name
+                    rows = read_log(file) if self._first_step else []
+                    write_rows(file, [row for row in rows if row["step"] <= self._first_step])
+            stack.enter_context(self._tracking())
             if self._accelerator.is_main_process and self._console.is_terminal:
-                stack.enter_context(Live(get_renderable=self._shown, console=self._console))
+                stack.enter_context(
+                    Live(
+                        get_renderable=lambda: Group(self._bar, Text(self._status)),
+                        console=self._console,
+                    )
+                )
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with writing(self._folder):
-            self._stack.__exit__(*error)
+        self._stack.__exit__(*error)
 
     def step(
         self,
@@ -118,13 +119,10 @@ class RunLog:
             step: counted from 1.
             epoch: counted from 0.
             loss: mean over the supervised tokens.
-            learning_rate: that it was done with.
             gradient_norm: before clipping.
-            tokens: of text and images, of all processes.
-            images: of all processes.
-            seconds: that it took.
-            waited: seconds of them spent waiting for data.
-            flops: floating-point operations that the model needs for it, of all processes.
+            tokens: of text and images, of all processes, like `images` and `flops`.
+            waited: seconds spent waiting for data.
+            flops: floating-point operations that the model needs for it.
             reward: mean over the captions that the model drew, if it drew any.
         """
         if not self._accelerator.is_main_process:
@@ -154,22 +152,18 @@ class RunLog:
         self._sum(tokens=tokens, images=images, seconds=seconds, waited=waited)
         self._status = self._words(row["memory"])
         self._bar.update(self._task, completed=step)
-        write_row(self._metrics, row)
+        self._write(METRICS, row)
         self._track(row)
-        # A file or pipe shows no bar: a line now and then says that the run goes on.
+        # A file or pipe shows no bar: a line now and then says that the run is not stuck.
         if not self._console.is_terminal and step % max(1, self._total_steps // 100) == 0:
             self.note(f"step {step:,} of {self._total_steps:,}  {self._status}")
 
     def skipped(self, step: int, value: float) -> None:
-        """A step left the weights as they were, because its loss or gradient is no number.
-
-        Args:
-            step: counted from 1; `step` may be told of it as well.
-            value: the loss or the norm of the gradient.
-        """
+        """A step left the weights as they were, because its loss or the norm of its gradient,
+        `value`, is no number; `step` may be told of it as well."""
         if self._accelerator.is_main_process:
             self._skipped += 1
-            write_row(self._metrics, {"step": step, "skipped": str(value)})
+            self._write(METRICS, {"step": step, "skipped": str(value)})
             self._track({"step": step, "skipped": self._skipped})
             self.note(f"step {step:,} skipped: its loss or gradient is {value}")
 
@@ -177,7 +171,7 @@ class RunLog:
         """What a supervised token of the held-out samples loses on average after a step."""
         if self._accelerator.is_main_process:
             row = {"step": step, "validation_loss": loss}
-            write_row(self._metrics, row)
+            self._write(METRICS, row)
             self._track(row)
             self.note(f"step {step:,}: validation loss {loss:.4f}")
 
@@ -187,7 +181,7 @@ class RunLog:
             told = []
             for photo, question, answer in answers:
                 row = {"step": step, "photo": photo, "question": question, "answer": answer}
-                write_row(self._answers, row)
+                self._write(ANSWERS, row)
                 told.append(" ".join(f"{photo}: {question} -> {answer}".split()))
                 self.note(f"  {told[-1]}")
             self._track({"step": step, "answers": "\n\n".join(told)})
@@ -197,10 +191,37 @@ class RunLog:
         if self._accelerator.is_main_process:
             self._console.print(Text(clean(text)))
 
+    def _write(self, name: str, row: dict[str, Any]) -> None:
+        append_rows(self._folder / name, [finite(row)])
+
     def _track(self, row: dict[str, Any]) -> None:
         known = {name: value for name, value in finite(row).items() if value is not None}
-        with writing(self._folder / TRACKERS):
+        with disk(f"cannot write {self._folder / TRACKERS}"):
             self._accelerator.log(known, step=known.pop("step"))
+
+    @contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """Within, `accelerator.log` reaches the trackers. All processes come here."""
+        accelerator = self._accelerator
+        accelerator.project_configuration.logging_dir = str(self._folder / TRACKERS)
+        accelerator.log_with = [LoggerType(name) for name in self._trackers]
+        # What TensorBoard was told of later steps is hidden.
+        options = {"tensorboard": {"purge_step": self._first_step + 1 if self._first_step else 0}}
+        try:
+            accelerator.init_trackers("vlm", init_kwargs=options)
+        except Exception as error:  # Each tracker has its own.
+            accelerator.trackers.clear()
+            reason = " ".join(str(error).split())
+            names = ", ".join(self._trackers)
+            raise ConfigError(f"cannot start the trackers {names}: {reason}") from error
+        try:
+            yield
+        finally:
+            # Accelerator.end_training also ends the process group, which the caller may still need.
+            with disk(f"cannot write {self._folder / TRACKERS}"):
+                for tracker in accelerator.trackers:
+                    tracker.finish()
+            accelerator.trackers.clear()
 
     def _sum(self, **values: float) -> None:
         for name, value in values.items():
@@ -208,7 +229,9 @@ class RunLog:
 
     def _words(self, memory: int) -> str:
         sums, seconds = self._sums, self._sums["seconds"]
-        words = [f"loss {sums['loss'] / sums['losses']:.3f}"] if "loss" in sums else []
+        words = []
+        if "loss" in sums:
+            words.append(f"loss (smoothed) {sums['loss'] / sums['losses']:.3f}")
         if "reward" in sums:
             words.append(f"reward {sums['reward'] / sums['rewards']:.3f}")
         words.append(f"{sums['tokens'] / seconds:,.0f} tokens/s")
@@ -221,8 +244,44 @@ class RunLog:
             words.append(f"{self._skipped} skipped")
         return "  ".join(words)
 
-    def _shown(self) -> Group:
-        return Group(self._bar, Text(self._status))
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file that a log wrote, each with its `step`; none if there is no file.
+
+    Raises:
+        DataError: it cannot be read, or a line of it is no such row; names the line.
+    """
+    rows = read_rows(file)
+    for number, row in rows:
+        if not isinstance(row.get("step"), int):
+            raise DataError(f"{file}, line {number}: it has no step")
+    return [row for _, row in rows]
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None for numbers that are not finite, which JSON has no word for."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def tracker_names(names: list[str] | None) -> list[str]:
+    """Names of accelerate's trackers, each once; for None, TensorBoard if it is installed.
+
+    Raises:
+        ConfigError: one that does not exist or is not installed.
+    """
+    installed = [str(kind) for kind in get_available_trackers()]
+    if names is None:
+        return [name for name in installed if name == "tensorboard"]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            choices = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise ConfigError(f"no tracker {name!r}: there are {choices}")
+        if name not in installed:
+            raise ConfigError(f"tracker {name} is not installed: pip install {name}")
+    return list(dict.fromkeys(names))
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -33,7 +33,6 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
     - PyTorch's scaled dot-product attention otherwise: with a mask it stays with fused kernels.
 
     Args:
-        model: on its device.
         dtype: attention is computed in it (that of autocast, where there is one).
         packed: rows have `Batch.blocks`.
         long: several groups share a row.
@@ -52,12 +51,11 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
 def block_mask(
     blocks: Tensor, position_ids: Tensor, model: PreTrainedModel, dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
-    """What `model` takes as `attention_mask` for packed rows.
+    """What `model` takes as `attention_mask` for packed rows, by its attention implementation.
 
     Args:
         blocks: (B, T, 2), see `Batch`.
         position_ids: (B, T).
-        model: decides by its attention implementation and its layers.
         dtype: of the embeddings.
 
     Returns:
@@ -79,15 +77,9 @@ def block_mask(
             f"{type(model).__name__} has layers other than full or sliding attention, through "
             "which packed conversations would see each other: train it without packing"
         )
-    masks = {
-        kind: build(
-            visible(blocks, position_ids, windows[kind]),
-            position_ids,
-            config._attn_implementation,
-            dtype,
-        )
-        for kind in sorted(kinds)
-    }
+    seen = {kind: visible(blocks, position_ids, windows[kind]) for kind in sorted(kinds)}
+    implementation = config._attn_implementation
+    masks = {kind: build(sees, position_ids, implementation, dtype) for kind, sees in seen.items()}
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
