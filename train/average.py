@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from torch import Tensor
 
 import vlm
 from vlm.checkpoint import read, require_new
 from vlm.errors import CheckpointError
+from vlm.files import disk
 
 
 def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
@@ -28,14 +30,16 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
     """
     if len(checkpoints) < 2:
         raise CheckpointError("an average needs at least two checkpoints")
-    configs = {}
+    configs, names = {}, set()
     for checkpoint in checkpoints:
-        configs[checkpoint], tensors = read(checkpoint)
-        if tensors is None:
+        configs[checkpoint], file = read(checkpoint)
+        if file is None:
             raise CheckpointError(
                 f"{checkpoint} is no checkpoint with trained tensors, here or on the hub: "
                 "check its path"
             )
+        with disk(f"cannot read {file}", CheckpointError), safe_open(file, "pt") as opened:
+            names.update(opened.keys())
     adapted = [name for name, config in configs.items() if config.language.lora is not None]
     first = (adapted or checkpoints)[0]
     lora = configs[first].language.lora
@@ -46,13 +50,11 @@ def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
             config = replace(config, language=replace(config.language, lora=lora))
         if config != configs[first]:
             raise CheckpointError(f"{other} has other parts or settings than {first}")
-    # One at a time: there may be more of them than fit the memory.
-    loaded = (vlm.load(each, device="cpu", dtype=torch.float32) for each in configs)
-    names = set().union(*(model.trained for model in loaded))
     if adapted and any(n.startswith("language.") and ".lora_" not in n for n in names):
         raise CheckpointError(f"{first} has adapters, others a language model that was trained")
     sums: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()
+    # One at a time: there may be more of them than fit the memory.
     for checkpoint in checkpoints:
         own = vlm.load(checkpoint, device="cpu", dtype=torch.float32).state_dict()
         held = names & own.keys()
