@@ -5,6 +5,7 @@ Every row has its step. A resumed run cuts the files back to the step of its sta
 end each step is there once, however often the run was killed.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,7 +71,7 @@ class RunLog:
         self._total_steps, self._first_step = total_steps, first_step
         self._trackers = tracker_names(trackers)
         self._peak_flops = peak_flops and peak_flops * accelerator.num_processes
-        self._sums: dict[str, float] = {}
+        self._smoothed: dict[str, tuple[float, float]] = {}
         self._skipped = 0
         self._status = ""
         columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -125,8 +126,6 @@ class RunLog:
             flops: floating-point operations that the model needs for it.
             reward: mean over the captions that the model drew, if it drew any.
         """
-        if not self._accelerator.is_main_process:
-            return
         row = {
             "step": step,
             "epoch": epoch,
@@ -143,17 +142,13 @@ class RunLog:
         }
         if flops is not None and self._peak_flops is not None:
             row["mfu"] = flops / seconds / self._peak_flops
-            self._sum(flops=flops)
         if reward is not None:
             row["reward"] = reward
-            self._sum(reward=reward, rewards=1)
-        if math.isfinite(loss):
-            self._sum(loss=loss, losses=1)
-        self._sum(tokens=tokens, images=images, seconds=seconds, waited=waited)
+        self._smooth(loss=loss, reward=reward, flops=flops, tokens=tokens, images=images)
+        self._smooth(seconds=seconds, waited=waited)
         self._status = self._words(row["memory"])
         self._bar.update(self._task, completed=step)
-        self._write(METRICS, row)
-        self._track(row)
+        self._write(METRICS, step, [row], row)
         # A file or pipe shows no bar: a line now and then says that the run is not stuck.
         if not self._console.is_terminal and step % max(1, self._total_steps // 100) == 0:
             self.note(f"step {step:,} of {self._total_steps:,}  {self._status}")
@@ -161,43 +156,41 @@ class RunLog:
     def skipped(self, step: int, value: float) -> None:
         """A step left the weights as they were, because its loss or the norm of its gradient,
         `value`, is no number; `step` may be told of it as well."""
-        if self._accelerator.is_main_process:
-            self._skipped += 1
-            self._write(METRICS, {"step": step, "skipped": str(value)})
-            self._track({"step": step, "skipped": self._skipped})
-            self.note(f"step {step:,} skipped: its loss or gradient is {value}")
+        self._skipped += 1
+        self._write(METRICS, step, [{"skipped": str(value)}], {"skipped": self._skipped})
+        self.note(f"step {step:,} skipped: its loss or gradient is {value}")
 
     def validation(self, step: int, loss: float) -> None:
         """What a supervised token of the held-out samples loses on average after a step."""
-        if self._accelerator.is_main_process:
-            row = {"step": step, "validation_loss": loss}
-            self._write(METRICS, row)
-            self._track(row)
-            self.note(f"step {step:,}: validation loss {loss:.4f}")
+        row = {"validation_loss": loss}
+        self._write(METRICS, step, [row], row)
+        self.note(f"step {step:,}: validation loss {loss:.4f}")
 
     def answers(self, step: int, answers: Sequence[tuple[str, str, str]]) -> None:
         """What the model says after a step: photo, question and answer of each."""
-        if self._accelerator.is_main_process:
-            told = []
-            for photo, question, answer in answers:
-                row = {"step": step, "photo": photo, "question": question, "answer": answer}
-                self._write(ANSWERS, row)
-                told.append(" ".join(f"{photo}: {question} -> {answer}".split()))
-                self.note(f"  {told[-1]}")
-            self._track({"step": step, "answers": "\n\n".join(told)})
+        names = ("photo", "question", "answer")
+        rows = [dict(zip(names, answer, strict=True)) for answer in answers]
+        told = [" ".join("{photo}: {question} -> {answer}".format(**row).split()) for row in rows]
+        self._write(ANSWERS, step, rows, {"answers": "\n\n".join(told)})
+        for line in told:
+            self.note(f"  {line}")
 
     def note(self, text: str) -> None:
         """Says something beside the bar."""
         if self._accelerator.is_main_process:
             self._console.print(Text(clean(text)))
 
-    def _write(self, name: str, row: dict[str, Any]) -> None:
-        append_rows(self._folder / name, [finite(row)])
-
-    def _track(self, row: dict[str, Any]) -> None:
-        known = {name: value for name, value in finite(row).items() if value is not None}
+    def _write(
+        self, name: str, step: int, rows: list[dict[str, Any]], tracked: dict[str, Any]
+    ) -> None:
+        """Writes rows into a file, and tells the trackers."""
+        if not self._accelerator.is_main_process:
+            return
+        append_rows(self._folder / name, [finite({"step": step} | row) for row in rows])
+        known = {key: value for key, value in finite(tracked).items() if value is not None}
+        known.pop("step", None)
         with disk(f"cannot write {self._folder / TRACKERS}"):
-            self._accelerator.log(known, step=known.pop("step"))
+            self._accelerator.log(known, step=step)
 
     @contextmanager
     def _tracking(self) -> Iterator[None]:
@@ -223,23 +216,24 @@ class RunLog:
                     tracker.finish()
             accelerator.trackers.clear()
 
-    def _sum(self, **values: float) -> None:
+    def _smooth(self, **values: float | None) -> None:
         for name, value in values.items():
-            self._sums[name] = DECAY * self._sums.get(name, 0.0) + value
+            if value is not None and math.isfinite(value):
+                total, weight = self._smoothed.get(name, (0.0, 0.0))
+                self._smoothed[name] = (DECAY * total + value, DECAY * weight + 1)
 
     def _words(self, memory: int) -> str:
-        sums, seconds = self._sums, self._sums["seconds"]
-        words = []
-        if "loss" in sums:
-            words.append(f"loss (smoothed) {sums['loss'] / sums['losses']:.3f}")
-        if "reward" in sums:
-            words.append(f"reward {sums['reward'] / sums['rewards']:.3f}")
-        words.append(f"{sums['tokens'] / seconds:,.0f} tokens/s")
-        words.append(f"{sums['images'] / seconds:,.1f} images/s")
-        words.append(f"{sums['waited'] / seconds:.0%} waiting for data")
+        means = {name: total / weight for name, (total, weight) in self._smoothed.items()}
+        seconds = means["seconds"]
+        words = [f"loss (smoothed) {means['loss']:.3f}"] if "loss" in means else []
+        if "reward" in means:
+            words.append(f"reward {means['reward']:.3f}")
+        words.append(f"{means['tokens'] / seconds:,.0f} tokens/s")
+        words.append(f"{means['images'] / seconds:,.1f} images/s")
+        words.append(f"{means['waited'] / seconds:.0%} waiting for data")
         words.append(f"{memory / 2**30:.1f} GiB")
-        if "flops" in sums:
-            words.append(f"MFU {sums['flops'] / seconds / self._peak_flops:.1%}")
+        if "flops" in means and self._peak_flops is not None:
+            words.append(f"MFU {means['flops'] / seconds / self._peak_flops:.1%}")
         if self._skipped:
             words.append(f"{self._skipped} skipped")
         return "  ".join(words)
@@ -260,10 +254,7 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
     """The row with None for numbers that are not finite, which JSON has no word for."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
+    return json.loads(json.dumps(row), parse_constant=lambda _: None)
 
 
 def tracker_names(names: list[str] | None) -> list[str]:
