@@ -34,25 +34,17 @@ class FeatureFile:
     Can be pickled, and used after a fork: each process opens the files for itself.
 
     Args:
-        folder: of this tower, whose description is `tower`; one of another tower is refused.
-        root: folder that holds the folders of several towers, or `folder` itself; the features in
-            it have at most `max_bytes`.
-        shape: (N, D) of the patch tokens of a photo.
-        dtype: float16 or bfloat16.
+        folder: of this tower; one of another tower is refused.
+        root: folder that holds the folders of several towers, or `folder` itself.
+        tower: its description, with `tokens` N, `width` D and the `dtype` they are stored in.
+        max_bytes: bound of all features in `root`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        root: Path,
-        tower: Mapping[str, Any],
-        shape: tuple[int, int],
-        dtype: torch.dtype,
-        max_bytes: int,
-    ) -> None:
-        self.folder, self.root = folder.absolute(), root.absolute()
-        self.shape, self.dtype, self.max_bytes = shape, dtype, max_bytes
-        self.record_bytes = shape[0] * shape[1] * dtype.itemsize
+    def __init__(self, folder: Path, root: Path, tower: dict[str, Any], max_bytes: int) -> None:
+        self.folder, self.root, self.max_bytes = folder.absolute(), root.absolute(), max_bytes
+        self.shape = (tower["tokens"], tower["width"])
+        self.dtype: torch.dtype = getattr(torch, tower["dtype"])
+        self.record_bytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
         self._file = self.folder / "patch_tokens.features"
         self._mapped: Any = ()
         self._connections: dict[tuple[int, int], sqlite3.Connection] = {}

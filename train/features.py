@@ -83,9 +83,8 @@ def together(reports: Sequence[FillReport]) -> FillReport:
 
 
 class FeatureCache:
-    """Patch tokens of photos on the disk, by the photos' content.
-
-    Can be pickled and sent to loader workers, where `get` works and `fill` does not.
+    """Patch tokens of photos on the disk, by the photos' content. Can be pickled and sent to loader
+    workers, where `get` works and `fill` does not.
 
     Args:
         folder: the cache of this one tower; None is a folder of its own in this project's cache
@@ -114,8 +113,7 @@ class FeatureCache:
         if folder is None:
             key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
             folder = root / key.hexdigest()[:32]
-        shape = (tower.num_tokens, tower.width)
-        self.file = FeatureFile(folder, root, description, shape, dtype, max_bytes)
+        self.file = FeatureFile(folder, root, description, max_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tower": None}

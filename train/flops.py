@@ -88,15 +88,12 @@ def matrix_flops(module: nn.Module) -> float:
     embedding is free."""
     total = 0.0
     for part in module.modules():
-        if isinstance(part, nn.Embedding):
-            continue
         for parameter in part.parameters(recurse=False):
-            if parameter.ndim < 2:
-                continue
-            # Of 4-bit weights, numel counts the bytes.
-            linear = isinstance(part, nn.Linear)
-            size = part.in_features * part.out_features if linear else parameter.numel()
-            total += size * (6 if parameter.requires_grad else 4)
+            if parameter.ndim >= 2 and not isinstance(part, nn.Embedding):
+                # Of 4-bit weights, numel counts the bytes.
+                linear = isinstance(part, nn.Linear)
+                size = part.in_features * part.out_features if linear else parameter.numel()
+                total += size * (6 if parameter.requires_grad else 4)
     return total
 
 

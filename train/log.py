@@ -17,15 +17,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
+from rich import progress
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from vlm.chat import clean
@@ -74,9 +68,15 @@ class RunLog:
         self._smoothed: dict[str, tuple[float, float]] = {}
         self._skipped = 0
         self._status = ""
-        columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        # Rich would forget steps that took longer than half a minute, and with them the ETA.
-        self._bar = Progress(*columns, console=console, speed_estimate_period=600)
+        self._bar = progress.Progress(
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            console=console,
+            # Rich would forget steps that took longer than half a minute, and with them the ETA.
+            speed_estimate_period=600,
+        )
         self._task = self._bar.add_task("steps", total=total_steps, completed=first_step)
 
     def __enter__(self) -> "RunLog":
@@ -88,12 +88,7 @@ class RunLog:
                     write_rows(file, [row for row in rows if row["step"] <= self._first_step])
             stack.enter_context(self._tracking())
             if self._accelerator.is_main_process and self._console.is_terminal:
-                stack.enter_context(
-                    Live(
-                        get_renderable=lambda: Group(self._bar, Text(self._status)),
-                        console=self._console,
-                    )
-                )
+                stack.enter_context(Live(get_renderable=self._shown, console=self._console))
             self._stack = stack.pop_all()
         return self
 
@@ -215,6 +210,9 @@ class RunLog:
                 for tracker in accelerator.trackers:
                     tracker.finish()
             accelerator.trackers.clear()
+
+    def _shown(self) -> Group:
+        return Group(self._bar, Text(self._status))
 
     def _smooth(self, **values: float | None) -> None:
         for name, value in values.items():

@@ -25,12 +25,12 @@ Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long: bool) -> str:
     """The attention implementation that trains these rows fastest, for `set_attn_implementation`.
 
-    - FlexAttention for long packed rows on CUDA: it skips the blocks of a row that are blind to
+    - On CUDA, FlexAttention for long packed rows: it skips the blocks of a row that are blind to
       each other, and needs no (T, T) mask; compiling it takes a minute.
-    - FlashAttention 2 for rows that are not packed, on CUDA in half precision, where the package
-      flash-attn is installed. It knows no common part that several conversations see.
-    - On a CPU in bfloat16 that of attention.py for packed rows.
-    - PyTorch's scaled dot-product attention otherwise: with a mask it stays with fused kernels.
+    - On CUDA in half precision, FlashAttention 2 for rows that are not packed, where flash-attn is
+      installed. It knows no common part that several conversations see.
+    - On a CPU in bfloat16, that of attention.py for packed rows.
+    - Otherwise PyTorch's: with a mask it stays with fused kernels.
 
     Args:
         dtype: attention is computed in it (that of autocast, where there is one).

@@ -53,7 +53,7 @@ def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool
         "config": resolved(config),
         "data": data,
         "source": source(Path(__file__).resolve().parents[1]),
-        "packages": {"python": platform.python_version()} | dict(map(version, PACKAGES)),
+        "packages": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
         "hardware": hardware() | {"processes": processes},
     }
     before = starts(folder) if resumed else []
@@ -138,12 +138,12 @@ def source(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def version(package: str) -> tuple[str, str | None]:
-    """A package and its version; None: not installed."""
+def version(package: str) -> str | None:
+    """Of an installed package; None: it is not installed."""
     try:
-        return package, metadata.version(package)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return package, None
+        return None
 
 
 def hardware() -> dict[str, Any]:
