@@ -30,17 +30,9 @@ def short_rows_attention(
     dropout: float = 0.0,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it; PyTorch's own
-    for long rows and with dropout.
-
-    Args:
-        query: (B, A, T, E).
-        key: (B, K, S, E), like `value`; A is a multiple of K, neighbouring heads share a key.
-        attention_mask: (B, 1, T, S), added to the scores.
-
-    Returns:
-        (B, T, A, E), in the query's dtype, and None for the weights.
-    """
+    """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it: query
+    (B, A, T, E), key and value (B, K, S, E), mask (B, 1, T, S) added to the scores -> (B, T, A, E).
+    A is a multiple of K: neighbouring heads share a key. PyTorch's own for long rows or dropout."""
     if key.shape[2] > SHORT or dropout:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **settings

@@ -22,12 +22,7 @@ from vlm.files import disk
 def average(checkpoints: list[str]) -> "vlm.VisionLanguageModel":
     """A model whose trained tensors are the averages of those of several, in float32. What only
     some have trained counts, in the others, as it came (Wortsman et al. 2022, "Robust fine-tuning
-    of zero-shot models"); adapters that only some have are averaged over those.
-
-    Raises:
-        CheckpointError: fewer than two, one without trained tensors, or checkpoints that are not
-            alike.
-    """
+    of zero-shot models"); adapters that only some have are averaged over those."""
     if len(checkpoints) < 2:
         raise CheckpointError("an average needs at least two checkpoints")
     configs, names = {}, set()

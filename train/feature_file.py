@@ -29,15 +29,10 @@ CREATE INDEX IF NOT EXISTS numbers ON records (number);
 
 
 class FeatureFile:
-    """The features of one tower, found by keys; several keys may name one record.
+    """The features of one tower, found by keys; several keys may name one record. `root` holds the
+    folders of several towers, or is `folder` itself, and in all at most `max_bytes` of features.
 
     Can be pickled, and used after a fork: each process opens the files for itself.
-
-    Args:
-        folder: of this tower; one of another tower is refused.
-        root: folder that holds the folders of several towers, or `folder` itself.
-        tower: its description, with `tokens` N, `width` D and the `dtype` they are stored in.
-        max_bytes: bound of all features in `root`.
     """
 
     def __init__(self, folder: Path, root: Path, tower: dict[str, Any], max_bytes: int) -> None:
@@ -73,11 +68,7 @@ class FeatureFile:
 
     def add(self, features: Mapping[bytes, Tensor], names: Mapping[bytes, bytes]) -> int:
         """Stores features (N, D), on the CPU in this file's dtype, by their keys, and further keys
-        that name the record of another one.
-
-        Returns:
-            How many features have no room, which are the last ones.
-        """
+        that name the record of another one. Returns how many features have no room: the last."""
         with self._naming_errors(), FileLock(self.root / ".lock"):
             fresh = [key for key in features if self.number(key) is None]
             fits = fresh[: self.room // self.record_bytes]

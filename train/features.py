@@ -36,14 +36,8 @@ or None if its features are there."""
 
 @dataclass(frozen=True)
 class FillReport:
-    """What `FeatureCache.fill` did.
-
-    Attributes:
-        found: photos that were there already, or are another one's bytes under a second name.
-        left_out: photos for which there was no room.
-        broken: name of each photo that cannot be read, and why.
-        bytes: of the features of all photos encoded or found.
-    """
+    """What `FeatureCache.fill` did: photos encoded, found (or another one's bytes under a second
+    name), left out for want of room, and broken, by name with the reason."""
 
     encoded: int = 0
     found: int = 0
@@ -87,9 +81,7 @@ class FeatureCache:
     workers, where `get` works and `fill` does not.
 
     Args:
-        folder: the cache of this one tower; None is a folder of its own in this project's cache
-            folder, beside those of other towers.
-        tower: frozen, built from `config`.
+        folder: of this one tower; None is one in this project's cache, beside those of others.
         max_bytes: bound of the features on the disk, those of the other towers included.
         dtype: they are stored in: float16, or bfloat16 where they go beyond its range.
 
@@ -141,11 +133,7 @@ class FeatureCache:
         world: int = 1,
     ) -> FillReport:
         """Encodes the photos whose features are not there, as long as there is room; of `world`
-        processes that fill together, each takes a share.
-
-        Raises:
-            DataError: also if features do not fit the dtype; names the photo.
-        """
+        processes that fill together, each takes a share."""
         began = perf_counter()
         own = list(dict.fromkeys(photos))[rank::world]
         absent = [photo for photo in own if self._number(photo) is None]
@@ -261,23 +249,17 @@ def stamp(photo: Photo) -> bytes | None:
     the photo's bytes. None if there is nothing to tell it by."""
     try:
         match photo:
-            case FilePhoto(path=file):
-                place = (file.absolute(),)
-            case TarPhoto(tar=file, member=member, offset=offset, size=size):
-                place = (file.absolute(), member, offset, size)
+            case FilePhoto(path=file) | TarPhoto(tar=file):
+                status = file.stat()
+                known = (photo, file.absolute(), status.st_size, status.st_mtime_ns)
             case RowPhoto(dataset=dataset, column=column, row=row):
                 # `datasets` gives other fingerprints to other rows, in any order of them.
-                return _digest(column, row, dataset._fingerprint)
+                known = (column, row, dataset._fingerprint)
             case _:
                 return None
-        status = file.stat()
-        return _digest(*place, status.st_size, status.st_mtime_ns)
     except OSError:
         return None
-
-
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256(repr(parts).encode()).digest()
+    return hashlib.sha256(repr(known).encode()).digest()
 
 
 def decide(
@@ -290,16 +272,8 @@ def decide(
     rate: float | None = None,
 ) -> tuple[bool, str]:
     """Whether a cache is worth its place, and a line that says why. With `auto` it is if it saves
-    at least half of the tower's passes, which takes two epochs where nothing is cached yet, there
-    is room for it, and a tenth of what is free on the disk stays free.
-
-    Args:
-        missing: photos without features, of `photo_bytes` each.
-        free_bytes: on the disk.
-        max_bytes: that the cache may still grow by.
-        passes: of the tower that the run needs without a cache.
-        rate: photos that the tower encodes in a second, if that is known.
-    """
+    at least half of the tower's `passes`, which takes two epochs where nothing is cached yet, there
+    is room for it, and a tenth of what is free on the disk stays free; `rate` is in photos/s."""
     needed = missing * photo_bytes
     saved = max(0, passes - missing)
     cost = _size(needed)
@@ -314,7 +288,7 @@ def decide(
         if saved < passes / 2:
             against = f"the run is short, a cache would save {saving}"
         elif needed > max_bytes:
-            against = f"they need {cost}, the cache may take {_size(max(0, max_bytes))} more"
+            against = f"they need {cost}, the cache may take {_size(max_bytes)} more"
         elif needed > 0.9 * free_bytes:
             against = f"they need {cost}, the disk has {_size(free_bytes)} free"
     if against:

@@ -63,13 +63,9 @@ class ModelFlops:
 
 
 def model_flops(model: VisionLanguageModel, encoded: bool) -> ModelFlops:
-    """What a training step of a model is made of whose language model is dense, every weight used
-    for every token. Call it when it is decided what trains, and before the model is wrapped or
-    spread over devices.
-
-    Args:
-        encoded: the batches hold patch tokens, so that the vision tower does not run.
-    """
+    """What a training step is made of, the language model being dense. Call it when it is decided
+    what trains, and before the model is wrapped or spread over devices. `encoded`: the batches hold
+    patch tokens, so that the vision tower does not run."""
     language = model.language.model
     head = language.get_output_embeddings()
     config = language.config.get_text_config()

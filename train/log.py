@@ -37,18 +37,13 @@ class RunLog:
     """The log of one run, a context manager. Every process has one; the main one shows and writes.
 
     Args:
-        folder: of the run.
-        console: where the bar and the notes go.
-        total_steps: steps of the whole run.
         first_step: steps done before; 0 begins the files anew.
         peak_flops: floating-point operations a second that one process's device can do, if known.
         trackers: names of accelerate's trackers; None is TensorBoard if it is installed.
 
     Raises:
-        ConfigError: a tracker that does not exist or is not installed; on entering, one that does
-            not start.
-        DataError: on entering: the files there are not those of a run; from then on: the folder
-            cannot be written.
+        ConfigError: a tracker that does not exist, is not installed or does not start.
+        DataError: the files there are not those of a run, or the folder cannot be written.
     """
 
     def __init__(
@@ -109,18 +104,9 @@ class RunLog:
         flops: float | None = None,
         reward: float | None = None,
     ) -> None:
-        """A step is done.
-
-        Args:
-            step: counted from 1.
-            epoch: counted from 0.
-            loss: mean over the supervised tokens.
-            gradient_norm: before clipping.
-            tokens: of text and images, of all processes, like `images` and `flops`.
-            waited: seconds spent waiting for data.
-            flops: floating-point operations that the model needs for it.
-            reward: mean over the captions that the model drew, if it drew any.
-        """
+        """A step, counted from 1, is done: mean loss of a supervised token, norm of the gradient
+        before clipping, tokens of text and images, images and operations of all processes, seconds
+        and those spent waiting for data, mean reward of the captions that the model drew."""
         row = {
             "step": step,
             "epoch": epoch,
@@ -238,11 +224,8 @@ class RunLog:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file that a log wrote, each with its `step`; none if there is no file.
-
-    Raises:
-        DataError: it cannot be read, or a line of it is no such row; names the line.
-    """
+    """The rows of a file that a log wrote, each with its `step`; none if there is no file. A
+    DataError names the line that is no such row."""
     rows = read_rows(file)
     for number, row in rows:
         if not isinstance(row.get("step"), int):
@@ -256,11 +239,7 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def tracker_names(names: list[str] | None) -> list[str]:
-    """Names of accelerate's trackers, each once; for None, TensorBoard if it is installed.
-
-    Raises:
-        ConfigError: one that does not exist or is not installed.
-    """
+    """Each once; for None, TensorBoard if it is installed."""
     installed = [str(kind) for kind in get_available_trackers()]
     if names is None:
         return [name for name in installed if name == "tensorboard"]

@@ -21,14 +21,8 @@ HEAD_SCALES = ("lm_head_multiplier", "dim_model_base")
 
 
 def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of the language model, summed over a batch's n supervised tokens, each times
-    its weight if it has one; float32 scalar.
-
-    Args:
-        embeddings: the batch's rows, spliced (B, T, H).
-
-    Raises:
-        ConfigError: packed rows that the model cannot keep apart, see `block_mask`.
+    """Spliced rows (B, T, H) -> cross-entropy of the language model, summed over a batch's n
+    supervised tokens, each times its weight if it has one; float32 scalar. Raises as `block_mask`.
     """
     mask = batch.attention_mask
     if batch.blocks is not None:
@@ -69,15 +63,11 @@ def head_is_all(model: PreTrainedModel) -> bool:
 def head_loss(
     head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int, weights: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of an output head's logits, summed, float32 scalar.
+    """Hidden states (n, H), tokens to predict (n,) and their weights -> cross-entropy of an output
+    head's logits, summed, float32 scalar; n may be 0.
 
     More than `at_once` tokens are taken so many at a time, and their logits are computed again for
     the gradient; or on CUDA by Liger's fused kernel (Hsu et al. 2024) where it is installed.
-
-    Args:
-        hidden: what the head is given (n, H); n may be 0.
-        ids: the tokens to predict (n,).
-        weights: of each token (n,); None is 1.
     """
 
     def loss(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:

@@ -32,10 +32,7 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
     - On a CPU in bfloat16, that of attention.py for packed rows.
     - Otherwise PyTorch's: with a mask it stays with fused kernels.
 
-    Args:
-        dtype: attention is computed in it (that of autocast, where there is one).
-        packed: rows have `Batch.blocks`.
-        long: several groups share a row.
+    `dtype` is that of autocast, where there is one; in `long` rows several groups share a row.
     """
     if model.device.type == "cuda":
         if packed and long and model._supports_flex_attn and find_spec("triton"):
@@ -51,12 +48,8 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
 def block_mask(
     blocks: Tensor, position_ids: Tensor, model: PreTrainedModel, dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
-    """What `model` takes as `attention_mask` for packed rows, by its attention implementation.
-
-    Args:
-        blocks: (B, T, 2), see `Batch`.
-        position_ids: (B, T).
-        dtype: of the embeddings.
+    """What a model takes as `attention_mask` for packed rows: `blocks` (B, T, 2) of a `Batch` and
+    `position_ids` (B, T).
 
     Returns:
         (B, 1, T, T), for `sdpa` on CUDA bool, True where a row sees a column; else in `dtype`, 0
@@ -64,8 +57,7 @@ def block_mask(
         full and sliding windows gets one for each, by the kind of layer.
 
     Raises:
-        ConfigError: a model or an attention implementation that cannot keep packed conversations
-            apart.
+        ConfigError: model or attention implementation cannot keep packed conversations apart.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -85,14 +77,8 @@ def block_mask(
 
 def visible(blocks: Tensor, position_ids: Tensor, window: int | None = None) -> Visible:
     """Which positions of a row each position sees: the common part of its group and its own
-    conversation, up to itself.
-
-    Args:
-        blocks: (B, T, 2), see `Batch`. Padding is a group of its own, since a position that sees
-            nothing has no softmax.
-        position_ids: (B, T), only read for the window.
-        window: positions that one sees, itself included; None is all of them.
-    """
+    conversation, up to itself, as far as its window. Padding is a group of its own, since a
+    position that sees nothing has no softmax."""
     groups, conversations = (numbers.contiguous() for numbers in blocks.unbind(dim=-1))
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -26,13 +26,9 @@ NOTHING = Prompt([0], [False], [], [])
 
 @dataclass(frozen=True)
 class Block:
-    """A group of conversations in one sequence.
-
-    Attributes:
-        tokens: of each token its id, its position, and 0 for the common part or the number of the
-            conversation, from 1.
-        targets: of each supervised token the place whose logits predict it, and its id.
-    """
+    """A group of conversations in one sequence: of each token its id, its position, and 0 for the
+    common part or the number of the conversation, from 1; of each supervised token the place whose
+    logits predict it, and its id."""
 
     tokens: list[tuple[int, int, int]]
     targets: list[tuple[int, int]]
@@ -42,11 +38,9 @@ def pack(groups: list[list[Prompt]], images: Tensor, row_length: int | None = No
     """Conversations grouped by their images -> a batch.
 
     Args:
-        groups: of conversations about the same images, or about none (`answer_next=False`); a
-            conversation on its own is a group of one.
+        groups: of conversations about the same images, or about none (`answer_next=False`).
         images: each group's once, in order, see `Batch`.
-        row_length: tokens of a row that groups may share, see `fill_rows`; None gives each group a
-            row of its own, in order.
+        row_length: tokens of a row that groups may share; None gives each a row of its own.
 
     Raises:
         PromptError: conversations of one group that do not begin alike up to behind their images.
@@ -115,12 +109,7 @@ def lay_out(prompts: list[Prompt]) -> Block:
 
 def shared_length(prompts: list[Prompt]) -> int:
     """Tokens that all conversations begin with, supervised ones left out: a first word that all
-    answers share must still be learned once for each.
-
-    Raises:
-        PromptError: different images, an image slot behind the common part of several
-            conversations, or a first token that is supervised.
-    """
+    answers share must still be learned once for each."""
     supervised = [prompt.loss_mask.index(True) for prompt in prompts if True in prompt.loss_mask]
     if 0 in supervised:
         raise PromptError("a conversation begins with a supervised token, which nothing predicts")
@@ -136,15 +125,8 @@ def shared_length(prompts: list[Prompt]) -> int:
 
 def fill_rows(lengths: list[int], row_length: int) -> list[list[int]]:
     """Which blocks share a row: first-fit decreasing (Johnson 1973), the longest first, each into
-    the first row that has room for it; a block longer than a row has one of its own.
-
-    Args:
-        lengths: tokens of each block.
-        row_length: tokens that the blocks of one row have at most.
-
-    Returns:
-        For each row the numbers of its blocks.
-    """
+    the first row that has room for it; a block longer than a row has one of its own. Lengths of
+    the blocks -> the numbers of those in each row."""
     rows: list[list[int]] = []
     room: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):

@@ -16,11 +16,7 @@ TRAINING, VALIDATION, RATE = "#1f77b4", "#d62728", "#999999"
 
 
 def plot(metrics: Path, output: Path) -> None:
-    """Draws a PNG from the `metrics.jsonl` of a run, also of one that has not ended.
-
-    Raises:
-        DataError: no step is in the file, or one of the two cannot be read or written.
-    """
+    """Draws a PNG from the `metrics.jsonl` of a run, also of one that has not ended."""
     rows = read_log(metrics)
     steps = [row for row in rows if row.get("loss") is not None]
     held_out = [row for row in rows if row.get("validation_loss") is not None]

@@ -35,13 +35,8 @@ PACKAGES = (
 
 
 def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool) -> None:
-    """Writes `config.yaml` and `run.json` into a run folder.
-
-    Args:
-        config: a dataclass, with all that was left open decided.
-        data: the `fingerprint` of the samples.
-        processes: that train.
-        resumed: adds an entry to those that are there, instead of beginning anew.
+    """Writes `config.yaml` and `run.json` into a run folder; a resumed run adds an entry to those
+    that are there. `data` is the `fingerprint` of the samples.
 
     Raises:
         DataError: a `run.json` that this did not write, or the folder cannot be written.
@@ -65,11 +60,7 @@ def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool
 
 
 def starts(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run folder's `run.json`, oldest first; none if it has no such file.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """The entries of a run folder's `run.json`, oldest first; none if it has no such file."""
     file = folder / "run.json"
     if not file.exists():
         return []
@@ -90,11 +81,7 @@ def resolved(config: Any) -> Any:
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
     """What differs between two resolved configs, a line for each key, such as `learning_rate: 0.001
-    then, 0.002 now`.
-
-    Args:
-        free: keys that may differ, each with all that is below it; dotted, such as `model.llava`.
-    """
+    then, 0.002 now`; `free` are dotted keys that may, each with all that is below it."""
     before, now = dict(_leaves(old)), dict(_leaves(new))
     return [
         f"{key}: {_said(before, key)} then, {_said(now, key)} now"
