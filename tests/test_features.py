@@ -396,7 +396,7 @@ def test_the_bound_is_that_of_all_towers(
     assert (report.encoded, report.left_out) == (11, 9)
     decided, reason = cache.decide("auto", photos, passes=100.0)
     assert not decided
-    assert reason.endswith("the cache may take 0.0 MB more")
+    assert reason.endswith("the cache may take 0.0 MB more (cache_gb)")
     assert data_bytes(tmp_path / "cache" / "features") == 16 * RECORD
     assert_whole(other, photos[:5])
 

@@ -288,7 +288,7 @@ def decide(
         if saved < passes / 2:
             against = f"the run is short, a cache would save {saving}"
         elif needed > max_bytes:
-            against = f"they need {cost}, the cache may take {_size(max_bytes)} more"
+            against = f"they need {cost}, the cache may take {_size(max_bytes)} more (cache_gb)"
         elif needed > 0.9 * free_bytes:
             against = f"they need {cost}, the disk has {_size(free_bytes)} free"
     if against:
