@@ -1,4 +1,4 @@
-"""The mean of checkpoints, and checkpoints that have none."""
+"""The average of checkpoints, and checkpoints that have none."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 import vlm
 from tests import tiny_folders
-from train.average import average, main
+from train.average import average, average_checkpoints
 from vlm.cli import main as command
 from vlm.config import LanguageConfig, LoraConfig, ProjectorConfig
 from vlm.errors import CheckpointError
@@ -31,11 +31,11 @@ def tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     return load_file(Path(folder) / "model.safetensors")
 
 
-def test_the_mean_of_each_tensor(tmp_path: Path) -> None:
+def test_the_average_of_each_tensor(tmp_path: Path) -> None:
     language = LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(rank=2))
     one, other = (checkpoint(tmp_path, str(n), n, language=language) for n in range(2))
-    assert command(["average", str(tmp_path / "mean"), one, other, other]) == 0
-    found, first, second = tensors(tmp_path / "mean"), tensors(one), tensors(other)
+    assert command(["average", str(tmp_path / "average"), one, other, other]) == 0
+    found, first, second = tensors(tmp_path / "average"), tensors(one), tensors(other)
     assert found.keys() == first.keys()
     assert any(".lora_" in name for name in found)
     for name, tensor in found.items():
@@ -44,16 +44,18 @@ def test_the_mean_of_each_tensor(tmp_path: Path) -> None:
 
 def test_of_itself_it_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     one = checkpoint(tmp_path, "one", 0)
-    main(tmp_path / "mean", [one, one, one])
-    assert all(torch.equal(tensors(one)[name], t) for name, t in tensors(tmp_path / "mean").items())
+    average_checkpoints(tmp_path / "average", [one, one, one])
+    assert all(
+        torch.equal(tensors(one)[name], t) for name, t in tensors(tmp_path / "average").items()
+    )
 
 
-def test_adapters_that_only_some_have_are_the_means_of_theirs(tmp_path: Path) -> None:
+def test_adapters_that_only_some_have_are_averaged_over_those(tmp_path: Path) -> None:
     language = LanguageConfig(str(tmp_path / "parts" / "language"), lora=LoraConfig(rank=2))
     plain = checkpoint(tmp_path, "plain", 0)
     adapted, other = (checkpoint(tmp_path, str(n), n, language=language) for n in (1, 2))
-    main(tmp_path / "mean", [plain, adapted, other])
-    found, first = tensors(tmp_path / "mean"), tensors(plain)
+    average_checkpoints(tmp_path / "average", [plain, adapted, other])
+    found, first = tensors(tmp_path / "average"), tensors(plain)
     second, third = tensors(adapted), tensors(other)
     assert found.keys() == second.keys() > first.keys()
     for name, tensor in found.items():
@@ -70,24 +72,24 @@ def test_what_only_some_have_trained_counts_as_it_came_in_the_others(tmp_path: P
     weight.add_(1)
     model.trained.add(name)
     model.save(tmp_path / "tuned")
-    main(tmp_path / "mean", [one, one, str(tmp_path / "tuned")])
-    found = tensors(tmp_path / "mean")
+    average_checkpoints(tmp_path / "average", [one, one, str(tmp_path / "tuned")])
+    found = tensors(tmp_path / "average")
     assert found.keys() == {*tensors(one), name}
     torch.testing.assert_close(found[name], before + 1 / 3)
 
 
-def test_what_was_trained_with_another_dropout_has_a_mean(tmp_path: Path) -> None:
+def test_what_was_trained_with_another_dropout_has_an_average(tmp_path: Path) -> None:
     folder = str(tmp_path / "parts" / "language")
     without, dropout = (LanguageConfig(folder, lora=LoraConfig(2, dropout=p)) for p in (0.0, 0.1))
     one = checkpoint(tmp_path, "one", 0, language=without)
     other = checkpoint(tmp_path, "other", 0, language=dropout)
-    main(tmp_path / "mean", [one, other])
-    found = tensors(tmp_path / "mean")
+    average_checkpoints(tmp_path / "average", [one, other])
+    found = tensors(tmp_path / "average")
     assert all(tensor.equal(found[name]) for name, tensor in tensors(one).items())
 
 
-def test_it_says_where_the_mean_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, output = checkpoint(tmp_path, "one", 0), tmp_path / "[mean]"
+def test_it_says_where_the_average_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, output = checkpoint(tmp_path, "one", 0), tmp_path / "[average]"
     capsys.readouterr()
     assert command(["average", str(output), one, one]) == 0
     assert capsys.readouterr().err == f"{output}: vlm chat --model talks to it\n"
@@ -105,7 +107,7 @@ def test_an_output_that_is_forgotten_costs_no_checkpoint(
     assert all(torch.equal(before[name], tensor) for name, tensor in tensors(one).items())
 
 
-def test_what_was_not_trained_here_has_no_mean(tmp_path: Path) -> None:
+def test_what_was_not_trained_here_has_no_average(tmp_path: Path) -> None:
     (tmp_path / "llava").mkdir()
     (tmp_path / "llava" / "config.json").write_text("{}")
     one, llava = checkpoint(tmp_path, "one", 0), str(tmp_path / "llava")
@@ -115,9 +117,9 @@ def test_what_was_not_trained_here_has_no_mean(tmp_path: Path) -> None:
         average([one, llava])
 
 
-def test_what_has_no_mean(tmp_path: Path) -> None:
+def test_what_has_no_average(tmp_path: Path) -> None:
     one = checkpoint(tmp_path, "one", 0)
-    with pytest.raises(CheckpointError, match=r"^a mean needs at least two checkpoints$"):
+    with pytest.raises(CheckpointError, match=r"^an average needs at least two checkpoints$"):
         average([one])
     other = checkpoint(tmp_path, "other", 0, projector=ProjectorConfig(kind="linear"))
     with pytest.raises(CheckpointError, match=r"other has other parts or settings than .*one$"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests import tiny
 from train.batch import collate
 from train.loss import target_loss
-from train.packing import empty_batch, fill_rows, pack, packed_length, shared_length
+from train.packing import empty_batch, fill_rows, lay_out, pack, shared_length
 from vlm.config import LoraConfig, ProjectorConfig
 from vlm.errors import PromptError
 from vlm.model import VisionLanguageModel
@@ -82,7 +82,7 @@ def test_packed_equals_separate(
         for prompt in group
     )
     expected = torch.autograd.grad(separate, parameters)
-    packed = model(pack(groups, patch_tokens, row_length))
+    packed = model(pack(groups, patch_tokens, row_length), target_loss)
     torch.testing.assert_close(packed, separate, rtol=1e-5, atol=0)
     for gradient, other in zip(torch.autograd.grad(packed, parameters), expected, strict=True):
         assert (gradient - other).norm() <= 1e-4 * other.norm()
@@ -96,7 +96,7 @@ def test_the_image_is_there_once_and_nothing_behind_the_last_prediction() -> Non
     # An answer ends with its end of turn, which nothing is predicted from, and a newline.
     own = sum(len(prompt) - 2 - shared_length(prompts) for prompt in prompts)
     assert batch.input_ids.shape == (1, shared_length(prompts) + own)
-    assert packed_length(prompts) == shared_length(prompts) + own
+    assert len(lay_out(prompts).tokens) == shared_length(prompts) + own
 
 
 def test_groups_in_a_row_by_hand() -> None:
@@ -168,7 +168,7 @@ def test_every_token_is_trained_once_and_every_image_beside_its_group(
     ]
     assert sorted(trained) == sorted(supervised)
 
-    lengths = sorted(packed_length(group) for group in groups)
+    lengths = sorted(len(lay_out(group).tokens) for group in groups)
     found = []
     for row, numbers in enumerate(batch.blocks[..., 0].tolist()):
         found += [numbers.count(n) for n in set(numbers) - {-1}]

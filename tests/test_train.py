@@ -221,7 +221,7 @@ def test_a_damaged_cache_ends_the_run_and_its_workers(config: TrainConfig, tmp_p
     done = tiny_runs.run(replace(config, output=tmp_path / "other"), tmp_path / "run.json")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"vlm: {features} is damaged or not there: delete ")
+    assert last.startswith(f"vlm: {features} is damaged: delete ")
     assert "Traceback" not in done.stderr
 
 

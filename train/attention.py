@@ -30,21 +30,9 @@ def short_rows_attention(
     dropout: float = 0.0,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it.
-
-    Args:
-        module: the layer.
-        query: (B, A, T, E).
-        key: (B, K, S, E); A is a multiple of K, neighbouring heads share a key.
-        value: (B, K, S, E).
-        attention_mask: (B, 1, T, S), added to the scores.
-        scaling: of the scores.
-        dropout: of the weights, where PyTorch's own attention takes over, as for long rows.
-        **settings: of other implementations.
-
-    Returns:
-        (B, T, A, E), in the query's dtype, and None for the weights.
-    """
+    """Scaled dot-product attention (Vaswani et al. 2017), as transformers calls it: query
+    (B, A, T, E), key and value (B, K, S, E), mask (B, 1, T, S) added to the scores -> (B, T, A, E).
+    A is a multiple of K: neighbouring heads share a key. PyTorch's own for long rows or dropout."""
     if key.shape[2] > SHORT or dropout:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **settings

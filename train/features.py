@@ -4,23 +4,21 @@ encoded once, whatever it is called and whichever run needs it."""
 import hashlib
 import json
 import os
-import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from train.feature_cost import FillReport, decide
-from train.feature_store import FeatureStore
+from train.feature_file import FeatureFile
 from vlm.config import VisionConfig
 from vlm.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, digest
 from vlm.errors import DataError, ImageError
@@ -28,39 +26,68 @@ from vlm.images import load_image
 from vlm.sources import cache_dir
 from vlm.tower import VisionTower
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 AT_ONCE = 64
 """Photos stored together: the disk may take as long to confirm as a small batch to be encoded."""
 
+Prepared = tuple[bytes | None, bytes, Tensor | ImageError | None]
+"""A photo on its way to the tower: its stamp, its digest, and pixel values, what is wrong with it,
+or None if its features are there."""
+
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A photo on its way to the tower: found by its digest, broken, or pixel values."""
+class FillReport:
+    """What `FeatureCache.fill` did: photos encoded, found (or another one's bytes under a second
+    name), left out for want of room, and broken, by name with the reason."""
 
-    photo: Photo
-    stamp: tuple[str, str] | None
-    digest: bytes = b""
-    broken: str | None = None
-    pixel_values: Tensor | None = None
+    encoded: int = 0
+    found: int = 0
+    left_out: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Photos encoded in a second; None if none was."""
+        return self.encoded / self.seconds if self.encoded else None
+
+    def __str__(self) -> str:
+        parts = [f"features: {self.encoded + self.found:,} photos", _size(self.bytes)]
+        if self.rate:
+            rate = f"{self.rate:,.{0 if self.rate >= 10 else 1}f} photos/s"
+            parts.append(f"{self.encoded:,} encoded in {_duration(self.seconds)} ({rate})")
+        parts.append(f"{self.found:,} found")
+        if self.left_out:
+            parts.append(f"{self.left_out:,} left out for want of room")
+        if self.broken:
+            parts.append(f"{len(self.broken):,} broken")
+        return ", ".join(parts)
+
+
+def together(reports: Sequence[FillReport]) -> FillReport:
+    """The report of processes that filled their shares side by side."""
+    return FillReport(
+        encoded=sum(report.encoded for report in reports),
+        found=sum(report.found for report in reports),
+        left_out=sum(report.left_out for report in reports),
+        broken={name: why for report in reports for name, why in report.broken.items()},
+        seconds=max(report.seconds for report in reports),
+        bytes=sum(report.bytes for report in reports),
+    )
 
 
 class FeatureCache:
-    """Patch tokens of photos on the disk, by the photos' content.
-
-    Can be pickled and sent to loader workers, where `get` works and `fill` does not.
+    """Patch tokens of photos on the disk, by the photos' content. Can be pickled and sent to loader
+    workers, where `get` works and `fill` does not.
 
     Args:
-        folder: the cache of this one tower; None is a folder of its own in this project's cache
-            folder, beside those of other towers.
-        tower: the frozen vision tower.
-        config: what it was built from.
-        max_bytes: bound of the features on the disk, see `FeatureStore`.
+        folder: of this one tower; None is one in this project's cache, beside those of others.
+        max_bytes: bound of the features on the disk, those of the other towers included.
         dtype: they are stored in: float16, or bfloat16 where they go beyond its range.
 
     Raises:
-        DataError: `folder` is of another tower or of something else, damaged, or not to be written.
+        DataError: `folder` is of another tower or of something else; here and from every method:
+            it is damaged, or the disk refuses.
     """
 
     def __init__(
@@ -72,33 +99,30 @@ class FeatureCache:
         dtype: torch.dtype = torch.float16,
     ) -> None:
         self.tower: VisionTower | None = tower
+        self.dtype = dtype
         description = describe(tower, config, dtype)
         root = folder or cache_dir() / "features"
         if folder is None:
             key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
             folder = root / key.hexdigest()[:32]
-        shape = (tower.num_tokens, tower.width)
-        self.store = FeatureStore(folder, root, description, shape, dtype, max_bytes)
+        self.file = FeatureFile(folder, root, description, max_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tower": None}
 
     def get(self, photo: Photo) -> Tensor | None:
-        """Patch tokens (N, D) of a photo, a view of the memory-mapped file; None if they are not
-        there, or the photo is not.
-
-        Raises:
-            DataError: the cache is damaged.
-        """
+        """Patch tokens (N, D) of a photo; None if they are not there, or the photo is not."""
         try:
-            number = self.store.number_of(self._seen(photo) or digest(photo))
+            number = self._number(photo)
+            if number is None:
+                number = self.file.number(digest(photo))
         except ImageError:
             return None
-        return None if number is None else self.store.read(number)
+        return None if number is None else self.file.read(number)
 
     def missing(self, photos: Iterable[Photo]) -> int:
         """How many of the photos have no features, as far as can be told without reading them."""
-        return sum(not self._is_there(photo) for photo in dict.fromkeys(photos))
+        return sum(self._number(photo) is None for photo in dict.fromkeys(photos))
 
     def fill(
         self,
@@ -108,50 +132,36 @@ class FeatureCache:
         rank: int = 0,
         world: int = 1,
     ) -> FillReport:
-        """Encodes the photos whose features are not there, as long as there is room.
-
-        Args:
-            photos: may come more than once.
-            device: where the tower is.
-            console: of the progress bar.
-            rank: this process takes each `world`-th photo from this one on; the others' are there
-                when they are done, too.
-            world: number of processes that fill together.
-
-        Raises:
-            DataError: the disk refuses, or features do not fit the dtype.
-        """
+        """Encodes the photos whose features are not there, as long as there is room; of `world`
+        processes that fill together, each takes a share."""
         began = perf_counter()
         own = list(dict.fromkeys(photos))[rank::world]
-        absent = [photo for photo in own if not self._is_there(photo)]
-        found, encoded, left_out = len(own) - len(absent), 0, 0
+        absent = [photo for photo in own if self._number(photo) is None]
+        found, encoded, left_out = len(own) - len(absent), 0, len(absent)
         broken: dict[str, str] = {}
-        batch: dict[bytes, _Prepared] = {}
-        stamps: list[tuple[str, str, bytes]] = []
-        # A CPU is busy with the tower: more threads would only take turns with it.
-        threads = min(16, os.cpu_count() or 1) if device.type == "cuda" else 1
-        with ThreadPoolExecutor(threads) as executor:
-            prepared = ahead(executor, self._prepare, _own_order(absent), AT_ONCE)
-            bar = track(prepared, "Encoding photos", len(absent), console=console, transient=True)
-            for left, one in zip(range(len(absent) - 1, -1, -1), bar, strict=True):
-                if one.broken is not None:
-                    broken[one.photo.name] = one.broken
+        groups = [absent[start : start + AT_ONCE] for start in range(0, len(absent), AT_ONCE)]
+        prepared = self._prepare_ahead(groups, device)
+        bar = track(prepared, "Encoding photos", len(groups), console=console, transient=True)
+        for group in bar:
+            fresh: dict[bytes, tuple[Photo, Tensor]] = {}
+            stamps: dict[bytes, bytes] = {}
+            for photo, (seen, key, ready) in group:
+                if isinstance(ready, ImageError):
+                    reason = str(ready).removeprefix("cannot read image bytes: ")
+                    broken[photo.name] = reason.removeprefix(f"cannot read {photo.name!r}: ")
+                    continue
+                if seen is not None:
+                    stamps[seen] = key
+                if ready is None or key in fresh:
+                    found += 1
                 else:
-                    if one.stamp is not None:
-                        stamps.append((*one.stamp, one.digest))
-                    if one.pixel_values is None or one.digest in batch:
-                        found += 1
-                    else:
-                        batch[one.digest] = one
-                # Stamps too are put away before they pile up.
-                if len(batch) == AT_ONCE or len(stamps) >= 1000 or not left:
-                    refused = self.store.add(self._encode(batch, device), stamps)
-                    encoded += len(batch) - refused
-                    batch, stamps = {}, []
-                    if refused:
-                        left_out = refused + left
-                        break
-        size = (found + encoded) * self.store.record_bytes
+                    fresh[key] = photo, ready
+            refused = self.file.add(self._encode(fresh, device), stamps)
+            encoded += len(fresh) - refused
+            left_out -= len(group) - refused
+            if refused:
+                break
+        size = (found + encoded) * self.file.record_bytes
         return FillReport(encoded, found, left_out, broken, perf_counter() - began, size)
 
     def decide(
@@ -162,56 +172,57 @@ class FeatureCache:
         rate: float | None = None,
     ) -> tuple[bool, str]:
         """Whether to fill it for these photos, and a line that says why, see `decide`."""
-        return decide(
-            mode,
-            missing=self.missing(photos),
-            photo_bytes=self.store.record_bytes,
-            free_bytes=disk_usage(self.store.folder).free,
-            max_bytes=self.store.max_bytes - self.store.data_bytes,
-            passes=passes,
-            rate=rate,
-        )
+        free = disk_usage(self.file.folder).free
+        size, room = self.file.record_bytes, self.file.room
+        return decide(mode, self.missing(photos), size, free, room, passes, rate)
 
-    def _is_there(self, photo: Photo) -> bool:
-        seen = self._seen(photo)
-        return seen is not None and self.store.number_of(seen) is not None
+    def _number(self, photo: Photo) -> int | None:
+        seen = stamp(photo)
+        return None if seen is None else self.file.number(seen)
 
-    def _seen(self, photo: Photo) -> bytes | None:
-        stamp = stamp_of(photo)
-        return stamp and self.store.digest_of(*stamp)
+    def _prepare_ahead(
+        self, groups: list[list[Photo]], device: torch.device
+    ) -> Iterator[list[tuple[Photo, Prepared]]]:
+        """Each group prepared, in threads, while the one before it is encoded."""
+        # A CPU is busy with the tower: more threads would only take turns with it.
+        threads = min(16, os.cpu_count() or 1) if device.type == "cuda" else 1
+        with ThreadPoolExecutor(threads) as executor:
+            coming = None
+            for group, after in pairwise([*groups, []]):
+                ready = coming or executor.map(self._prepare, group)
+                coming = executor.map(self._prepare, after)
+                yield list(zip(group, ready, strict=True))
 
-    def _prepare(self, photo: Photo) -> _Prepared:
+    def _prepare(self, photo: Photo) -> Prepared:
         # Before it is read: if it changes meanwhile, its stamp is not that of the new bytes.
-        stamp = stamp_of(photo)
+        seen = stamp(photo)
         try:
             data = photo.data()
-            found = hashlib.sha256(data).digest()
-            if self.store.number_of(found) is not None:
-                return _Prepared(photo, stamp, found)
-            pixel_values = self.tower.preprocessing(load_image(data))
-            return _Prepared(photo, stamp, found, pixel_values=pixel_values)
+            key = hashlib.sha256(data).digest()
+            if self.file.number(key) is not None:
+                return seen, key, None
+            return seen, key, self.tower.preprocessing(load_image(data))
         except ImageError as error:
-            reason = str(error).removeprefix("cannot read image bytes: ")
-            reason = reason.removeprefix(f"cannot read {photo.name!r}: ")
-            return _Prepared(photo, stamp, broken=reason)
+            return seen, b"", error
 
     @torch.no_grad()
-    def _encode(self, batch: dict[bytes, _Prepared], device: torch.device) -> dict[bytes, Tensor]:
-        if not batch:
+    def _encode(
+        self, photos: dict[bytes, tuple[Photo, Tensor]], device: torch.device
+    ) -> dict[bytes, Tensor]:
+        if not photos:
             return {}
-        pixel_values = torch.stack([one.pixel_values for one in batch.values()])
+        pixel_values = torch.stack([each for _, each in photos.values()])
         # Large batches fill a GPU; on a CPU they only leave its cache.
         parts = pixel_values.split(AT_ONCE if device.type == "cuda" else 8)
         tokens = torch.cat([self.tower(part.to(device)) for part in parts])
-        stored = tokens.to(self.store.dtype)
-        whole = stored.isfinite().flatten(1).all(1)
-        for one, features, fits in zip(batch.values(), tokens, whole.tolist(), strict=True):
-            if not fits:
+        stored = tokens.to(self.dtype).cpu()
+        for (photo, _), features, kept in zip(photos.values(), tokens, stored, strict=True):
+            if not kept.isfinite().all():
                 raise DataError(
-                    f"patch tokens of {one.photo.name!r} reach {features.abs().max():.3g}, which "
-                    f"{_name(self.store.dtype)} does not hold: cache them in bfloat16 or not at all"
+                    f"patch tokens of {photo.name!r} reach {features.abs().max():.3g}, which "
+                    f"{_name(self.dtype)} does not hold: cache them in bfloat16 or not at all"
                 )
-        return dict(zip(batch, stored.cpu(), strict=True))
+        return dict(zip(photos, stored, strict=True))
 
 
 def describe(tower: VisionTower, config: VisionConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -233,51 +244,64 @@ def describe(tower: VisionTower, config: VisionConfig, dtype: torch.dtype) -> di
     }
 
 
-def stamp_of(photo: Photo) -> tuple[str, str] | None:
-    """Name and version of a photo that is not read for it: while both are the same, so are its
-    bytes. None if there is nothing to tell it by. Both are ASCII, whatever bytes a path has."""
+def stamp(photo: Photo) -> bytes | None:
+    """Digest of a photo's name and version, for which it is not read: while it is the same, so are
+    the photo's bytes. None if there is nothing to tell it by."""
     try:
         match photo:
-            case FilePhoto(path=path):
-                status = path.stat()
-                return _escaped(os.path.abspath(path)), f"{status.st_size} {status.st_mtime_ns}"
-            case TarPhoto(tar=tar, member=member, offset=offset, size=size):
-                status = tar.stat()
-                version = f"{offset} {size} {status.st_size} {status.st_mtime_ns}"
-                return _escaped(f"{os.path.abspath(tar)}:{member}"), version
+            case FilePhoto(path=file) | TarPhoto(tar=file):
+                status = file.stat()
+                known = (photo, file.absolute(), status.st_size, status.st_mtime_ns)
             case RowPhoto(dataset=dataset, column=column, row=row):
                 # `datasets` gives other fingerprints to other rows, in any order of them.
-                return _escaped(f"{column} {row} of {dataset._fingerprint}"), ""
+                known = (column, row, dataset._fingerprint)
+            case _:
+                return None
     except OSError:
-        pass
-    return None
+        return None
+    return hashlib.sha256(repr(known).encode()).digest()
 
 
-def _escaped(name: str) -> str:
-    # SQLite takes no bytes that are not UTF-8, and a path may have some.
-    return name.encode("unicode_escape").decode("ascii")
+def decide(
+    mode: Literal["auto", "on", "off"],
+    missing: int,
+    photo_bytes: int,
+    free_bytes: int,
+    max_bytes: int,
+    passes: float,
+    rate: float | None = None,
+) -> tuple[bool, str]:
+    """Whether a cache is worth its place, and a line that says why. With `auto` it is if it saves
+    at least half of the tower's `passes`, which takes two epochs where nothing is cached yet, there
+    is room for it, and a tenth of what is free on the disk stays free; `rate` is in photos/s."""
+    needed = missing * photo_bytes
+    saved = max(0, passes - missing)
+    cost = _size(needed)
+    saving = f"{saved:,.0f} of {passes:,.0f} passes of the tower"
+    if rate:
+        cost += f" and {_duration(missing / rate)}"
+        saving += f", about {_duration(saved / rate)}"
+    against = None
+    if mode == "off":
+        against = "the cache is off"
+    elif mode == "auto" and missing:
+        if saved < passes / 2:
+            against = f"the run is short, a cache would save {saving}"
+        elif needed > max_bytes:
+            against = f"they need {cost}, the cache may take {_size(max_bytes)} more (cache_gb)"
+        elif needed > 0.9 * free_bytes:
+            against = f"they need {cost}, the disk has {_size(free_bytes)} free"
+    if against:
+        return False, f"no vision features are cached: {against}"
+    return True, f"vision features are cached: costs {cost}, saves {saving}"
 
 
-def ahead(
-    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
-    """`map` in threads, in order, at most `depth` results ahead of who takes them."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(executor.submit(function, item))
-        if len(waiting) > depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _own_order(photos: list[Photo]) -> list[Photo]:
-    """Runs of neighbours in an order that each process draws for itself, so that processes which
-    fill the same cache rarely encode the same photo at the same time."""
-    starts = list(range(0, len(photos), AT_ONCE))
-    # Not the generator that training draws from, which a resumed run repeats.
-    random.Random().shuffle(starts)
-    return [photo for start in starts for photo in photos[start : start + AT_ONCE]]
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -45,8 +45,9 @@ class ModelFlops:
     """Operations of one training step, forward and backward, by what it is made of.
 
     Attributes:
-        token: for each token in front of the output layer.
-        pair: for each pair of tokens of the same sequence.
+        token: for each token of text and images in front of the output layer, without padding.
+        pair: for each pair of tokens of the same sequence: T x T for a sequence of T tokens; those
+            packed into one row count each for itself.
         target: for each supervised token, whose logits are computed.
         image: for each image: vision tower, unless its features are cached, and projector.
     """
@@ -57,26 +58,14 @@ class ModelFlops:
     image: float
 
     def step(self, tokens: int, pairs: int, targets: int, images: int) -> float:
-        """Operations of a step.
-
-        Args:
-            tokens: of text and images, without padding.
-            pairs: the sum of T x T over its sequences of T tokens; those packed into one row count
-                each for itself.
-            targets: supervised tokens.
-            images: images.
-        """
+        """Operations of a step with so many of each."""
         return self.token * tokens + self.pair * pairs + self.target * targets + self.image * images
 
 
 def model_flops(model: VisionLanguageModel, encoded: bool) -> ModelFlops:
-    """What a training step of this model is made of. Call it when it is decided what trains, and
-    before the model is wrapped or spread over devices.
-
-    Args:
-        model: its language model dense, every weight used for every token.
-        encoded: the batches hold patch tokens, so that the vision tower does not run.
-    """
+    """What a training step is made of, the language model being dense. Call it when it is decided
+    what trains, and before the model is wrapped or spread over devices. `encoded`: the batches hold
+    patch tokens, so that the vision tower does not run."""
     language = model.language.model
     head = language.get_output_embeddings()
     config = language.config.get_text_config()
@@ -95,15 +84,12 @@ def matrix_flops(module: nn.Module) -> float:
     embedding is free."""
     total = 0.0
     for part in module.modules():
-        if isinstance(part, nn.Embedding):
-            continue
         for parameter in part.parameters(recurse=False):
-            if parameter.ndim < 2:
-                continue
-            # Of 4-bit weights, numel counts the bytes.
-            linear = isinstance(part, nn.Linear)
-            size = part.in_features * part.out_features if linear else parameter.numel()
-            total += size * (6 if parameter.requires_grad else 4)
+            if parameter.ndim >= 2 and not isinstance(part, nn.Embedding):
+                # Of 4-bit weights, numel counts the bytes.
+                linear = isinstance(part, nn.Linear)
+                size = part.in_features * part.out_features if linear else parameter.numel()
+                total += size * (6 if parameter.requires_grad else 4)
     return total
 
 
@@ -112,11 +98,9 @@ def image_flops(model: VisionLanguageModel, encoded: bool) -> float:
     counted by torch, since towers differ more than language models do."""
     tower = model.vision
     device = next(tower.parameters()).device
-    if encoded:
-        images = torch.zeros(1, tower.num_tokens, tower.width, device=device)
-    else:
-        size = tower.preprocessing.size
-        images = torch.zeros(1, 3, size, size, device=device)
+    size = tower.preprocessing.size
+    shape = (1, tower.num_tokens, tower.width) if encoded else (1, 3, size, size)
+    images = torch.zeros(shape, device=device)
     # As in a training step, since what trains is float32 and the rest may be half precision.
     mixed = torch.autocast(device.type, torch.bfloat16)
     # The backend that torch counts on every device.
@@ -131,7 +115,7 @@ def image_flops(model: VisionLanguageModel, encoded: bool) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Operations a second of a device, see `PEAKS`; None if they are not known."""
+    """Operations a second of a device; None if they are not known."""
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 

@@ -74,7 +74,7 @@ class PhotoReader:
     def none(self) -> Tensor:
         """No photo, in the form of the others: (0, N, D) or (0, 3, H, W)."""
         if self.features is not None:
-            return torch.empty((0, *self.shape), dtype=self.features.store.dtype)
+            return torch.empty((0, *self.shape), dtype=self.features.dtype)
         size = self.preprocessing.size
         return torch.empty((0, 3, size, size))
 

@@ -1,33 +1,30 @@
 """What a run tells: a bar for whoever watches, `metrics.jsonl` and `answers.jsonl` for later, and
 accelerate's trackers.
 
-Every row has its step. A run that goes on from a state cuts the files back to the step of that
-state, so that in the end each step is there once, however often the run was killed.
+Every row has its step. A resumed run cuts the files back to the step of its state, so that in the
+end each step is there once, however often the run was killed.
 """
 
+import json
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
+from rich import progress
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
-from train.jsonl import finite, open_rows, write_row, writing
-from train.trackers import tracker_names, tracking
 from vlm.chat import clean
+from vlm.errors import ConfigError, DataError
+from vlm.files import append_rows, disk, read_rows, write_rows
 
 METRICS, ANSWERS, TRACKERS = "metrics.jsonl", "answers.jsonl", "trackers"
 
@@ -40,20 +37,13 @@ class RunLog:
     """The log of one run, a context manager. Every process has one; the main one shows and writes.
 
     Args:
-        folder: of the run.
-        accelerator: of the run.
-        console: where the bar and the notes go.
-        total_steps: steps of the whole run.
         first_step: steps done before; 0 begins the files anew.
-        peak_flops: floating-point operations a second that one process's device can do; None if
-            that is not known.
+        peak_flops: floating-point operations a second that one process's device can do, if known.
         trackers: names of accelerate's trackers; None is TensorBoard if it is installed.
 
     Raises:
-        ConfigError: a tracker that does not exist or is not installed; on entering, one that does
-            not start.
-        DataError: on entering: the files there are not those of a run.
-        VLMError: on entering and from every method: the folder cannot be written.
+        ConfigError: a tracker that does not exist, is not installed or does not start.
+        DataError: the files there are not those of a run, or the folder cannot be written.
     """
 
     def __init__(
@@ -70,33 +60,35 @@ class RunLog:
         self._total_steps, self._first_step = total_steps, first_step
         self._trackers = tracker_names(trackers)
         self._peak_flops = peak_flops and peak_flops * accelerator.num_processes
-        self._sums: dict[str, float] = {}
+        self._smoothed: dict[str, tuple[float, float]] = {}
         self._skipped = 0
         self._status = ""
-        columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        # Rich would forget steps that took longer than half a minute, and with them the ETA.
-        self._bar = Progress(*columns, console=console, speed_estimate_period=600)
+        self._bar = progress.Progress(
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            console=console,
+            # Rich would forget steps that took longer than half a minute, and with them the ETA.
+            speed_estimate_period=600,
+        )
         self._task = self._bar.add_task("steps", total=total_steps, completed=first_step)
 
     def __enter__(self) -> "RunLog":
         with ExitStack() as stack:
             if self._accelerator.is_main_process:
-                self._metrics, self._answers = (
-                    stack.enter_context(open_rows(self._folder / name, self._first_step))
-                    for name in (METRICS, ANSWERS)
-                )
-            trackers = self._folder / TRACKERS
-            stack.enter_context(
-                tracking(self._accelerator, self._trackers, trackers, self._first_step)
-            )
+                for name in (METRICS, ANSWERS):
+                    file = self._folder / name
+                    rows = read_log(file) if self._first_step else []
+                    write_rows(file, [row for row in rows if row["step"] <= self._first_step])
+            stack.enter_context(self._tracking())
             if self._accelerator.is_main_process and self._console.is_terminal:
                 stack.enter_context(Live(get_renderable=self._shown, console=self._console))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with writing(self._folder):
-            self._stack.__exit__(*error)
+        self._stack.__exit__(*error)
 
     def step(
         self,
@@ -112,23 +104,9 @@ class RunLog:
         flops: float | None = None,
         reward: float | None = None,
     ) -> None:
-        """A step is done.
-
-        Args:
-            step: counted from 1.
-            epoch: counted from 0.
-            loss: mean over the supervised tokens.
-            learning_rate: that it was done with.
-            gradient_norm: before clipping.
-            tokens: of text and images, of all processes.
-            images: of all processes.
-            seconds: that it took.
-            waited: seconds of them spent waiting for data.
-            flops: floating-point operations that the model needs for it, of all processes.
-            reward: mean over the captions that the model drew, if it drew any.
-        """
-        if not self._accelerator.is_main_process:
-            return
+        """A step, counted from 1, is done: mean loss of a supervised token, norm of the gradient
+        before clipping, tokens of text and images, images and operations of all processes, seconds
+        and those spent waiting for data, mean reward of the captions that the model drew."""
         row = {
             "step": step,
             "epoch": epoch,
@@ -145,84 +123,133 @@ class RunLog:
         }
         if flops is not None and self._peak_flops is not None:
             row["mfu"] = flops / seconds / self._peak_flops
-            self._sum(flops=flops)
         if reward is not None:
             row["reward"] = reward
-            self._sum(reward=reward, rewards=1)
-        if math.isfinite(loss):
-            self._sum(loss=loss, losses=1)
-        self._sum(tokens=tokens, images=images, seconds=seconds, waited=waited)
+        self._smooth(loss=loss, reward=reward, flops=flops, tokens=tokens, images=images)
+        self._smooth(seconds=seconds, waited=waited)
         self._status = self._words(row["memory"])
         self._bar.update(self._task, completed=step)
-        write_row(self._metrics, row)
-        self._track(row)
-        # A file or pipe shows no bar: a line now and then says that the run goes on.
+        self._write(METRICS, step, [row], row)
+        # A file or pipe shows no bar: a line now and then says that the run is not stuck.
         if not self._console.is_terminal and step % max(1, self._total_steps // 100) == 0:
             self.note(f"step {step:,} of {self._total_steps:,}  {self._status}")
 
     def skipped(self, step: int, value: float) -> None:
-        """A step left the weights as they were, because its loss or gradient is no number.
-
-        Args:
-            step: counted from 1; `step` may be told of it as well.
-            value: the loss or the norm of the gradient.
-        """
-        if self._accelerator.is_main_process:
-            self._skipped += 1
-            write_row(self._metrics, {"step": step, "skipped": str(value)})
-            self._track({"step": step, "skipped": self._skipped})
-            self.note(f"step {step:,} skipped: its loss or gradient is {value}")
+        """A step left the weights as they were, because its loss or the norm of its gradient,
+        `value`, is no number; `step` may be told of it as well."""
+        self._skipped += 1
+        self._write(METRICS, step, [{"skipped": str(value)}], {"skipped": self._skipped})
+        self.note(f"step {step:,} skipped: its loss or gradient is {value}")
 
     def validation(self, step: int, loss: float) -> None:
         """What a supervised token of the held-out samples loses on average after a step."""
-        if self._accelerator.is_main_process:
-            row = {"step": step, "validation_loss": loss}
-            write_row(self._metrics, row)
-            self._track(row)
-            self.note(f"step {step:,}: validation loss {loss:.4f}")
+        row = {"validation_loss": loss}
+        self._write(METRICS, step, [row], row)
+        self.note(f"step {step:,}: validation loss {loss:.4f}")
 
     def answers(self, step: int, answers: Sequence[tuple[str, str, str]]) -> None:
         """What the model says after a step: photo, question and answer of each."""
-        if self._accelerator.is_main_process:
-            told = []
-            for photo, question, answer in answers:
-                row = {"step": step, "photo": photo, "question": question, "answer": answer}
-                write_row(self._answers, row)
-                told.append(" ".join(f"{photo}: {question} -> {answer}".split()))
-                self.note(f"  {told[-1]}")
-            self._track({"step": step, "answers": "\n\n".join(told)})
+        names = ("photo", "question", "answer")
+        rows = [dict(zip(names, answer, strict=True)) for answer in answers]
+        told = [" ".join("{photo}: {question} -> {answer}".format(**row).split()) for row in rows]
+        self._write(ANSWERS, step, rows, {"answers": "\n\n".join(told)})
+        for line in told:
+            self.note(f"  {line}")
 
     def note(self, text: str) -> None:
         """Says something beside the bar."""
         if self._accelerator.is_main_process:
             self._console.print(Text(clean(text)))
 
-    def _track(self, row: dict[str, Any]) -> None:
-        known = {name: value for name, value in finite(row).items() if value is not None}
-        with writing(self._folder / TRACKERS):
-            self._accelerator.log(known, step=known.pop("step"))
+    def _write(
+        self, name: str, step: int, rows: list[dict[str, Any]], tracked: dict[str, Any]
+    ) -> None:
+        """Writes rows into a file, and tells the trackers."""
+        if not self._accelerator.is_main_process:
+            return
+        append_rows(self._folder / name, [finite({"step": step} | row) for row in rows])
+        known = {key: value for key, value in finite(tracked).items() if value is not None}
+        known.pop("step", None)
+        with disk(f"cannot write {self._folder / TRACKERS}"):
+            self._accelerator.log(known, step=step)
 
-    def _sum(self, **values: float) -> None:
+    @contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """Within, `accelerator.log` reaches the trackers. All processes come here."""
+        accelerator = self._accelerator
+        accelerator.project_configuration.logging_dir = str(self._folder / TRACKERS)
+        accelerator.log_with = [LoggerType(name) for name in self._trackers]
+        # What TensorBoard was told of later steps is hidden.
+        options = {"tensorboard": {"purge_step": self._first_step + 1 if self._first_step else 0}}
+        try:
+            accelerator.init_trackers("vlm", init_kwargs=options)
+        except Exception as error:  # Each tracker has its own.
+            accelerator.trackers.clear()
+            reason = " ".join(str(error).split())
+            names = ", ".join(self._trackers)
+            raise ConfigError(f"cannot start the trackers {names}: {reason}") from error
+        try:
+            yield
+        finally:
+            # Accelerator.end_training also ends the process group, which the caller may still need.
+            with disk(f"cannot write {self._folder / TRACKERS}"):
+                for tracker in accelerator.trackers:
+                    tracker.finish()
+            accelerator.trackers.clear()
+
+    def _shown(self) -> Group:
+        return Group(self._bar, Text(self._status))
+
+    def _smooth(self, **values: float | None) -> None:
         for name, value in values.items():
-            self._sums[name] = DECAY * self._sums.get(name, 0.0) + value
+            if value is not None and math.isfinite(value):
+                total, weight = self._smoothed.get(name, (0.0, 0.0))
+                self._smoothed[name] = (DECAY * total + value, DECAY * weight + 1)
 
     def _words(self, memory: int) -> str:
-        sums, seconds = self._sums, self._sums["seconds"]
-        words = [f"loss {sums['loss'] / sums['losses']:.3f}"] if "loss" in sums else []
-        if "reward" in sums:
-            words.append(f"reward {sums['reward'] / sums['rewards']:.3f}")
-        words.append(f"{sums['tokens'] / seconds:,.0f} tokens/s")
-        words.append(f"{sums['images'] / seconds:,.1f} images/s")
-        words.append(f"{sums['waited'] / seconds:.0%} waiting for data")
+        means = {name: total / weight for name, (total, weight) in self._smoothed.items()}
+        seconds = means["seconds"]
+        words = [f"loss (smoothed) {means['loss']:.3f}"] if "loss" in means else []
+        if "reward" in means:
+            words.append(f"reward {means['reward']:.3f}")
+        words.append(f"{means['tokens'] / seconds:,.0f} tokens/s")
+        words.append(f"{means['images'] / seconds:,.1f} images/s")
+        words.append(f"{means['waited'] / seconds:.0%} waiting for data")
         words.append(f"{memory / 2**30:.1f} GiB")
-        if "flops" in sums:
-            words.append(f"MFU {sums['flops'] / seconds / self._peak_flops:.1%}")
+        if "flops" in means and self._peak_flops is not None:
+            words.append(f"MFU {means['flops'] / seconds / self._peak_flops:.1%}")
         if self._skipped:
             words.append(f"{self._skipped} skipped")
         return "  ".join(words)
 
-    def _shown(self) -> Group:
-        return Group(self._bar, Text(self._status))
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file that a log wrote, each with its `step`; none if there is no file. A
+    DataError names the line that is no such row."""
+    rows = read_rows(file)
+    for number, row in rows:
+        if not isinstance(row.get("step"), int):
+            raise DataError(f"{file}, line {number}: it has no step")
+    return [row for _, row in rows]
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None for numbers that are not finite, which JSON has no word for."""
+    return json.loads(json.dumps(row), parse_constant=lambda _: None)
+
+
+def tracker_names(names: list[str] | None) -> list[str]:
+    """Each once; for None, TensorBoard if it is installed."""
+    installed = [str(kind) for kind in get_available_trackers()]
+    if names is None:
+        return [name for name in installed if name == "tensorboard"]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            choices = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise ConfigError(f"no tracker {name!r}: there are {choices}")
+        if name not in installed:
+            raise ConfigError(f"tracker {name} is not installed: pip install {name}")
+    return list(dict.fromkeys(names))
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -21,16 +21,8 @@ HEAD_SCALES = ("lm_head_multiplier", "dim_model_base")
 
 
 def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy summed over a batch's n supervised tokens, float32 scalar; with weights, their
-    sum.
-
-    Args:
-        model: the language model.
-        embeddings: the batch's rows, spliced (B, T, H).
-        batch: the rest of it.
-
-    Raises:
-        ConfigError: packed rows that the model cannot keep apart, see `block_mask`.
+    """Spliced rows (B, T, H) -> cross-entropy of the language model, summed over a batch's n
+    supervised tokens, each times its weight if it has one; float32 scalar. Raises as `block_mask`.
     """
     mask = batch.attention_mask
     if batch.blocks is not None:
@@ -47,9 +39,8 @@ def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Ten
     if head_is_all(model):
         hidden = model.base_model(**inputs).last_hidden_state
         at_targets = hidden[batch.target_rows, batch.target_positions]
-        vocabulary = model.config.get_text_config().vocab_size
+        at_once = LOGITS_AT_ONCE // model.config.get_text_config().vocab_size
         head = model.get_output_embeddings()
-        at_once = LOGITS_AT_ONCE // vocabulary
         return head_loss(head, at_targets, batch.target_ids, at_once, batch.target_weights)
     positions, index = batch.target_positions.unique(return_inverse=True)
     logits = model(**inputs, logits_to_keep=positions).logits
@@ -64,28 +55,19 @@ def head_is_all(model: PreTrainedModel) -> bool:
     if model.base_model is model or known[1] is None:
         return False
     further = [m for m in model.children() if m not in known and any(True for _ in m.parameters())]
-    scales = {
-        name: value
-        for name, value in vars(model.config.get_text_config()).items()
-        if "logit" in name or name in HEAD_SCALES
-    }
-    return not further and all(value in (None, False, 1) for value in scales.values())
+    settings = vars(model.config.get_text_config()).items()
+    scales = [value for name, value in settings if "logit" in name or name in HEAD_SCALES]
+    return not further and all(value in (None, False, 1) for value in scales)
 
 
 def head_loss(
     head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int, weights: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of an output head's logits, summed, float32 scalar.
+    """Hidden states (n, H), tokens to predict (n,) and their weights -> cross-entropy of an output
+    head's logits, summed, float32 scalar; n may be 0.
 
     More than `at_once` tokens are taken so many at a time, and their logits are computed again for
     the gradient; or on CUDA by Liger's fused kernel (Hsu et al. 2024) where it is installed.
-
-    Args:
-        head: the last layer.
-        hidden: what it is given (n, H); n may be 0.
-        ids: the tokens to predict (n,).
-        at_once: tokens whose logits are in memory together.
-        weights: of each token (n,); None is 1.
     """
 
     def loss(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:

@@ -25,18 +25,14 @@ Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long: bool) -> str:
     """The attention implementation that trains these rows fastest, for `set_attn_implementation`.
 
-    - FlexAttention for long packed rows on CUDA: it skips the blocks of a row that are blind to
+    - On CUDA, FlexAttention for long packed rows: it skips the blocks of a row that are blind to
       each other, and needs no (T, T) mask; compiling it takes a minute.
-    - FlashAttention 2 for rows that are not packed, on CUDA in half precision, where the package
-      flash-attn is installed. It knows no common part that several conversations see.
-    - On a CPU in bfloat16 that of attention.py for packed rows.
-    - PyTorch's scaled dot-product attention otherwise: with a mask it stays with fused kernels.
+    - On CUDA in half precision, FlashAttention 2 for rows that are not packed, where flash-attn is
+      installed. It knows no common part that several conversations see.
+    - On a CPU in bfloat16, that of attention.py for packed rows.
+    - Otherwise PyTorch's: with a mask it stays with fused kernels.
 
-    Args:
-        model: on its device.
-        dtype: attention is computed in it (that of autocast, where there is one).
-        packed: rows have `Batch.blocks`.
-        long: several groups share a row.
+    `dtype` is that of autocast, where there is one; in `long` rows several groups share a row.
     """
     if model.device.type == "cuda":
         if packed and long and model._supports_flex_attn and find_spec("triton"):
@@ -52,13 +48,8 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
 def block_mask(
     blocks: Tensor, position_ids: Tensor, model: PreTrainedModel, dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
-    """What `model` takes as `attention_mask` for packed rows.
-
-    Args:
-        blocks: (B, T, 2), see `Batch`.
-        position_ids: (B, T).
-        model: decides by its attention implementation and its layers.
-        dtype: of the embeddings.
+    """What a model takes as `attention_mask` for packed rows: `blocks` (B, T, 2) of a `Batch` and
+    `position_ids` (B, T).
 
     Returns:
         (B, 1, T, T), for `sdpa` on CUDA bool, True where a row sees a column; else in `dtype`, 0
@@ -66,8 +57,7 @@ def block_mask(
         full and sliding windows gets one for each, by the kind of layer.
 
     Raises:
-        ConfigError: a model or an attention implementation that cannot keep packed conversations
-            apart.
+        ConfigError: model or attention implementation cannot keep packed conversations apart.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -79,28 +69,16 @@ def block_mask(
             f"{type(model).__name__} has layers other than full or sliding attention, through "
             "which packed conversations would see each other: train it without packing"
         )
-    masks = {
-        kind: build(
-            visible(blocks, position_ids, windows[kind]),
-            position_ids,
-            config._attn_implementation,
-            dtype,
-        )
-        for kind in sorted(kinds)
-    }
+    seen = {kind: visible(blocks, position_ids, windows[kind]) for kind in sorted(kinds)}
+    implementation = config._attn_implementation
+    masks = {kind: build(sees, position_ids, implementation, dtype) for kind, sees in seen.items()}
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
 def visible(blocks: Tensor, position_ids: Tensor, window: int | None = None) -> Visible:
     """Which positions of a row each position sees: the common part of its group and its own
-    conversation, up to itself.
-
-    Args:
-        blocks: (B, T, 2), see `Batch`. Padding is a group of its own, since a position that sees
-            nothing has no softmax.
-        position_ids: (B, T), only read for the window.
-        window: positions that one sees, itself included; None is all of them.
-    """
+    conversation, up to itself, as far as its window. Padding is a group of its own, since a
+    position that sees nothing has no softmax."""
     groups, conversations = (numbers.contiguous() for numbers in blocks.unbind(dim=-1))
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:

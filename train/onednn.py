@@ -16,12 +16,8 @@ FEWEST = 64
 
 
 def through_onednn(model: PreTrainedModel) -> None:
-    """Gives a language model's frozen linear layers another forward pass, of the same numbers but
-    for the last digits. The output head keeps its own: its logits are too many to copy.
-
-    Args:
-        model: on a CPU.
-    """
+    """For a language model on a CPU: the same numbers but for the last digits. The output head
+    keeps its own forward pass: its logits are too many to copy."""
     for module in model.modules():
         frozen = type(module) is nn.Linear and not module.weight.requires_grad
         if frozen and module is not model.get_output_embeddings():

@@ -8,20 +8,16 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from train.jsonl import read_rows, replace_file
+from train.log import read_log
 from vlm.errors import DataError
+from vlm.files import write_file
 
 TRAINING, VALIDATION, RATE = "#1f77b4", "#d62728", "#999999"
 
 
 def plot(metrics: Path, output: Path) -> None:
-    """Draws a PNG from the `metrics.jsonl` of a run, also of one that is still going on.
-
-    Raises:
-        DataError: the file cannot be read, or no step is in it.
-        VLMError: the picture cannot be written.
-    """
-    rows = read_rows(metrics)
+    """Draws a PNG from the `metrics.jsonl` of a run, also of one that has not ended."""
+    rows = read_log(metrics)
     steps = [row for row in rows if row.get("loss") is not None]
     held_out = [row for row in rows if row.get("validation_loss") is not None]
     if not steps:
@@ -49,7 +45,7 @@ def plot(metrics: Path, output: Path) -> None:
     axes.legend(lines, names)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
-    replace_file(output, picture.getvalue())
+    write_file(output, picture.getvalue())
 
 
 def smoothed(values: Sequence[float], span: float) -> list[float]:

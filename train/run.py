@@ -19,8 +19,7 @@ from rich.console import Console
 import vlm
 from train.config import TrainConfig
 from train.epochs import Epochs
-from train.feature_cost import together
-from train.features import FeatureCache
+from train.features import FeatureCache, together
 from train.flops import model_flops, peak_flops
 from train.freeze import freeze
 from train.log import RunLog

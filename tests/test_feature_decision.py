@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.feature_cost import FillReport, decide, together
+from train.features import FillReport, decide, together
 
 GB = 10**9
 
@@ -43,7 +43,7 @@ def auto(**changed: object) -> tuple[bool, str]:
         ({"free_bytes": 4 * GB // 5}, False, "they need 0.75 GB, the disk has 0.80 GB free"),
         # What is there costs nothing, whatever the room.
         (
-            {"missing": 0, "passes": 6_000, "free_bytes": 0, "max_bytes": -1},
+            {"missing": 0, "passes": 6_000, "free_bytes": 0, "max_bytes": 0},
             True,
             "costs 0.0 MB, saves 6,000 of 6,000",
         ),

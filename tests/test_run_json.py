@@ -19,7 +19,7 @@ from vlm import cli
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.data.photos import FilePhoto
 from vlm.data.sample import Message, Sample
-from vlm.errors import DataError, VLMError
+from vlm.errors import DataError
 
 
 @dataclass
@@ -117,14 +117,14 @@ def test_no_entries_in_a_folder_without_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"runs": [{'])
 def test_a_damaged_run_json(settings: Settings, tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"run\.json is damaged: remove it to go on"):
+    with pytest.raises(DataError, match=r"run\.json is damaged: remove it to resume"):
         describe(tmp_path, settings, data="0", processes=1, resumed=True)
     assert (tmp_path / "run.json").read_text(encoding="utf-8") == text
 
 
 def test_a_folder_that_cannot_be_written(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
-    with pytest.raises(VLMError, match=r"cannot write .*file/run: Not a directory"):
+    with pytest.raises(DataError, match=r"cannot write .*file/run/run\.json: Not a directory"):
         describe(tmp_path / "file" / "run", settings, data="0", processes=1, resumed=False)
 
 
@@ -135,7 +135,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_the_commit_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [tmp_path / name / "describe.py" for name in ("train", "vlm")]
+    files = [tmp_path / name / "run_json.py" for name in ("train", "vlm")]
     for file in files:
         file.parent.mkdir()
         file.write_text("1", encoding="utf-8")
