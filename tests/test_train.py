@@ -19,8 +19,8 @@ from train.config import TrainConfig
 from train.freeze import Trains
 from train.loader import first_prompts
 from train.loss import target_loss
+from train.resume import states
 from train.run import train
-from train.state import states
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
 from vlm.data.photos import decode
 from vlm.data.read import read_sources
@@ -234,13 +234,13 @@ def test_texts_are_shortened(config: TrainConfig) -> None:
     assert images[0] == images[1] == 13
 
 
-def test_what_is_too_long_is_set_aside(config: TrainConfig) -> None:
+def test_what_is_too_long_is_skipped(config: TrainConfig) -> None:
     with pytest.raises(DataError) as error:
         train(replace(config, max_length=tiny.PATCHES))
     report = config.output / "skipped.jsonl"
     assert str(error.value) == (
-        "2 of 7 samples could not be used (too long), more than allowed_unusable=0.01: "
-        f"see {report}"
+        "2 of 7 samples cannot be used (2 too long), more than the 0.01 that allowed_unusable "
+        f"allows: see {report}"
     )
     (first, _) = map(json.loads, report.read_text(encoding="utf-8").splitlines())
     assert first["reason"] == "too long"
@@ -261,13 +261,11 @@ def test_broken_photos_are_counted_while_it_runs(config: TrainConfig, cache: str
     asked = (config.output / "answers.jsonl").read_text(encoding="utf-8")
     assert "0.png" in asked
     assert "1.png" not in asked
-    with pytest.raises(
-        DataError, match=r"^1 of 7 samples could not be used \(broken image\), more"
-    ):
+    with pytest.raises(DataError, match=r"^1 of 7 samples cannot be used \(1 broken image\), more"):
         train(elsewhere(config))
 
 
-def test_what_was_set_aside_before_the_run_counts(
+def test_what_was_skipped_before_the_run_counts(
     config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = [Path(config.data[0].path).with_name(f"{number}.png") for number in (1, 2)]
@@ -275,8 +273,8 @@ def test_what_was_set_aside_before_the_run_counts(
     photos[1].unlink()
     with pytest.raises(
         DataError,
-        match=r"^2 of 7 samples could not be used \(broken image, missing image\), more than "
-        r"allowed_unusable=0\.2: see",
+        match=r"^2 of 7 samples cannot be used \(1 missing image, 1 broken image\), more than the "
+        r"0\.2 that allowed_unusable allows: see",
     ):
         train(replace(config, allowed_unusable=0.2))
     assert "skipped: 1 missing image of 7 samples" in capsys.readouterr().err
@@ -285,14 +283,14 @@ def test_what_was_set_aside_before_the_run_counts(
     assert "skipped: 1 missing image, 1 broken image; see " in " ".join(told[-3:])
 
 
-def test_a_photo_that_changes_is_set_aside(config: TrainConfig) -> None:
+def test_a_photo_that_changes_is_skipped(config: TrainConfig) -> None:
     photos = [Path(config.data[0].path).with_name(f"{number}.png") for number in (3, 4)]
 
     def change(step: int) -> None:
         if step == 4:
             photos[0].write_bytes(photos[1].read_bytes() + b"?")
 
-    with tiny_runs.after_each_step(change), pytest.raises(DataError, match=r"\(changed image\)"):
+    with tiny_runs.after_each_step(change), pytest.raises(DataError, match=r"\(1 changed image\)"):
         train(replace(config, cache="on"))
     report = (config.output / "skipped.jsonl").read_text(encoding="utf-8")
     assert "3.png is not what it was when the run began" in report
@@ -314,7 +312,7 @@ def test_broken_validation_photos_are_counted(instruct: TrainConfig) -> None:
     train(replace(instruct, allowed_unusable=0.5, epochs=2))
     lines = (instruct.output / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
     assert [str(photo) in line for line in lines] == [True]
-    with pytest.raises(DataError, match=r"^1 of 2 samples cannot be used \(1 broken image\), more"):
+    with pytest.raises(DataError, match=r"^1 of 7 samples cannot be used \(1 broken image\), more"):
         train(elsewhere(instruct))
 
 
@@ -378,7 +376,7 @@ def test_stage_2_starts_from_stage_1(config: TrainConfig, instruct: TrainConfig)
     begun, weights = tiny_runs.weights(config), tiny_runs.weights(second)
     assert all(weights[name].equal(weight) for name, weight in begun.items())
     assert sum(".lora_" in name for name in weights) == len(weights) - len(begun) > 0
-    # The third goes on with the adapters of the second.
+    # The third starts from the adapters of the second.
     third = elsewhere(second, "third", start=str(second.output / "checkpoint"))
     train(third)
     for name, weight in tiny_runs.weights(third).items():
@@ -434,7 +432,7 @@ def test_a_start_that_is_no_checkpoint(config: TrainConfig, tmp_path: Path) -> N
         train(replace(config, start=str(tmp_path / "empty")))
 
 
-def test_training_goes_on_from_a_llava_folder(instruct: TrainConfig, tmp_path: Path) -> None:
+def test_training_starts_from_a_llava_folder(instruct: TrainConfig, tmp_path: Path) -> None:
     make_llava(tmp_path / "llava")
     start = str(tmp_path / "llava")
     config = replace(instruct, start=start, model=ModelConfig(), learning_rate=1e-30)
@@ -549,25 +547,16 @@ def test_the_environment_does_not_divide_gradients(
 
 
 @pytest.mark.parametrize(
-    ("told", "has_bfloat16", "expected"),
-    [
-        # What `accelerate launch` sets where nobody said anything.
-        ("no", True, "bf16"),
-        (None, True, "bf16"),
-        (None, False, "fp16"),
-        ("fp16", True, None),
-    ],
+    ("launched", "has_bfloat16", "expected"),
+    [("no", True, "bf16"), ("no", False, "fp16"), ("fp16", True, None)],
 )
 def test_precision_on_a_gpu(
-    told: str | None, has_bfloat16: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    launched: str, has_bfloat16: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    if told is not None:
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
-    assert train_run.precision("auto") == expected
-    assert train_run.precision("fp32") == "no"
+    assert train_run.precision("auto", launched) == expected
+    assert train_run.precision("fp32", launched) == "no"
 
 
 def test_a_skipped_step_leaves_the_weights(
@@ -604,7 +593,7 @@ def test_a_signal_in_the_last_step_leaves_a_run_that_ends(config: TrainConfig) -
 
     with (
         tiny_runs.after_each_step(told),
-        pytest.raises(VLMError, match=r"^stopped by SIGTERM at step 8: --resume goes on"),
+        pytest.raises(VLMError, match=r"^stopped by SIGTERM at step 8: --resume resumes"),
     ):
         train(config)
     assert states(config.output / "state")[-1].name == "step-00000008"

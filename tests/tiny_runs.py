@@ -126,7 +126,7 @@ def command(config: TrainConfig, file: Path, processes: int = 1) -> list[str]:
 
 def environment() -> dict[str, str]:
     """For such processes."""
-    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run(config: TrainConfig, file: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
