@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from tests import tiny
 from tests.data_folders import asked, captions
+from train.config import TrainConfig
 from train.features import FeatureCache
 from train.loader import (
     EpochSamples,
@@ -70,11 +72,20 @@ def rows(samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder) -> E
 
 
 def rows_of(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder, **fields: object
+    samples: list[Sample],
+    photos: PhotoReader,
+    prompt: PromptBuilder,
+    max_length: int = 512,
+    epoch: int = 0,
+    augmented: Set[int] = frozenset(),
+    drawn: Set[int] = frozenset(),
+    **settings: object,
 ) -> EpochSamples:
-    """Rows of an epoch; the fields that are not given have the usual values."""
-    usual = {"max_length": 512, "seed": 0, "epoch": 0, "pack": "image", "row_length": 512}
-    return EpochSamples(samples, photos, prompt, **usual | fields)
+    """Samples of an epoch; settings are those of the config."""
+    config = TrainConfig(data=[], row_length=512, **settings)
+    return EpochSamples(
+        samples, photos, prompt, config, max_length, epoch, augmented=augmented, drawn=drawn
+    )
 
 
 @pytest.fixture

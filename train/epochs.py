@@ -121,11 +121,9 @@ class Epochs:
             samples,
             PhotoReader(vision.preprocessing, features, (vision.num_tokens, vision.width)),
             partial(self.model.prompt, answer_next=False),
+            config,
             longest(config, self.model),
-            config.seed,
             epoch,
-            config.pack,
-            config.row_length,
         )
 
     def questions(self, answer_length: int) -> list[tuple[str, list[Image.Image], str]]:

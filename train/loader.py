@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from train.augment import mirror, view
 from train.batch import Batch, collate
+from train.config import TrainConfig
 from train.features import FeatureCache
 from train.packing import NOTHING, empty_batch, pack
 from vlm.data.photos import Photo, decode
@@ -138,11 +139,10 @@ class EpochSamples(Dataset):
         samples: in the epoch's order.
         photos: how photos are read.
         prompt: how conversations are written.
+        config: how they are packed, and the seed, which with epoch and place determines whatever is
+            random.
         max_length: tokens of one conversation.
-        seed: with epoch and place, determines whatever is random.
         epoch: counted from 0.
-        pack: as in the config.
-        row_length: tokens of one row, where several samples share one.
         augmented: places of samples whose photos are cropped and mirrored at random.
         drawn: places of samples whose captions the model draws itself, see train/rewards.py.
     """
@@ -150,11 +150,9 @@ class EpochSamples(Dataset):
     samples: list[Sample]
     photos: PhotoReader
     prompt: PromptBuilder
+    config: TrainConfig
     max_length: int
-    seed: int
     epoch: int
-    pack: str
-    row_length: int
     augmented: Set[int] = frozenset()
     drawn: Set[int] = frozenset()
 
@@ -164,7 +162,7 @@ class EpochSamples(Dataset):
     def __getitem__(self, place: int) -> Loaded | Skipped | VLMError:
         """One sample, or what is wrong with it, or with more than it."""
         sample, mirrored = self.samples[place], False
-        generator = random.Random(f"{self.seed}/{self.epoch}/{place}")
+        generator = random.Random(f"{self.config.seed}/{self.epoch}/{place}")
         try:
             if place in self.augmented:
                 sample, mirrored = mirror(sample, generator)
@@ -196,17 +194,16 @@ class EpochSamples(Dataset):
     def batch(self, rows: list[Loaded]) -> Batch:
         """Samples, if there are any, packed as the config has it."""
         images = [image for row in rows for image in row.images]
-        if self.pack == "none":
+        if self.config.pack == "none":
             # Each conversation has a copy of its sample's images.
             images = [image for row in rows for _ in row.prompts for image in row.images]
         stacked = torch.stack(images) if images else self.photos.none()
         groups = [row.prompts for row in rows]
-        if self.pack == "none":
+        if self.config.pack == "none":
             # Without blocks, which FlashAttention does not know.
             return collate([prompt for group in groups for prompt in group] or [NOTHING], stacked)
-        if not groups:
-            return empty_batch(stacked)
-        return pack(groups, stacked, self.row_length if self.pack == "sequence" else None)
+        row_length = self.config.row_length if self.config.pack == "sequence" else None
+        return pack(groups, stacked, row_length) if groups else empty_batch(stacked)
 
     def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
         """The given batches in their order."""
@@ -218,7 +215,7 @@ class EpochSamples(Dataset):
             worker_init_fn=ignore_signals,
             # Its own, or each start of a loader would draw from the run's random numbers, and a
             # resumed run has one start more.
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.config.seed),
         )
 
 

@@ -77,13 +77,8 @@ class TrainingState:
     """All that changes while a run trains, random numbers aside.
 
     Attributes:
-        accelerator: processes and precision.
-        model: the model itself.
         network: the model as the accelerator prepared it.
-        optimizer: likewise.
-        average: of the weights.
         data: fingerprint of the samples.
-        at: where the run is.
     """
 
     accelerator: Accelerator
@@ -168,9 +163,6 @@ def state_to_resume(
     """The newest whole state of the run in the output folder, if that is to be resumed. A cache
     that the run decided on is then decided in `config`.
 
-    Args:
-        data: fingerprint of the samples.
-
     Raises:
         ConfigError: a run is there and nothing says what to do with it, or it had another config or
             other data.
@@ -217,10 +209,7 @@ def write_state(
     """Writes the state of a run; of older ones, the newest `keep - 1` stay. All processes call it.
 
     Args:
-        root: folder of the run's states.
-        step: steps so far.
-        trained: the tensors that train, by name.
-        training: whatever else; `torch.load(weights_only=True)` must be able to read it.
+        training: besides the tensors that train; `torch.load(weights_only=True)` must read it.
 
     Raises:
         CheckpointError: in all processes; the disk refuses. The states before are whole.
