@@ -14,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests import tiny_runs
+from tests.tiny_runs import elsewhere
 from train.config import TrainConfig
 from train.freeze import Trains
 from train.resume import remove_states, states
@@ -30,11 +31,6 @@ def config(tmp_path: Path) -> TrainConfig:
     config.data[0].split = "train"
     language = LanguageConfig(config.model.language.source, lora=LoraConfig(4, dropout=0.3))
     return replace(config, model=replace(config.model, language=language))
-
-
-def elsewhere(config: TrainConfig, **fields: object) -> TrainConfig:
-    """The same run in another folder."""
-    return replace(config, output=config.output.with_name("other"), **fields)
 
 
 def assert_the_same(config: TrainConfig, other: TrainConfig) -> None:

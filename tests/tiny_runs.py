@@ -64,6 +64,24 @@ def run_config(folder: Path, **fields: object) -> TrainConfig:
     return replace(config, **fields)
 
 
+def instruct(config: TrainConfig) -> TrainConfig:
+    """Stage 2 with two held-out photos, from pixels, so that a checkpoint's loss is that of the
+    run."""
+    return replace(
+        config,
+        stage="instruct",
+        data=[replace(config.data[0], split="train")],
+        validation=[replace(config.data[0], split="val")],
+        cache="off",
+        epochs=1,
+    )
+
+
+def elsewhere(config: TrainConfig, name: str = "other", **fields: object) -> TrainConfig:
+    """The same run in another folder."""
+    return replace(config, output=config.output.with_name(name), **fields)
+
+
 def rows(config: TrainConfig) -> list[dict]:
     """What a run has written into `metrics.jsonl`."""
     lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
