@@ -34,8 +34,7 @@ from transformers import (
 
 from train.flops import ModelFlops, peak_flops
 from train.loader import prompts_of
-from train.mixture import epoch_order
-from train.order import epoch_batches
+from train.order import epoch_batches, epoch_order
 from vlm.data.read import read_sources
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 

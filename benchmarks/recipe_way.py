@@ -9,7 +9,6 @@ from statistics import mean, median
 from types import ModuleType
 from typing import Any
 
-from accelerate import Accelerator
 from made_up import QUESTION
 from measured import Filled, Measured, peak_memory, workers
 from rich.console import Console
@@ -28,7 +27,7 @@ from train.flops import model_flops
 from train.freeze import freeze
 from train.loss import cross_entropy
 from train.mask import block_mask
-from train.run import build, precision
+from train.run import build, start
 from train.run import train as run
 from vlm.config import ModelConfig
 from vlm.data.read import read_sources
@@ -107,7 +106,7 @@ def fill(setting: Setting, folder: Path) -> Filled:
     """Encodes the photos, for all runs that follow."""
     train.malloc.keep_freed_memory()
     config = config_of(setting, folder, RECIPE)
-    accelerator = Accelerator(mixed_precision=precision(config.precision))
+    accelerator = start(config)
     console = Console(stderr=True)
     model, *_ = build(config, accelerator)
     freeze(model, config.trains, config.learning_rate, None, None, config.weight_decay, console)

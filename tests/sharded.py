@@ -2,7 +2,6 @@
 accelerators alone, and would train on the CPU as if it had not been asked: here the CPU passes for
 one."""
 
-import os
 import sys
 
 from accelerate.state import PartialState
@@ -12,6 +11,6 @@ from vlm.cli import main
 
 if __name__ == "__main__":
     PartialState(cpu=True)
-    PartialState._shared_state["distributed_type"] = DistributedType[os.environ["SHARDED_AS"]]
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     PartialState._shared_state["_cpu"] = False
     sys.exit(main())

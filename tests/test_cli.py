@@ -243,17 +243,17 @@ def test_flags_of_a_run(preset: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(words) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.endswith(
-        "run holds a run already: --resume goes on with it, --force begins anew, or choose another "
+        "run holds a run already: --resume resumes it, --force begins anew, or choose another "
         "output"
     )
     assert main([*words, "--resume"]) == 0
-    assert "going on from step 4" in capsys.readouterr().err
+    assert "resuming from step 4" in capsys.readouterr().err
     assert main([*words, "--resume", "--no_resume"]) == 1
     assert main([*words, "--resume", "--batch_size=1"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.endswith("config.batch_size: 2 then, 1 now; --force goes on all the same")
+    assert told.endswith("config.batch_size: 2 then, 1 now; --force resumes it all the same")
     assert main([*words, "--force"]) == 0
-    assert "going on" not in capsys.readouterr().err
+    assert "resuming" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

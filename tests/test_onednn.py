@@ -89,7 +89,6 @@ def test_what_trains_and_the_output_head_keep_their_way() -> None:
         ("no", DistributedType.MULTI_CPU, False, True),
         ("bf16", DistributedType.NO, False, False),
         ("no", DistributedType.FSDP, False, False),
-        ("no", DistributedType.DEEPSPEED, False, False),
         ("no", DistributedType.NO, True, False),
     ],
 )

@@ -40,13 +40,13 @@ def test_a_preset_is_a_few_lines_over_the_defaults(file: Path) -> None:
         "clip-l14-336_vicuna-7b",
     ],
 )
-def test_stage_two_goes_on_from_stage_one(name: str) -> None:
+def test_stage_two_starts_from_stage_one(name: str) -> None:
     align = config(CONFIGS / f"{name}-align.yaml")
     instruct = config(CONFIGS / f"{name}-instruct.yaml")
     assert instruct.start == str(align.output / "checkpoint")
 
 
-def test_the_example_goes_on_with_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_starts_from_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     example = config(Path("examples/train.yaml"))
     example.resolve()
@@ -56,11 +56,12 @@ def test_the_example_goes_on_with_the_embedded_model(monkeypatch: pytest.MonkeyP
 
 
 def test_the_stages_of_the_embedded_model_follow_each_other() -> None:
-    """As the model card has them: each from what an earlier one, or a mean, has left."""
-    card = (CONFIGS.parent / "vlm" / "embedded" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    """As their README has them: each from what an earlier one, or a mean, has left."""
+    embedded = CONFIGS.parent / "train" / "embedded"
+    readme = (embedded / "README.md").read_text(encoding="utf-8")
     left = {"shipped", str(config(CONFIGS / "embedded-instruct.yaml").output / "checkpoint")}
-    stages = {str(file.relative_to(CONFIGS.parent)): file for file in CONFIGS.glob("embedded/*")}
-    commands = [line.split() for line in card.splitlines() if line.startswith("vlm ")]
+    stages = {str(file.relative_to(CONFIGS.parent)): file for file in embedded.glob("configs/*")}
+    commands = [line.split() for line in readme.splitlines() if line.startswith("vlm ")]
     ran = set()
     for _, command, target, *rest in commands:
         if command == "average":

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests import tiny, tiny_folders
 from tests.data_folders import asked, captions, save_lines, save_photos
 from train.config import TrainConfig
-from train.mixture import epoch_order
+from train.order import epoch_order
 from train.preview import (
     Checked,
     check_samples,

@@ -11,6 +11,7 @@ from torch import Tensor
 import vlm
 from tests import tiny, tiny_folders
 from train.freeze import Trains, freeze
+from train.loss import target_loss
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -50,7 +51,7 @@ def dequantise(quantised: vlm.VisionLanguageModel, whole: vlm.VisionLanguageMode
 
 def gradients(model: vlm.VisionLanguageModel) -> dict[str, Tensor]:
     batch = tiny.training_batch(model)
-    model.train()(batch).backward()
+    model.train()(batch, target_loss).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 

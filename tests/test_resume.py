@@ -1,4 +1,4 @@
-"""A run that is killed goes on as if nothing had happened."""
+"""A run that is killed resumes as if nothing had happened."""
 
 import os
 import random
@@ -14,10 +14,11 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests import tiny_runs
+from tests.tiny_runs import elsewhere
 from train.config import TrainConfig
 from train.freeze import Trains
+from train.resume import remove_states, states
 from train.run import train
-from train.state import remove_states, states
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.errors import CheckpointError, ConfigError, VLMError
 
@@ -30,11 +31,6 @@ def config(tmp_path: Path) -> TrainConfig:
     config.data[0].split = "train"
     language = LanguageConfig(config.model.language.source, lora=LoraConfig(4, dropout=0.3))
     return replace(config, model=replace(config.model, language=language))
-
-
-def elsewhere(config: TrainConfig, **fields: object) -> TrainConfig:
-    """The same run in another folder."""
-    return replace(config, output=config.output.with_name("other"), **fields)
 
 
 def assert_the_same(config: TrainConfig, other: TrainConfig) -> None:
@@ -75,7 +71,7 @@ def test_killed_at_random_steps_it_gives_the_same_weights(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
+    assert "resuming from step" in done.stderr
     assert kills >= 2
     assert_the_same(config, elsewhere(config))
 
@@ -100,7 +96,7 @@ def test_a_signal_saves_the_state_and_ends(
     assert process.returncode == 1
     last = told.strip().splitlines()[-1]
     step = tiny_runs.metrics(config, "step")[-1]
-    assert last == f"vlm: stopped by {number.name} at step {step}: --resume goes on from there"
+    assert last == f"vlm: stopped by {number.name} at step {step}: --resume resumes from there"
     assert states(config.output / "state")[-1].name == f"step-{step:08d}"
 
 
@@ -115,11 +111,11 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     train(replace(config, resume=True))
     told = " ".join(capsys.readouterr().err.split())
     assert f"{newest.name} is damaged (trained.safetensors has changed)" in told
-    assert "going on from step 5" in told
+    assert "resuming from step 5" in told
     assert_the_same(config, elsewhere(config))
 
 
-def test_half_written_states_are_not_gone_on_from(config: TrainConfig) -> None:
+def test_half_written_states_are_not_resumed(config: TrainConfig) -> None:
     train(config)
     newest = states(config.output / "state")[-1]
     (newest / "complete.json").unlink()
@@ -135,7 +131,7 @@ def test_only_the_last_states_are_kept(config: TrainConfig) -> None:
     assert names == ["step-00000004", "step-00000005", "step-00000006"]
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(config: TrainConfig) -> None:
+def test_a_finished_run_has_nothing_to_resume(config: TrainConfig) -> None:
     train(config)
     before = tiny_runs.weights(config), tiny_runs.metrics(config, "step")
     train(replace(config, resume=True))
@@ -145,7 +141,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(config: TrainConfig) -> None:
 
 def test_a_run_is_not_overwritten_by_accident(config: TrainConfig) -> None:
     train(config)
-    with pytest.raises(ConfigError, match=r"run holds a run already: --resume goes on with it, "):
+    with pytest.raises(ConfigError, match=r"run holds a run already: --resume resumes it, "):
         train(config)
     train(replace(config, force=True, epochs=1))
     assert len(tiny_runs.metrics(config)) == 3
@@ -154,7 +150,7 @@ def test_a_run_is_not_overwritten_by_accident(config: TrainConfig) -> None:
 def test_a_run_without_states_is_not_overwritten_either(config: TrainConfig) -> None:
     train(config)
     remove_states(config.output / "state")
-    with pytest.raises(ConfigError, match=r"run holds a run already: --resume goes on with it, "):
+    with pytest.raises(ConfigError, match=r"run holds a run already: --resume resumes it, "):
         train(config)
 
 
@@ -191,7 +187,7 @@ def test_forced_settings_hold(config: TrainConfig) -> None:
         torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-20)
 
 
-def test_more_steps_go_on_where_the_fewer_ended(config: TrainConfig) -> None:
+def test_more_steps_resume_where_the_fewer_ended(config: TrainConfig) -> None:
     train(elsewhere(config))
     train(replace(config, max_steps=2))
     train(replace(config, resume=True, force=True))
@@ -214,7 +210,7 @@ def test_averages_begin_with_the_weights_there_are(config: TrainConfig) -> None:
     assert not tiny_runs.same(before, after)
 
 
-def test_another_rank_cannot_go_on(config: TrainConfig) -> None:
+def test_another_rank_cannot_be_resumed(config: TrainConfig) -> None:
     train(config)
     language = replace(config.model.language, lora=LoraConfig(2))
     other = replace(config, model=replace(config.model, language=language))
@@ -240,7 +236,7 @@ def test_another_precision_is_named(config: TrainConfig) -> None:
         train(replace(config, resume=True, precision="bf16"))
 
 
-def test_a_run_with_a_scaler_goes_on_bit_for_bit(
+def test_a_run_with_a_scaler_resumes_bit_for_bit(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In float16, the first step overflows.

@@ -1,4 +1,4 @@
-"""States of a run: whole or not there, and random numbers that go on."""
+"""States of a run: whole or not there, and random numbers that are put back."""
 
 import io
 import random
@@ -10,13 +10,13 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
-from train.state import (
-    load_state,
+from train.resume import (
     newest_state,
+    read_state,
     remove_states,
     restore_random_state,
-    save_state,
     states,
+    write_state,
 )
 from vlm.errors import CheckpointError
 
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def save(root: Path, step: int, keep: int = 9) -> None:
     training = {"at": {"step": step}, "average": None, "best": float("inf")}
-    save_state(root, step, trained(step), training, Accelerator(cpu=True), keep)
+    write_state(root, step, trained(step), training, Accelerator(cpu=True), keep)
 
 
 def newest(root: Path) -> tuple[str | None, str]:
@@ -47,7 +47,7 @@ def newest(root: Path) -> tuple[str | None, str]:
 
 def test_what_was_written_is_read(root: Path) -> None:
     assert newest(root) == ("step-00000002", "")
-    tensors, training = load_state(root / "step-00000002")
+    tensors, training = read_state(root / "step-00000002")
     assert torch.equal(tensors["projector.weight"], trained(2)["projector.weight"])
     assert training == {"at": {"step": 2}, "average": None, "best": float("inf")}
 
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
         save(tmp_path / "file" / "state", 1)
 
 
-def test_random_numbers_go_on(root: Path) -> None:
+def test_random_numbers_are_put_back(root: Path) -> None:
     random.seed(5)
     torch.manual_seed(5)
     save(root, 7)
@@ -167,4 +167,4 @@ def test_nothing_in_a_state_is_executed(root: Path) -> None:
     # As torch.save writes whatever it is given, but weights_only reads tensors and plain values.
     torch.save({"at": Path("x")}, root / "step-00000002" / "training.pt")
     with pytest.raises(Exception, match="Weights only load failed"):
-        load_state(root / "step-00000002")
+        read_state(root / "step-00000002")

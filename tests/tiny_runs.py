@@ -64,6 +64,24 @@ def run_config(folder: Path, **fields: object) -> TrainConfig:
     return replace(config, **fields)
 
 
+def instruct(config: TrainConfig) -> TrainConfig:
+    """Stage 2 with two held-out photos, from pixels, so that a checkpoint's loss is that of the
+    run."""
+    return replace(
+        config,
+        stage="instruct",
+        data=[replace(config.data[0], split="train")],
+        validation=[replace(config.data[0], split="val")],
+        cache="off",
+        epochs=1,
+    )
+
+
+def elsewhere(config: TrainConfig, name: str = "other", **fields: object) -> TrainConfig:
+    """The same run in another folder."""
+    return replace(config, output=config.output.with_name(name), **fields)
+
+
 def rows(config: TrainConfig) -> list[dict]:
     """What a run has written into `metrics.jsonl`."""
     lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -126,7 +144,7 @@ def command(config: TrainConfig, file: Path, processes: int = 1) -> list[str]:
 
 def environment() -> dict[str, str]:
     """For such processes."""
-    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run(config: TrainConfig, file: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 """Every setting of a training run. The typed config is the command line and the YAML file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,25 @@ from train.freeze import Trains
 from vlm.config import LoraConfig, ModelConfig, check_choices
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
+
+RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "at least 1": (
+        lambda value: value >= 1,
+        (
+            *("epochs", "max_steps", "batch_size", "accumulate", "row_length", "max_length"),
+            *("keep", "save_every", "validate_every", "answer_every"),
+        ),
+    ),
+    "at least 0": (lambda value: value >= 0, ("weight_decay", "max_skipped", "workers")),
+    "above 0": (
+        lambda value: value > 0,
+        ("learning_rate", "projector_learning_rate", "vision_learning_rate", "clip", "cache_gb"),
+    ),
+    "from 0 to 1": (lambda value: 0 <= value <= 1, ("warmup", "allowed_unusable")),
+    "between 0 and 1": (lambda value: 0 < value < 1, ("ema", "beta2")),
+    "from 0 to 2**32 - 1": (lambda value: 0 <= value < 2**32, ("seed",)),
+}
+"""What numbers must be, and which settings; None is always allowed."""
 
 
 @dataclass
@@ -25,9 +45,9 @@ class TrainConfig:
             fresh projector.
         trains: which parts train; None is the projector (`align`), or the projector and LoRA on the
             language model (`instruct`).
-        output: folder of the run: states to go on from, checkpoint, logs, what it ran on.
-        resume: go on from the newest whole state in `output`, if there is one.
-        force: go on although the config or the data have changed, or begin anew in a folder that
+        output: folder of the run: states to resume from, checkpoint, logs, what it ran on.
+        resume: resume from the newest whole state in `output`, if there is one.
+        force: resume although the config or the data have changed, or begin anew in a folder that
             holds a run.
         epochs: passes over the data.
         max_steps: changes of the weights after which it ends, if the epochs have more; the schedule
@@ -36,20 +56,20 @@ class TrainConfig:
         accumulate: forward passes of each process before the weights change.
         learning_rate: peak of the cosine schedule; None is 1e-3 for `align`, and for `instruct`
             2e-4 with LoRA and 2e-5 without (LLaVA-1.5's).
-        projector_learning_rate: of the projector, where it should not be the same.
-        vision_learning_rate: of the vision tower's layers that train.
+        projector_learning_rate: of the projector; None is the same.
+        vision_learning_rate: of the vision tower's layers that train; None is the same.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of AdamW, on matrices; biases and norms have none.
         beta2: of AdamW, the decay of its mean of squared gradients.
         clip: largest norm of the gradient.
-        max_skipped: steps whose loss or gradient was not a number that are skipped before the run
+        max_skipped: steps that are skipped, since loss or gradient was not a number, before the run
             gives up.
-        ema: decay of a running average of the trained weights, which is then what is validated and
-            kept; None is none.
+        ema: decay of a running average of the trained weights, which is then validated and kept;
+            None is none.
         seed: of initialisation, shuffle, questions and augmentation.
         precision: what is computed in; what trains is kept in float32 all the same. `auto` is what
-            accelerate is told, and without that bfloat16 on CUDA (float16 where the GPU has none)
-            and float32 on the CPU.
+            `accelerate launch` is told, else bfloat16 on CUDA (float16 where the GPU has none) and
+            float32 on the CPU.
         gradient_checkpointing: compute the language model's activations again in the backward pass
             instead of keeping them.
         compile: the language model, through torch.compile.
@@ -58,19 +78,19 @@ class TrainConfig:
         row_length: tokens of one row with `sequence`.
         max_length: tokens of one conversation: its text is shortened to fit, its images never. None
             is as many as the language model has positions, at most 2,048.
-        allowed_unusable: share of the samples that may be unusable before the run fails.
+        allowed_unusable: share of the samples, held-out ones too, that may be unusable.
         cache: the frozen tower's features on disk: `on`, `off`, or `auto`, which weighs epochs and
             disk. Never for photos that are augmented or when the tower trains.
         cache_folder: where; None is this project's cache.
         cache_gb: most disk it may take.
         cache_dtype: of the features on the disk; bfloat16 where they go beyond float16's range.
         workers: processes that prepare the batches of each training process.
-        save_every: changes of the weights between two states to go on from.
+        save_every: changes of the weights between two states to resume from.
         keep: states kept, the newest.
         validate_every: changes of the weights between two validations, besides the one at the end
             of each epoch; None is none.
-        answer_every: changes of the weights between two looks at answers to held-out samples; None
-            is only at the end of each epoch.
+        answer_every: changes of the weights between two looks at answers to held-out samples,
+            besides the one at the end of each epoch; None is none.
         trackers: accelerate's, by name; None is TensorBoard if it is installed.
     """
 
@@ -117,30 +137,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        lowest = {
-            **dict.fromkeys(("epochs", "batch_size", "accumulate", "row_length", "keep"), 1),
-            **dict.fromkeys(("max_steps", "max_length", "save_every"), 1),
-            **dict.fromkeys(("validate_every", "answer_every"), 1),
-            **dict.fromkeys(("weight_decay", "max_skipped", "workers"), 0),
-        }
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, not {value}")
-        rates = ("learning_rate", "projector_learning_rate", "vision_learning_rate")
-        for name in (*rates, "clip", "cache_gb"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, not {value}")
-        for name in ("warmup", "allowed_unusable"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be from 0 to 2**32 - 1, not {self.seed}")
-        for name in ("ema", "beta2"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ConfigError(f"{name} must be between 0 and 1, not {value}")
+        for told, (holds, names) in RANGES.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise ConfigError(f"{name} must be {told}, not {value}")
 
     @property
     def augments(self) -> bool:

@@ -6,18 +6,18 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from train.config import TrainConfig
 from train.features import FeatureCache
-from train.loader import PhotoReader, Rows, Use, read_photo
-from train.mixture import epoch_order
-from train.order import epoch_batches
+from train.loader import EpochSamples, PhotoReader, read_photo
+from train.order import epoch_batches, epoch_order
 from vlm.data.photos import Photo
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
-from vlm.data.skipped import append_report
-from vlm.errors import ConfigError, DataError
+from vlm.data.skipped import append_report, check_share
+from vlm.errors import DataError
 from vlm.messages import with_images
 from vlm.model import VisionLanguageModel
 
@@ -32,70 +32,43 @@ LONGEST = 2048
 class Epochs:
     """What is trained on and what is held out.
 
-    Attributes:
-        config: of the run, resolved.
+    Args:
         model: whose prompts and photos these become.
-        accelerator: which process of how many this is.
         sources: samples of each source to train on.
-        held_out: samples that are not trained on.
+        validation: of each whose samples are held out.
+        skipped: samples that cannot be used, as far as is known.
         features: patch tokens of the photos to train on; None computes them in each step.
         held_out_features: likewise of those held out.
-        fingerprint: of all samples.
     """
 
     config: TrainConfig
     model: VisionLanguageModel
     accelerator: Accelerator
     sources: list[Samples]
-    held_out: list[Sample]
-    features: FeatureCache | None
-    held_out_features: FeatureCache | None
-    fingerprint: str
+    validation: list[Samples]
+    skipped: list[Skipped]
+    features: FeatureCache | None = None
+    held_out_features: FeatureCache | None = None
 
     def __post_init__(self) -> None:
         self.samples = [sample for source in self.sources for sample in source.usable]
-        self.uses = [
-            Use(source.augment, source.self_critical)
-            for source, samples in zip(self.config.data, self.sources, strict=True)
-            for _ in samples.usable
-        ]
-        for sample in self.drawn:
-            if not sample.questions:
-                raise ConfigError(f"self_critical needs captions, and {sample.where} is none")
+        self.held_out = [sample for source in self.validation for sample in source.usable]
+        self.source_of = [found.source for found in self.sources for _ in found.usable]
         steps = sum(map(self.steps, range(self.config.epochs)))
         if not steps:
             raise DataError("there are no samples to train on: see data, and its weights")
         self.total_steps = min(steps, self.config.max_steps or steps)
 
-    @property
-    def drawn(self) -> list[Sample]:
-        """The samples whose captions the model draws itself."""
-        return [sample for sample, use in zip(self.samples, self.uses, strict=True) if use.draw]
-
-    @property
-    def skipped(self) -> list[Skipped]:
-        """What could not be used to train on when the sources were read."""
-        return [one for source in self.sources for one in source.skipped]
-
-    @property
-    def report_file(self) -> Path:
-        """Where samples that cannot be used are listed."""
-        return self.config.output / "skipped.jsonl"
-
     def order(self, epoch: int) -> list[int]:
         """Places in `samples`, in the order of one epoch."""
-        sizes = [len(source.usable) for source in self.sources]
-        weights = [source.weight for source in self.config.data]
+        sizes = [len(found.usable) for found in self.sources]
+        weights = [found.source.weight for found in self.sources]
         return epoch_order(sizes, weights, self.config.seed, epoch)
-
-    def size(self, epoch: int) -> int:
-        """Samples of one epoch, over all processes."""
-        return len(self.order(epoch))
 
     def steps(self, epoch: int) -> int:
         """Changes of the weights in one epoch."""
         config, world = self.config, self.accelerator.num_processes
-        return -(-self.size(epoch) // (config.batch_size * config.accumulate * world))
+        return -(-len(self.order(epoch)) // (config.batch_size * config.accumulate * world))
 
     def to_encode(self) -> tuple[list[Photo], float]:
         """The photos that the run comes to and that are the same each time, held-out ones first,
@@ -113,20 +86,20 @@ class Epochs:
                 coming += [p for place in self.order(epoch) for p in self.samples[place].photos]
         return photos + coming, passes + len(coming) * self.total_steps / steps
 
-    def loader(self, epoch: int, from_step: int) -> DataLoader:
+    def training_batches(self, epoch: int, from_step: int) -> DataLoader:
         """The batches of this process from a step of an epoch on."""
         config, order = self.config, self.order(epoch)
-        samples = [self.samples[place] for place in order]
-        uses = [self.uses[place] for place in order]
-        rows = self.rows(samples, uses, self.features, epoch)
-        batches = self.batches(samples, epoch, config.accumulate)
-        return rows.loader(batches[from_step * config.accumulate :], config.workers)
+        samples = self.dataset([self.samples[place] for place in order], self.features, epoch)
+        sources = [self.source_of[place] for place in order]
+        samples.augmented = {at for at, source in enumerate(sources) if source.augment}
+        samples.drawn = {at for at, source in enumerate(sources) if source.self_critical}
+        batches = self.batches(samples.samples, epoch, config.accumulate)
+        return samples.loader(batches[from_step * config.accumulate :], config.workers)
 
-    def validation(self) -> DataLoader:
+    def held_out_batches(self) -> DataLoader:
         """The batches of held-out samples of this process, the same each time."""
-        uses = [Use()] * len(self.held_out)
-        rows = self.rows(self.held_out, uses, self.held_out_features, epoch=0)
-        return rows.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
+        samples = self.dataset(self.held_out, self.held_out_features, epoch=0)
+        return samples.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
 
     def batches(self, samples: list[Sample], epoch: int, accumulate: int) -> list[list[int]]:
         """See `epoch_batches`."""
@@ -140,25 +113,18 @@ class Epochs:
             accumulate,
         )
 
-    def rows(
-        self,
-        samples: list[Sample],
-        uses: list[Use],
-        features: FeatureCache | None,
-        epoch: int,
-    ) -> Rows:
-        """Samples in an order -> rows of batches."""
+    def dataset(
+        self, samples: list[Sample], features: FeatureCache | None, epoch: int
+    ) -> EpochSamples:
+        """Samples in an epoch's order, as they are."""
         vision, config = self.model.vision, self.config
-        return Rows(
+        return EpochSamples(
             samples,
-            uses,
             PhotoReader(vision.preprocessing, features, (vision.num_tokens, vision.width)),
             partial(self.model.prompt, answer_next=False),
+            config,
             longest(config, self.model),
-            config.seed,
             epoch,
-            config.pack,
-            config.row_length,
         )
 
     def questions(self, answer_length: int) -> list[tuple[str, list[Image.Image], str]]:
@@ -183,10 +149,32 @@ class Epochs:
                 asked.append((", ".join(photo.name for photo in sample.photos), images, text))
         return asked
 
-    def report(self, skipped: list[Skipped]) -> None:
-        """Lists samples that turned out unusable."""
+    def report(self, own: list[Skipped]) -> None:
+        """Lists samples that turned out unusable, each once. All processes call it.
+
+        Raises:
+            DataError: with those before, they are more than is allowed.
+        """
+        before = {one.where for one in self.skipped}
+        everyone: list[Skipped] = gather_object(own)
+        found = {one.where: one for one in everyone if one.where not in before}
+        if not found:
+            return
+        self.skipped += found.values()
+        file, total = report_file(self.config), size_of([*self.sources, *self.validation])
         if self.accelerator.is_main_process:
-            append_report(skipped, self.report_file)
+            append_report(found.values(), file)
+        check_share(self.skipped, total, self.config.allowed_unusable, file)
+
+
+def report_file(config: TrainConfig) -> Path:
+    """Where samples that cannot be used are listed."""
+    return config.output / "skipped.jsonl"
+
+
+def size_of(sources: list[Samples]) -> int:
+    """Samples, those that cannot be used among them."""
+    return sum(len(source.usable) + len(source.skipped) for source in sources)
 
 
 def longest(config: TrainConfig, model: VisionLanguageModel) -> int:

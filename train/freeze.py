@@ -71,13 +71,8 @@ def freeze(
 
     Args:
         model: changed in place, as `vlm.build` gives it.
-        trains: which parts.
-        learning_rate: of the language model or its adapters.
-        projector_learning_rate: of the projector; None is the same.
-        vision_learning_rate: of the vision tower; None is the same.
         weight_decay: of weight matrices. Biases, norms and learned inputs (a resampler's queries, a
             tower's positions, words' embeddings) have none: it would only pull them towards zero.
-        console: where the table goes.
 
     Returns:
         AdamW's parameter groups, each with `name`, `params`, `lr` and `weight_decay`.
@@ -86,6 +81,25 @@ def freeze(
         ConfigError: the model has not what is to train, or cannot train it.
     """
     check(model, trains)
+    set_trained(model, trains)
+    rates = dict.fromkeys(PARTS, learning_rate)
+    rates["projector"] = projector_learning_rate or learning_rate
+    rates["vision"] = vision_learning_rate or learning_rate
+    members: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part = "adapters" if ".lora_" in name else name.split(".")[0]
+        members[part][name] = parameter
+    console.print(table_of(members, rates))
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    return [
+        group
+        for part, parameters in members.items()
+        for group in parameter_groups(part, parameters, rates[part], weight_decay, embeddings)
+    ]
+
+
+def set_trained(model: VisionLanguageModel, trains: Trains) -> None:
+    """Has what trains require gradients, in float32, and nothing else."""
     model.requires_grad_(False)
     if trains.vision_layers == "all":
         # With the norm that stands behind the last layer: it does not train, but it runs, and on
@@ -98,32 +112,12 @@ def freeze(
         model.projector.float().requires_grad_()
     if trains.language == "full":
         model.language.float().requires_grad_()
-    elif trains.language != "frozen":
+    elif trains.adapts:
         for name, parameter in model.language.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_()
     model.trained |= {name for name, value in model.named_parameters() if value.requires_grad}
-
-    rates = dict.fromkeys(PARTS, learning_rate)
-    rates["projector"] = projector_learning_rate or learning_rate
-    rates["vision"] = vision_learning_rate or learning_rate
-    embeddings = {
-        parameter
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters(recurse=False)
-    }
-    members: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
-    for name, parameter in model.named_parameters():
-        part = "adapters" if ".lora_" in name else name.split(".")[0]
-        members[part][name] = parameter
-    console.print(table_of(members, rates))
-    return [
-        group
-        for part, parameters in members.items()
-        for group in parameter_groups(part, parameters, rates[part], weight_decay, embeddings)
-    ]
 
 
 def check(model: VisionLanguageModel, trains: Trains) -> None:
@@ -132,30 +126,26 @@ def check(model: VisionLanguageModel, trains: Trains) -> None:
     Raises:
         ConfigError: it does not; says what to change.
     """
-    language = model.config.language
-    if trains.language == "full" and language.load_in:
-        raise ConfigError(
-            f"trains.language=full cannot train {language.load_in} weights: "
-            "leave out model.language.load_in, start from a checkpoint without it, or choose qlora"
+    language, way = model.config.language, trains.language
+    wrong = None
+    if way == "full" and language.load_in:
+        wrong = (
+            f"cannot train {language.load_in} weights: leave out model.language.load_in, start "
+            "from a checkpoint without it, or choose qlora"
         )
-    if trains.language == "full" and language.lora:
+    elif way == "full" and language.lora:
+        wrong = "trains the weights themselves: leave out model.language.lora"
+    elif way == "qlora" and language.load_in != "4bit":
+        wrong = f"needs model.language.load_in=4bit, not {language.load_in}"
+    elif trains.adapts and language.lora is None:
+        wrong = "needs adapters: set model.language.lora"
+    if wrong:
+        raise ConfigError(f"trains.language={way} {wrong}")
+    if trains.adapts and any(getattr(m, "merged", False) for m in model.language.modules()):
         raise ConfigError(
-            "trains.language=full trains the weights themselves: leave out model.language.lora"
+            "adapters that are merged into the weights cannot train: make the model with "
+            "vlm.build and read the checkpoint with vlm.checkpoint.load_tensors"
         )
-    if trains.language == "qlora" and language.load_in != "4bit":
-        raise ConfigError(
-            f"trains.language=qlora needs model.language.load_in=4bit, not {language.load_in}"
-        )
-    if trains.adapts:
-        if language.lora is None:
-            raise ConfigError(
-                f"trains.language={trains.language} needs adapters: set model.language.lora"
-            )
-        if any(getattr(module, "merged", False) for module in model.language.modules()):
-            raise ConfigError(
-                "adapters that are merged into the weights cannot train: make the model with "
-                "vlm.build and read the checkpoint with vlm.checkpoint.load_tensors"
-            )
 
 
 def parameter_groups(
@@ -187,26 +177,21 @@ def table_of(members: dict[str, dict[str, nn.Parameter]], rates: dict[str, float
     for part, parameters in members.items():
         if not parameters:
             continue
-        counts = {True: 0, False: 0}
+        counts, dtypes = {True: 0, False: 0}, set()
         for parameter in parameters.values():
-            counts[parameter.requires_grad] += size(parameter)
-        table.add_row(
-            PARTS[part],
-            ", ".join(sorted({dtype(parameter) for parameter in parameters.values()})),
-            f"{counts[True]:,}",
-            f"{counts[False]:,}",
-            f"{rates[part]:g}" if counts[True] else "",
-        )
+            size, dtype = stored(parameter)
+            counts[parameter.requires_grad] += size
+            dtypes.add(dtype)
+        rate = f"{rates[part]:g}" if counts[True] else ""
+        told = ", ".join(sorted(dtypes))
+        table.add_row(PARTS[part], told, f"{counts[True]:,}", f"{counts[False]:,}", rate)
     return table
 
 
-def size(parameter: nn.Parameter) -> int:
-    """Weights in a parameter; bitsandbytes packs two of 4 bits into one byte."""
+def stored(parameter: nn.Parameter) -> tuple[int, str]:
+    """Weights in a parameter, and their dtype, such as `float32`, or `nf4` where bitsandbytes has
+    packed two of 4 bits into one byte."""
     packed = getattr(parameter, "quant_state", None)
-    return parameter.numel() if packed is None else packed.shape.numel()
-
-
-def dtype(parameter: nn.Parameter) -> str:
-    """Name of a parameter's dtype, `nf4` for packed ones."""
-    packed = getattr(parameter, "quant_state", None)
-    return str(parameter.dtype).removeprefix("torch.") if packed is None else packed.quant_type
+    if packed is not None:
+        return packed.shape.numel(), packed.quant_type
+    return parameter.numel(), str(parameter.dtype).removeprefix("torch.")

@@ -2,9 +2,9 @@
 
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from train.augment import mirror, view
 from train.batch import Batch, collate
+from train.config import TrainConfig
 from train.features import FeatureCache
 from train.packing import NOTHING, empty_batch, pack
-from train.rewards import Draft, draft
 from vlm.data.photos import Photo, decode
 from vlm.data.sample import Sample, Skipped, SkipSample
 from vlm.errors import ImageError, VLMError
@@ -49,12 +49,8 @@ def shorten(prompt: Prompt, max_length: int) -> Prompt:
     inside = not prompt.image_slots or prompt.image_slots[-1].stop <= max_length
     if not inside or True not in prompt.loss_mask[:max_length]:
         raise SkipSample("too long", f"{len(prompt)} tokens do not fit into {max_length}")
-    return Prompt(
-        prompt.input_ids[:max_length],
-        prompt.loss_mask[:max_length],
-        prompt.image_slots,
-        prompt.images,
-    )
+    ids, mask = prompt.input_ids[:max_length], prompt.loss_mask[:max_length]
+    return replace(prompt, input_ids=ids, loss_mask=mask)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,6 @@ class PhotoReader:
     """How the photos of training samples become what the model takes.
 
     Attributes:
-        preprocessing: of the vision tower.
         features: patch tokens of photos that are not augmented; None computes them in each step.
         shape: (N, D) of the patch tokens.
     """
@@ -105,125 +100,110 @@ def read_photo(photo: Photo) -> Image.Image:
         raise SkipSample("broken image", str(error)) from error
 
 
-@dataclass
+@dataclass(frozen=True)
+class Loaded:
+    """A sample that can be used.
+
+    Attributes:
+        prompts: its conversations.
+        images: its photos, each (3, H, W) or (N, D).
+        references: captions by people, where the model is to draw its own; else None.
+    """
+
+    prompts: list[Prompt]
+    images: list[Tensor]
+    references: list[str] | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
     """One batch, and what is missing from it.
 
     Attributes:
-        batch: what the model is trained on.
-        images: photos in it, those of drafts included.
-        samples: samples in it, likewise.
+        images: photos in batch and `drawn`.
         skipped: samples that were to be in it and cannot be used.
-        drafts: photos whose captions the model is to draw itself.
+        drawn: samples that are not in it, because the model is to draw their captions.
     """
 
     batch: Batch
     images: int
-    samples: int
     skipped: list[Skipped]
-    drafts: list[Draft]
+    drawn: list[Loaded]
 
 
-@dataclass(frozen=True)
-class Use:
-    """What is done with a sample; nothing is as it is.
-
-    Attributes:
-        augment: its photos are cropped and mirrored at random.
-        draw: the model draws its captions itself, see train/rewards.py.
-    """
-
-    augment: bool = False
-    draw: bool = False
-
-
-Row = tuple[list[Prompt], list[Tensor]] | Draft | Skipped | VLMError
-"""One sample: its conversations and photos, its photo alone, or what is wrong with it or with more
-than it."""
-
-
-class Rows(Dataset):
+@dataclass(eq=False)
+class EpochSamples(Dataset):
     """The samples of one epoch.
 
     Args:
         samples: in the epoch's order.
-        uses: of each.
         photos: how photos are read.
         prompt: how conversations are written.
+        config: how they are packed, and the seed, which with epoch and place determines whatever is
+            random.
         max_length: tokens of one conversation.
-        seed: with epoch and place, determines whatever is drawn.
         epoch: counted from 0.
-        pack: as in the config.
-        row_length: tokens of one row, where several samples share one.
+        augmented: places of samples whose photos are cropped and mirrored at random.
+        drawn: places of samples whose captions the model draws itself, see train/rewards.py.
     """
 
-    def __init__(
-        self,
-        samples: list[Sample],
-        uses: list[Use],
-        photos: PhotoReader,
-        prompt: PromptBuilder,
-        max_length: int,
-        seed: int,
-        epoch: int,
-        pack: str,
-        row_length: int,
-    ) -> None:
-        self.samples, self.uses = samples, uses
-        self.photos, self.prompt, self.max_length = photos, prompt, max_length
-        self.seed, self.epoch = seed, epoch
-        self.pack, self.row_length = pack, row_length
+    samples: list[Sample]
+    photos: PhotoReader
+    prompt: PromptBuilder
+    config: TrainConfig
+    max_length: int
+    epoch: int
+    augmented: Set[int] = frozenset()
+    drawn: Set[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: int) -> Row:
-        """Prompts and photos of one sample, or what is wrong with it."""
-        sample, use = self.samples[place], self.uses[place]
-        generator = random.Random(f"{self.seed}/{self.epoch}/{place}")
+    def __getitem__(self, place: int) -> Loaded | Skipped | VLMError:
+        """One sample, or what is wrong with it, or with more than it."""
+        sample, mirrored = self.samples[place], False
+        generator = random.Random(f"{self.config.seed}/{self.epoch}/{place}")
         try:
-            mirrored = False
-            if use.augment:
+            if place in self.augmented:
                 sample, mirrored = mirror(sample, generator)
             prompts = prompts_of(sample, self.prompt, generator, self.max_length)
-            if use.augment:
+            if place in self.augmented:
                 views = [view(read_photo(photo), mirrored, generator) for photo in sample.photos]
                 images = [self.photos.preprocessing(each) for each in views]
             else:
                 images = [self.photos.load(photo) for photo in sample.photos]
-            if use.draw:
-                return draft(prompts[0], images[0], sample.texts())
-            return prompts, images
+            return Loaded(prompts, images, sample.texts() if place in self.drawn else None)
         except SkipSample as error:
-            return Skipped(sample.where, error.reason, error.detail)
+            return error.at(sample.where)
         except VLMError as error:
             # Raised in a worker, it would come with the worker's traceback for a message.
             return error
 
-    def collate(self, rows: list[Row]) -> Prepared | VLMError:
+    def collate(self, rows: list[Loaded | Skipped | VLMError]) -> Prepared | VLMError:
         """One batch of those that can be used, or the first error that is not one sample's."""
         for row in rows:
             if isinstance(row, VLMError):
                 return row
-        usable = [row for row in rows if not isinstance(row, Skipped | Draft)]
         skipped = [row for row in rows if isinstance(row, Skipped)]
-        drafts = [row for row in rows if isinstance(row, Draft)]
-        groups = [prompts for prompts, _ in usable]
-        images = [image for _, own in usable for image in own]
-        if self.pack == "none":
+        usable = [row for row in rows if isinstance(row, Loaded)]
+        drawn = [row for row in usable if row.references is not None]
+        batch = self.batch([row for row in usable if row.references is None])
+        images = len(batch.images) + sum(len(row.images) for row in drawn)
+        return Prepared(batch, images, skipped, drawn)
+
+    def batch(self, rows: list[Loaded]) -> Batch:
+        """Samples, if there are any, packed as the config has it."""
+        images = [image for row in rows for image in row.images]
+        if self.config.pack == "none":
             # Each conversation has a copy of its sample's images.
-            images = [image for prompts, own in usable for _ in prompts for image in own]
+            images = [image for row in rows for _ in row.prompts for image in row.images]
         stacked = torch.stack(images) if images else self.photos.none()
-        if self.pack == "none":
+        groups = [row.prompts for row in rows]
+        if self.config.pack == "none":
             # Without blocks, which FlashAttention does not know.
-            batch = collate([p for group in groups for p in group] or [NOTHING], stacked)
-        elif groups:
-            row_length = self.row_length if self.pack == "sequence" else None
-            batch = pack(groups, stacked, row_length)
-        else:
-            batch = empty_batch(stacked)
-        drawn = len(drafts)
-        return Prepared(batch, len(images) + drawn, len(usable) + drawn, skipped, drafts)
+            return collate([prompt for group in groups for prompt in group] or [NOTHING], stacked)
+        row_length = self.config.row_length if self.config.pack == "sequence" else None
+        return pack(groups, stacked, row_length) if groups else empty_batch(stacked)
 
     def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
         """The given batches in their order."""
@@ -235,7 +215,7 @@ class Rows(Dataset):
             worker_init_fn=ignore_signals,
             # Its own, or each start of a loader would draw from the run's random numbers, and a
             # resumed run has one start more.
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=torch.Generator().manual_seed(self.config.seed),
         )
 
 

@@ -1,10 +1,34 @@
-"""Which samples meet in which batch: a shuffle that seed and epoch determine, like lengths
-together, every sample on one rank only."""
+"""The order of an epoch, and which samples meet in a step: seed and epoch determine both."""
 
 import random
+from collections.abc import Sequence
 
 POOL = 16
 """Steps whose samples are sorted by length together."""
+
+
+def epoch_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> list[int]:
+    """Indices into the sources' samples, one source after the other, as one epoch sees them.
+
+    A sample of a source of weight 2 comes twice; of weight 0.25, a quarter of the samples come, in
+    each epoch others until all have been seen. No sample comes more often than another of its
+    source by more than one.
+
+    Args:
+        sizes: samples of each source.
+        epoch: counted from 0.
+    """
+    order: list[int] = []
+    first = 0
+    for number, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+        generator = random.Random(f"{seed}/{number}")
+        own = list(range(first, first + size))
+        generator.shuffle(own)
+        begin, end = round(epoch * weight * size), round((epoch + 1) * weight * size)
+        order += [own[place % size] for place in range(begin, end)]
+        first += size
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
 
 
 def epoch_batches(
@@ -25,12 +49,7 @@ def epoch_batches(
 
     Args:
         lengths: of the samples, already in the epoch's order.
-        batch_size: samples in a batch.
-        seed: with the epoch, determines the order of the steps.
         epoch: counted from 0.
-        rank: of this process.
-        world: number of processes.
-        accumulate: batches of each process for one step.
     """
     size = batch_size * world * accumulate
     whole = len(lengths) - len(lengths) % size

@@ -18,7 +18,7 @@ import vlm
 from train.config import TrainConfig
 from train.epochs import longest
 from train.loader import first_prompts, prompts_of, read_photo
-from train.mixture import epoch_order
+from train.order import epoch_order
 from vlm.checkpoint import read
 from vlm.data.read import read_sources
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason

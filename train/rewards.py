@@ -10,11 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from train.batch import Batch
 from train.cider import Cider
+from train.loader import Loaded, Prepared
 from train.packing import pack
+from vlm.data.sample import Samples
+from vlm.errors import ConfigError
 from vlm.model import VisionLanguageModel
 from vlm.prefill import prefill
 from vlm.prompt import Prompt
@@ -42,19 +46,28 @@ class Draft:
     references: list[str]
 
 
-def draft(prompt: Prompt, image: Tensor, references: list[str]) -> Draft:
-    """A photo with one of its captions -> the same without it.
-
-    Args:
-        prompt: a whole conversation of one question and one answer.
-        image: see `Draft`.
-        references: likewise.
-    """
+def draft(sample: Loaded) -> Draft:
+    """A photo without its captions."""
+    prompt, image = sample.prompts[0], sample.images[0]
     asked = prompt.loss_mask.index(True)
-    question = replace(
-        prompt, input_ids=prompt.input_ids[:asked], loss_mask=prompt.loss_mask[:asked]
-    )
-    return Draft(question, image, references)
+    ids, mask = prompt.input_ids[:asked], prompt.loss_mask[:asked]
+    return Draft(replace(prompt, input_ids=ids, loss_mask=mask), image, sample.references)
+
+
+def self_critical(
+    model: VisionLanguageModel, accelerator: Accelerator, sources: list[Samples]
+) -> "SelfCritical | None":
+    """What draws the captions of the sources that ask for it; None if none does.
+
+    Raises:
+        ConfigError: a sample of theirs is no caption.
+    """
+    samples = [one for found in sources if found.source.self_critical for one in found.usable]
+    for sample in samples:
+        if not sample.questions:
+            raise ConfigError(f"self_critical needs captions, and {sample.where} is none")
+    captions = [sample.texts() for sample in samples]
+    return SelfCritical(model, accelerator, captions) if captions else None
 
 
 class SelfCritical:
@@ -65,15 +78,32 @@ class SelfCritical:
         captions: those of each photo of the training set, see `Cider`.
     """
 
-    def __init__(self, model: VisionLanguageModel, captions: Iterable[Sequence[str]]) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        accelerator: Accelerator,
+        captions: Iterable[Sequence[str]],
+    ) -> None:
+        self.model, self.accelerator = model, accelerator
         self.cider = Cider(captions)
 
-    def __call__(self, batches: list[list[Draft]]) -> tuple[list[Batch], float]:
-        """Photos -> the batches to learn from, and the sum of the rewards of the captions in them.
+    def __call__(self, together: list[Prepared]) -> tuple[list[Batch], float | None]:
+        """The batches of a step, first those that need no captions drawn; and the mean reward of
+        the captions in the others, over all processes, None if there are none. Call it where the
+        model is ready to decode.
+        """
+        given = [p.batch for p in together if len(p.batch.target_ids) or not p.drawn]
+        drafts = [[draft(sample) for sample in p.drawn] for p in together if p.drawn]
+        drawn, rewards = self.draw_batches(drafts) if drafts else ([], [])
+        sums = torch.tensor([sum(rewards), len(rewards)], dtype=torch.float32)
+        sums = self.accelerator.reduce(sums.to(self.accelerator.device), "sum")
+        rewarded, count = sums.tolist()
+        return given + drawn, rewarded / count if count else None
 
-        Draws for all batches at once, from torch's global random numbers. Call it where the model
-        is ready to decode.
+    def draw_batches(self, batches: list[list[Draft]]) -> tuple[list[Batch], list[float]]:
+        """Photos -> the batches to learn from, and the reward of each caption in them.
+
+        Draws for all batches at once, from torch's global random numbers.
         """
         drafts = [each for batch in batches for each in batch]
         images = torch.stack([each.image for each in drafts]).to(self.model.device)
@@ -83,7 +113,8 @@ class SelfCritical:
         # One size whatever the reward's: beside it, other samples weigh 1.
         worth /= worth.square().mean().sqrt().clamp(min=1e-6)
         made = iter(zip(drafts, drawn, worth.tolist(), strict=True))
-        return [weighed([next(made) for _ in batch]) for batch in batches], sum(map(sum, rewards))
+        learned = [weighed([next(made) for _ in batch]) for batch in batches]
+        return learned, [reward for of_photo in rewards for reward in of_photo]
 
     def rewards(self, photo: Draft, answers: list[list[int]]) -> list[float]:
         """The CIDEr of each caption of a photo."""
@@ -127,7 +158,6 @@ def draw(
     """Captions as the model's own probabilities have them.
 
     Args:
-        model: that draws.
         questions: one photo each.
         images: theirs, (I, 3, H, W) or (I, N, D).
 

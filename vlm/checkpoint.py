@@ -24,7 +24,7 @@ from vlm.sources import commit_of, local_source, reading
 CONFIG_FILE = "vlm_config.json"
 TENSOR_FILE = "model.safetensors"
 EMBEDDED = Path(__file__).parent / "embedded"
-"""The checkpoint that ships with the package; MODEL_CARD.md beside it says on what it was trained."""
+"""The checkpoint that ships; MODEL_CARD.md beside it says on what it was trained."""
 
 
 def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:

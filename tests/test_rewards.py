@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 from tests import tiny, tiny_runs
 from train import rewards as rewards_module
 from train.config import TrainConfig
+from train.loader import Loaded
 from train.loss import target_loss
+from train.resume import states
 from train.rewards import DRAWS, LENGTH, Draft, SelfCritical, advantages, draft, draw
 from train.run import train
-from train.state import states
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
 from vlm.messages import with_images
@@ -40,7 +42,7 @@ def drafts(model: VisionLanguageModel) -> list[Draft]:
         answer = {"role": "assistant", "content": CAPTIONS[number]}
         prompt = model.prompt([asked, answer], answer_next=False)
         image = model.vision.preprocessing(photo)
-        found.append(draft(prompt, image, [CAPTIONS[number]]))
+        found.append(draft(Loaded([prompt], [image], [CAPTIONS[number]])))
     return found
 
 
@@ -57,7 +59,7 @@ def test_a_draft_is_the_question_as_it_is_asked(model: VisionLanguageModel) -> N
     answer = {"role": "assistant", "content": "A cat."}
     question = {"role": "user", "content": with_images("Describe.", photo)[0]["content"]}
     whole = model.prompt([question, answer], answer_next=False)
-    assert draft(whole, torch.zeros(3, 32, 32), ["A cat."]).prompt == asked
+    assert draft(Loaded([whole], [torch.zeros(3, 32, 32)], ["A cat."])).prompt == asked
 
 
 def test_draws_are_of_the_models_own_probabilities(
@@ -107,9 +109,9 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
     # People said what is drawn first, or no reward would differ from another.
     for each, answers in zip(drafts, drawn, strict=True):
         each.references[:] = tokenizer.batch_decode(answers[:1], skip_special_tokens=True)
-    critic = SelfCritical(model, [each.references for each in drafts])
+    critic = SelfCritical(model, Accelerator(cpu=True), [each.references for each in drafts])
     torch.manual_seed(1)
-    (batch,), rewards = critic([drafts])
+    (batch,), rewards = critic.draw_batches([drafts])
 
     scores = []
     for each, answers in zip(drafts, drawn, strict=True):
@@ -128,7 +130,7 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
         for answer, value in zip(answers, values, strict=True):
             expected = expected - value / size * log_probability(model, each, answer)
     assert total > 0
-    assert rewards == pytest.approx(total)
+    assert sum(rewards) == pytest.approx(total)
     loss = model(batch, target_loss)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     parameters = list(model.projector.parameters())
@@ -150,7 +152,9 @@ def test_weights_go_with_their_tokens_however_many_logits_at_once(
     model: VisionLanguageModel, drafts: list[Draft], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
-    (batch,), _ = SelfCritical(model, [[caption] for caption in CAPTIONS])([drafts])
+    (batch,), _ = SelfCritical(
+        model, Accelerator(cpu=True), [[caption] for caption in CAPTIONS]
+    ).draw_batches([drafts])
     whole = model(batch, target_loss)
     monkeypatch.setattr("train.loss.LOGITS_AT_ONCE", 7 * len(tiny.tokenizer()))
     assert model(batch, target_loss).item() == pytest.approx(whole.item(), rel=1e-5)
@@ -181,7 +185,7 @@ def test_drawn_and_given_captions_mix(config: TrainConfig) -> None:
     assert 0 < len(tiny_runs.metrics(config, "reward")) <= 7
 
 
-def test_a_run_that_goes_on_draws_the_same(config: TrainConfig) -> None:
+def test_a_resumed_run_draws_the_same(config: TrainConfig) -> None:
     config = replace(config, keep=8)
     train(config)
     before = tiny_runs.weights(config), tiny_runs.metrics(config, "reward")
@@ -203,12 +207,12 @@ def test_only_captions_can_be_drawn(config: TrainConfig, tmp_path: Path) -> None
 def test_captions_that_are_all_alike_teach_nothing(
     model: VisionLanguageModel, drafts: list[Draft]
 ) -> None:
-    critic = SelfCritical(model, [["zebra"], ["zebra"]])
+    critic = SelfCritical(model, Accelerator(cpu=True), [["zebra"], ["zebra"]])
     for each in drafts:
         each.references[:] = ["zebra zebra zebra"]
     torch.manual_seed(1)
-    (first, second), rewards = critic([drafts[:1], drafts[1:]])
-    assert rewards == 0
+    (first, second), rewards = critic.draw_batches([drafts[:1], drafts[1:]])
+    assert not any(rewards)
     assert not first.target_weights.any()
     assert not second.target_weights.any()
-    assert model(first).item() == 0
+    assert model(first, target_loss).item() == 0

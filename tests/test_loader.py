@@ -1,7 +1,8 @@
-"""Rows of an epoch: prompts that fit, photos as features or pixel values, what is skipped."""
+"""Samples of an epoch: prompts that fit, photos as features or pixel values, what is skipped."""
 
 import multiprocessing
 import random
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +15,18 @@ from rich.console import Console
 
 from tests import tiny
 from tests.data_folders import asked, captions
+from train.config import TrainConfig
 from train.features import FeatureCache
 from train.loader import (
+    EpochSamples,
     PhotoReader,
     Prepared,
     PromptBuilder,
-    Rows,
-    Use,
     first_prompts,
     prepared_batches,
     shorten,
 )
+from train.loss import target_loss
 from vlm.config import VisionConfig
 from vlm.data.photos import FilePhoto
 from vlm.data.sample import Sample, Skipped, SkipSample
@@ -65,17 +67,25 @@ def photos(model: VisionLanguageModel) -> PhotoReader:
 
 
 @pytest.fixture
-def rows(samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder) -> Rows:
+def rows(samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder) -> EpochSamples:
     return rows_of(samples, photos, prompt)
 
 
 def rows_of(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder, **fields: object
-) -> Rows:
-    """Rows of an epoch; the fields that are not given have the usual values."""
-    usual = {"max_length": 512, "seed": 0, "epoch": 0, "pack": "image", "row_length": 512}
-    uses = fields.pop("uses", [Use()] * len(samples))
-    return Rows(samples, uses, photos, prompt, **usual | fields)
+    samples: list[Sample],
+    photos: PhotoReader,
+    prompt: PromptBuilder,
+    max_length: int = 512,
+    epoch: int = 0,
+    augmented: Set[int] = frozenset(),
+    drawn: Set[int] = frozenset(),
+    **settings: object,
+) -> EpochSamples:
+    """Samples of an epoch; settings are those of the config."""
+    config = TrainConfig(data=[], row_length=512, **settings)
+    return EpochSamples(
+        samples, photos, prompt, config, max_length, epoch, augmented=augmented, drawn=drawn
+    )
 
 
 @pytest.fixture
@@ -135,7 +145,7 @@ def test_questions_are_drawn_by_seed_epoch_and_place(
     def questions(**fields: int) -> list[str]:
         drawn = rows_of(samples * 5, photos, prompt, **fields)
         together = [
-            {text(p).split("user\n")[1].split("<")[0].strip() for p in row} for row, _ in drawn
+            {text(p).split("user\n")[1].split("<")[0].strip() for p in row.prompts} for row in drawn
         ]
         assert all(len(found) == 1 for found in together)
         return [found.pop() for found in together]
@@ -148,7 +158,7 @@ def test_questions_are_drawn_by_seed_epoch_and_place(
 
 
 def test_a_batch_has_a_row_and_the_pixels_of_each_photo(
-    rows: Rows, model: VisionLanguageModel
+    rows: EpochSamples, model: VisionLanguageModel
 ) -> None:
     prepared = rows.collate([rows[2], rows[0]])
     expected = model.vision.preprocessing.batch([tiny.photo(2), tiny.photo(0)])
@@ -156,7 +166,7 @@ def test_a_batch_has_a_row_and_the_pixels_of_each_photo(
     assert prepared.batch.images_per_row == (1, 1)
     ends = (prepared.batch.target_ids == tiny.tokenizer().eos_token_id).nonzero()[:, 0]
     assert prepared.batch.target_rows[ends].tolist() == [0, 0, 0, 1]
-    assert (prepared.images, prepared.samples, prepared.skipped) == (2, 2, [])
+    assert (prepared.images, prepared.skipped) == (2, [])
 
 
 def test_features_take_the_place_of_pixels(
@@ -171,15 +181,15 @@ def test_features_take_the_place_of_pixels(
 def test_captions_that_the_model_draws_itself(
     samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
-    rows = rows_of(samples, photos, prompt, uses=[Use(), Use(draw=True), Use(draw=True), Use()])
+    rows = rows_of(samples, photos, prompt, drawn={1, 2})
     prepared = rows.collate([rows[place] for place in range(4)])
-    assert (prepared.images, prepared.samples) == (4, 4)
+    assert prepared.images == 4
     assert len(prepared.batch.images) == 2
-    assert [each.references for each in prepared.drafts] == [
+    assert [each.references for each in prepared.drawn] == [
         ["A cat sits on 0 dogs.", "A cat sits on 1 dogs."],
         [f"A cat sits on {i} dogs." for i in range(3)],
     ]
-    assert torch.equal(prepared.drafts[0].image, photos.load(samples[1].photos[0]))
+    assert torch.equal(prepared.drawn[0].images[0], photos.load(samples[1].photos[0]))
     assert len(rows.collate([rows[1]]).batch.target_ids) == 0
 
 
@@ -210,9 +220,8 @@ def test_views_of_photos_that_are_augmented_differ_by_epoch(
     samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
     def pixels(epoch: int) -> list[torch.Tensor]:
-        uses = [Use(augment=True), Use(), Use(augment=True), Use()]
-        rows = rows_of(samples, photos, prompt, uses=uses, epoch=epoch)
-        return [image for _, (image,) in rows]
+        rows = rows_of(samples, photos, prompt, augmented={0, 2}, epoch=epoch)
+        return [row.images[0] for row in rows]
 
     first, again, other = pixels(0), pixels(0), pixels(1)
     assert all(map(torch.equal, first, again))
@@ -228,15 +237,15 @@ def test_a_photo_is_mirrored_where_its_texts_are(
     sample = Sample("line 1", (FilePhoto(tmp_path / "sides.png"),), captions("Red to the left."))
     found = set()
     for epoch in range(20):
-        rows = rows_of([sample], photos, prompt, uses=[Use(augment=True)], epoch=epoch)
-        (written,), (pixels,) = rows[0]
+        rows = rows_of([sample], photos, prompt, augmented={0}, epoch=epoch)
+        (written,), (pixels,) = rows[0].prompts, rows[0].images
         red, _, blue = pixels[:, 0, 0]
         found.add(("left" in text(written), bool(red > blue)))
     assert found == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])
-def test_broken_photos_are_set_aside(
+def test_broken_photos_are_skipped(
     samples: list[Sample],
     photos: PhotoReader,
     cached: PhotoReader,
@@ -247,10 +256,10 @@ def test_broken_photos_are_set_aside(
     file.write_bytes(b"no picture")
     rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
     prepared = rows.collate([rows[0], rows[1]])
-    (aside,) = prepared.skipped
-    assert (aside.where, aside.reason) == ("line 1", "broken image")
-    assert str(file) in aside.detail
-    assert (prepared.samples, prepared.images, len(prepared.batch.input_ids)) == (1, 1, 1)
+    (skipped,) = prepared.skipped
+    assert (skipped.where, skipped.reason) == ("line 1", "broken image")
+    assert str(file) in skipped.detail
+    assert (prepared.images, len(prepared.batch.input_ids)) == (1, 1)
 
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])
@@ -264,38 +273,38 @@ def test_a_batch_of_nothing_can_be_trained_on(
 ) -> None:
     rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
     prepared = rows.collate([Skipped("line 0", "broken image")])
-    assert (prepared.samples, prepared.images) == (0, 0)
-    assert model(prepared.batch).item() == 0
+    assert prepared.images == 0
+    assert model(prepared.batch, target_loss).item() == 0
     assert len(rows.collate([]).batch.target_ids) == 0
 
 
-def test_what_is_too_long_is_set_aside(
+def test_what_is_too_long_is_skipped(
     samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
 ) -> None:
     rows = rows_of(samples, photos, prompt, max_length=tiny.PATCHES)
     assert rows[0].reason == "too long"
-    (whole,), _ = rows_of(samples, photos, prompt)[0]
+    (whole,) = rows_of(samples, photos, prompt)[0].prompts
     longest = len(whole) - 3
-    (shorter,), _ = rows_of(samples, photos, prompt, max_length=longest)[0]
+    (shorter,) = rows_of(samples, photos, prompt, max_length=longest)[0].prompts
     assert shorter.input_ids == whole.input_ids[:longest]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_every_photo_once(rows: Rows, workers: int) -> None:
+def test_the_loader_gives_every_photo_once(rows: EpochSamples, workers: int) -> None:
     batches: list[Prepared] = list(rows.loader([[3, 0, 1], [], [2]], workers))
-    assert [prepared.samples for prepared in batches] == [3, 0, 1]
+    assert [prepared.images for prepared in batches] == [3, 0, 1]
     seen = torch.cat([prepared.batch.images for prepared in batches])
-    expected = torch.stack([rows[place][1][0] for place in (3, 0, 1, 2)])
+    expected = torch.stack([rows[place].images[0] for place in (3, 0, 1, 2)])
     assert torch.equal(seen, expected)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), DataError("damaged")])
-def test_workers_end_with_the_block(rows: Rows, error: Exception) -> None:
+def test_workers_end_with_the_block(rows: EpochSamples, error: Exception) -> None:
     loader = rows.loader([[0], [1], [2], [3]], workers=2)
 
     def consume() -> None:
         with prepared_batches(loader) as batches:
-            assert next(batches).samples == 1
+            assert next(batches).images == 1
             assert len(multiprocessing.active_children()) == 2
             raise error
 
@@ -323,7 +332,7 @@ def test_an_error_of_a_worker_is_one_line(
         next(batches)
 
 
-def test_the_loader_leaves_the_runs_random_numbers_alone(rows: Rows) -> None:
+def test_the_loader_leaves_the_runs_random_numbers_alone(rows: EpochSamples) -> None:
     before = torch.get_rng_state()
     list(rows.loader([[0], [1]], 0))
     assert torch.equal(torch.get_rng_state(), before)
@@ -339,16 +348,16 @@ def test_text_alone_needs_no_photo(photos: PhotoReader, prompt: PromptBuilder) -
 
 
 def test_first_prompts_are_those_of_the_first_epoch(
-    samples: list[Sample], rows: Rows, prompt: PromptBuilder
+    samples: list[Sample], rows: EpochSamples, prompt: PromptBuilder
 ) -> None:
     found = list(first_prompts(samples, prompt, seed=0, max_length=512))
     assert [sample for sample, _ in found] == samples
-    assert [prompts for _, prompts in found] == [prompts for prompts, _ in rows]
+    assert [prompts for _, prompts in found] == [row.prompts for row in rows]
     assert list(first_prompts(samples, prompt, seed=0, max_length=tiny.PATCHES)) == []
 
 
-def test_generators_of_places_are_independent(rows: Rows) -> None:
+def test_generators_of_places_are_independent(rows: EpochSamples) -> None:
     random.seed(0)
     before = random.getstate()
-    assert [text(p) for p in rows[1][0]] == [text(p) for p in rows[1][0]]
+    assert [text(p) for p in rows[1].prompts] == [text(p) for p in rows[1].prompts]
     assert random.getstate() == before
