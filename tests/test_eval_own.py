@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from eval.metrics.any_of import any_match, normalise
 
 from eval.benchmarks.naming import NAMING
 from eval.benchmarks.own import own
-from eval.metrics.any_of import any_match, normalise
 from eval.run import benchmark_of
 from tests import tiny
 from vlm.cli import main

@@ -1,16 +1,16 @@
 """GQA, ScienceQA, multiple choice, exact match, ANLS, relaxed accuracy: cases by hand."""
 
 import pytest
+from eval.metrics.direct import direct_match, score_direct
+from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
+from eval.metrics.relaxed import relaxed_match, score_relaxed
+from eval.metrics.scienceqa import ScienceQuestion, read_letter, score_scienceqa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.metrics.anls import anls, edit_distance, score_anls
 from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
-from eval.metrics.direct import direct_match, score_direct
 from eval.metrics.exact import exact_match, score_exact
-from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
-from eval.metrics.relaxed import relaxed_match, score_relaxed
-from eval.metrics.scienceqa import ScienceQuestion, read_letter, score_scienceqa
 
 
 @pytest.mark.parametrize(

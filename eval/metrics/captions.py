@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Literal
 
-from eval.metrics.bootstrap import interval
-from eval.metrics.scores import Scores
+from eval.metrics.scores import Scores, interval
 from vlm.data.words import tokenize
 from vlm.errors import DataError, VLMError
 

@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from eval.metrics.bootstrap import interval
-from eval.metrics.scores import Scores
+from eval.metrics.scores import Scores, interval
 
 PERCEPTION = {
     "existence",

@@ -20,6 +20,21 @@ def load_table(
     Raises:
         DataError: no such data set or split, or no connection; says what there is.
     """
+    whole = load_tables(path, config)
+    if (split is None and len(whole) == 1) or None in whole:
+        split = next(iter(whole))
+    if split not in whole:
+        asked = "" if split is None else f"no split {split!r}; "
+        raise DataError(f"{path}: {asked}name one of its splits: {', '.join(map(str, whole))}")
+    return whole[split], split
+
+
+def load_tables(path: str, config: str | None = None) -> dict[str | None, Any]:
+    """All splits of a data set by name; one that was saved alone may have no name.
+
+    Raises:
+        DataError: no such data set, or no connection.
+    """
     # Slow to import, and few sources need it.
     import datasets
 
@@ -33,9 +48,5 @@ def load_table(
         reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
         raise DataError(f"cannot read the data set {path!r}: {here}{reason}") from error
     if isinstance(whole, datasets.Dataset):
-        return whole, None if whole.split is None else str(whole.split)
-    split = next(iter(whole)) if split is None and len(whole) == 1 else split
-    if split not in whole:
-        asked = "" if split is None else f"no split {split!r}; "
-        raise DataError(f"{path}: {asked}name one of its splits: {', '.join(whole)}")
-    return whole[split], split
+        return {None if whole.split is None else str(whole.split): whole}
+    return dict(whole)

@@ -1,0 +1,44 @@
+"""AI2D (Kembhavi et al. 2016): questions about the diagrams of school books."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks.choice import LETTERS, benchmark, choice
+from eval.hub import Hub, Row
+from eval.question import Question, texts_in
+from vlm.errors import DataError
+from vlm.files import read_json
+
+
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The questions of the diagrams whose numbers are in `ai2d_test_ids.csv`."""
+    for name in (folder / "ai2d_test_ids.csv").read_text(encoding="utf-8").split():
+        file = folder / "questions" / f"{Path(name).name}.png.json"
+        whole = read_json(file)
+        asked = whole.get("questions") if isinstance(whole, dict) else None
+        if not isinstance(asked, dict) or not all(isinstance(one, dict) for one in asked.values()):
+            raise DataError(f"{file}: an object 'questions' is needed, of objects")
+        for text, entry in asked.items():
+            content = {"question": text, "options": entry.get("answerTexts")}
+            content["answer"] = entry.get("correctAnswer")
+            content["id"] = entry.get("questionId", f"{name} {text}")
+            yield Row(f"{file}: '{text}'", content, (folder / "images", f"{Path(name).name}.png"))
+
+
+def question(row: dict[str, Any], image: Any) -> Question:
+    """A row as it is asked. On the hub they have no numbers."""
+    number = row["id"] if "id" in row else image.place
+    options, answer = texts_in(row, "options"), LETTERS[int(row["answer"])]
+    return choice(number, image, row["question"], options, answer)
+
+
+AI2D = benchmark(
+    "ai2d",
+    "AI2D, accuracy",
+    "test",
+    "ai2d_test_ids.csv, questions/ and images/",
+    rows,
+    question,
+    Hub("lmms-lab-encoder/ai2d", {"test": "test"}),
+)
