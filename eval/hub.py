@@ -44,7 +44,7 @@ class Hub:
     images: str | None = None
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The rows of a split.
+        """The rows of a split; those without an `id` have their number for one.
 
         Raises:
             DataError: no such split there, no connection, or a column or photo that is missing.
@@ -64,4 +64,6 @@ class Hub:
             key = place if self.same_image is None else row[self.same_image]
             if self.images is not None and key not in first:
                 raise DataError(f"{where}: there is no image {key}")
-            yield Row(where, row, RowImage(photos, first.setdefault(key, place)))
+            yield Row(
+                where, {"id": str(place), **row}, RowImage(photos, first.setdefault(key, place))
+            )

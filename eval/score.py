@@ -128,7 +128,7 @@ def choice_question(row: dict[str, Any], image: Any) -> Question:
         options = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False))
     whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())
     if not whole or answer not in options:
-        raise ValueError("needs 'options' by letter, and 'answer', one of the letters")
+        raise ValueError("'options' by letter, and 'answer', one of the letters, are needed")
     group = None if row.get("group") is None else str(row["group"])
     scored_as = ChoiceQuestion(options, answer, row.get("category"), group)
     return Question(str(row["question_id"]), image, "", (answer,), scored_as=scored_as)
@@ -225,7 +225,7 @@ def read_results(
     """
     found = (each.content for each in read_records(file))
     given = {str(n): one for n, one in by_id(file, found, other_id, "question_id").items()}
-    require_same(file, given, [question.id for question in asked], "answer")
+    require_same(file, given, {question.id: question for question in asked}, "answer")
     answers = {number: one.get(other_answer, one.get("answer")) for number, one in given.items()}
     wrong = [number for number, answer in answers.items() if not isinstance(answer, str)]
     refuse(file, wrong, f"'{other_answer}' that is no text")

@@ -27,10 +27,9 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked. On the hub they have no numbers."""
-    number = row["id"] if "id" in row else image.place
+    """A row as it is asked."""
     options, answer = texts_in(row, "options"), LETTERS[int(row["answer"])]
-    return choice(number, image, row["question"], options, answer)
+    return choice(row["id"], image, row["question"], options, answer)
 
 
 AI2D = benchmark(

@@ -34,9 +34,8 @@ def karpathy(file: str, photos: str, folder: Path, split: str) -> Iterator[Row]:
     needed = ("filename", "sentences", "split")
     for where, entry, its_split in read_records(folder / file, needed, "images"):
         if its_split == split:
-            yield Row(
-                where, entry, (folder, f"{entry.get('filepath', photos)}/{entry['filename']}")
-            )
+            inner = entry.get("filepath", photos)
+            yield Row(where, entry, (folder, f"{inner}/{entry['filename']}"))
 
 
 def karpathy_question(row: dict[str, Any], image: Path) -> Question:

@@ -26,10 +26,9 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked. On the hub they have no numbers."""
-    number = row["id"] if "id" in row else str(image.place)
+    """A row as it is asked."""
     labels = {"kind": row["type"].removesuffix("_test")}
-    return Question(number, image, short(row["question"]), (row["answer"],), labels)
+    return Question(row["id"], image, short(row["question"]), (row["answer"],), labels)
 
 
 def number_of(text: str) -> float | None:

@@ -37,24 +37,24 @@ def problems(file: Path, split: str | None) -> Iterator[Row]:
     if not there:
         raise DataError(f"{file}: no problem of split '{split}'")
     for number, one in there.items():
-        photo = (file.parent / str(one.get("split")), f"{number}/image.png")
-        yield Row(
-            f"{file}: problem {number}", {**one, "id": number}, photo if one.get("image") else None
-        )
+        photo = (file.parent, f"{one.get('split')}/{number}/image.png")
+        image = photo if one.get("image") else None
+        yield Row(f"{file}: problem {number}", {**one, "id": number}, image)
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
     """A problem as it is asked, its hint in front; scored with its contexts, of which one with a
-    hint and an image has two. On the hub they have no numbers."""
-    number = row["id"] if "id" in row else str(image.place)
+    hint and an image has two."""
     options, answer = texts_in(row, "choices"), int(row["answer"])
     if not 0 <= answer < len(options) <= len(LETTERS):
-        raise ValueError(f"needs 'choices' (at most {len(LETTERS)}), 'answer' (the number of one)")
+        raise ValueError(
+            f"'choices' (at most {len(LETTERS)}), and 'answer', the number of one, are needed"
+        )
     hint = f"Context: {row['hint']}\n" if row.get("hint") else ""
     grade = int(str(row["grade"]).removeprefix("grade"))
     contexts = ["text"] * bool(hint) + ["image"] * (image is not None)
     return Question(
-        number,
+        row["id"],
         image,
         with_options(hint + row["question"], dict(zip(LETTERS, options, strict=False))),
         (LETTERS[answer],),

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from eval.metrics.scores import Scores, mean_scores
-
 THRESHOLD = 0.5
 """Answers further off than this, as a share of the longer string, are worth nothing."""
 
@@ -37,13 +35,3 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
         distance = edit_distance(said, right) / longer if longer else 0.0
         best = max(best, 1 - distance if distance < THRESHOLD else 0.0)
     return best
-
-
-def score_anls(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Scores:
-    """The mean over the questions.
-
-    Args:
-        predictions: for each question, one at least.
-        answers: of each question, all that are right.
-    """
-    return mean_scores("ANLS", [anls(*pair) for pair in zip(predictions, answers, strict=True)])

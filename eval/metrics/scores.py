@@ -1,5 +1,5 @@
-"""What a scorer gives: one figure, the interval that it could be off by had the benchmark asked other
-questions, and the same by kind of question."""
+"""What a scorer gives: one figure, the same by kind of question, and how far it could be off, had
+the benchmark asked other questions."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

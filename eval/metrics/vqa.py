@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from eval.metrics.scores import Scores, mean_scores
-
 Variant = Literal["official", "textvqa"]
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -114,27 +112,3 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "of
     # Each of those who gave it has one fewer among the others.
     others = len(given) - same
     return (same * min(1, (same - 1) / 3) + others * min(1, same / 3)) / len(given)
-
-
-def score_vqa(
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    question_types: Sequence[str | None] | None = None,
-    answer_types: Sequence[str | None] | None = None,
-    variant: Variant = "official",
-) -> Scores:
-    """The mean over the questions, by type too.
-
-    Args:
-        predictions: for each question, one at least.
-        answers: what people answered to each.
-        question_types: what each begins with, such as `how many`.
-        answer_types: `yes/no`, `number` or `other`.
-        variant: which evaluation.
-    """
-    groups = {"per_answer_type": answer_types, "per_question_type": question_types}
-    return mean_scores(
-        f"VQA accuracy, {variant}",
-        [vqa_accuracy(*pair, variant) for pair in zip(predictions, answers, strict=True)],
-        {name: labels for name, labels in groups.items() if labels is not None},
-    )
