@@ -212,13 +212,8 @@ def read_results(
     other_id: str = "question_id",
     other_answer: str = "answer",
 ) -> list[str]:
-    """A model's answers, in the order of the questions.
-
-    Args:
-        file: a list of `{"question_id", "answer"}`.
-        asked: the questions.
-        other_id: the benchmark's own name for `question_id`.
-        other_answer: the benchmark's own name for `answer`.
+    """A model's answers, in the order of the questions, from a list of `{"question_id", "answer"}`
+    or of what the benchmark calls them.
 
     Raises:
         DataError: answers that are no text, or that are missing, there twice, or to no question.

@@ -129,7 +129,7 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
         ({"image": "0.png", "question": "a", "answers": ["a"], "kind": ""}, "empty kind; .* line"),
         ({"image": "../0.png", "question": "a", "answers": ["a"]}, "image path leaves its folder"),
         ({"image": "9.png", "question": "a", "answers": ["a"]}, r"missing image; .* 9\.png"),
-        ("{", "a JSON object is needed, not str"),
+        ("{", "is neither JSON, nor a table"),
     ],
 )
 def test_lines_that_are_broken(tmp_path: Path, line: object, message: str) -> None:

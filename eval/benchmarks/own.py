@@ -10,7 +10,7 @@ from eval.benchmarks.captions import DESCRIBE
 from eval.benchmarks.captions import score as score_captions
 from eval.question import Question
 from vlm.data.formats import format_of
-from vlm.data.hub import load_tables
+from vlm.data.hub import split_names
 from vlm.data.photos import FilePhoto
 from vlm.data.read import READERS, read_source, read_whole
 from vlm.data.records import read_records
@@ -52,7 +52,7 @@ def own(file: Path, instruction: str | None = None) -> Benchmark:
 def splits_of(source: DataSource) -> tuple[str, ...]:
     """The splits of a source, those that are held out first."""
     if source.format == "dataset":
-        found = [name for name in load_tables(source.path) if name is not None]
+        found = split_names(source.path)
     else:
         records = READERS[source.format].records(source)
         found = [str(record.split) for record in records if record.split is not None]

@@ -21,12 +21,7 @@ def edit_distance(first: str, second: str) -> int:
 def anls(prediction: str, answers: Sequence[str]) -> float:
     """Of one question, 0 to 1: the best over its answers of one minus the edit distance as a share
     of the longer string, or 0 where that is less than a half. Case and the spaces around do not
-    count.
-
-    Args:
-        prediction: the answer to score.
-        answers: each of them is right.
-    """
+    count."""
     best = 0.0
     said = " ".join(prediction.strip().lower().split())
     for answer in answers:

@@ -57,14 +57,8 @@ def mean_scores(
     groups: Mapping[str, Sequence[str | None]] | None = None,
     more: Mapping[str, float] | None = None,
 ) -> Scores:
-    """Scores whose overall figure is the mean over the questions.
-
-    Args:
-        metric: its name, with its variant.
-        each: of each of n questions, 0 to 1; n is at least 1.
-        groups: by name of a breakdown, the group of each question; None is in none.
-        more: further figures, 0 to 100.
-    """
+    """Scores whose overall figure is the mean over the questions, one at least, of 0 to 1; `groups`
+    are, by name of a breakdown, the group of each question, or None."""
     low, high = interval(each)
     return Scores(
         metric,
@@ -93,8 +87,7 @@ def interval(
 
     Args:
         values: what each of n questions contributes (n,) or (n, K).
-        statistic: the score, from the sums of the K contributions over the questions; None is the
-            mean of a single one.
+        statistic: the score, from the sums of the contributions; None is the mean of a single one.
         seed: of the resampling.
     """
     table = np.asarray(values, dtype=np.float64)

@@ -93,16 +93,8 @@ def words(text: str) -> str:
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "official") -> float:
     """The accuracy of one prediction: the mean, over the people, of min(1, k / 3), k being how many
-    of the others gave it; of ten people 0.3, 0.6, 0.9 and 1 for one, two, three and more.
-
-    Args:
-        prediction: the answer to score.
-        answers: what people answered, ten of them; two at least.
-        variant: which evaluation.
-
-    Returns:
-        0 to 1.
-    """
+    of the others gave it; of ten people 0.3, 0.6, 0.9 and 1 for one, two, three and more. At least
+    two must have answered."""
     form: Callable[[str], str] = normalise_textvqa if variant == "textvqa" else normalise
     given = [flatten(answer) for answer in answers] if variant == "official" else list(answers)
     if variant == "official" and len(set(given)) == 1:
