@@ -24,19 +24,15 @@ class Benchmark:
     """A benchmark: where its questions are, and how answers are scored.
 
     Attributes:
-        name: as `vlm eval` knows it.
         title: as people write it, with the metric.
         splits: that can be asked; the first if nothing is said.
         layout: what to put into its folder, for who has not got it; None if it needs no folder.
         rows: folder and split -> what its files have for each question, named as on the hub.
         question: makes it, or those that a row holds.
         load: folder and split -> questions, where they are not made row by row.
-        max_tokens: longest answer.
-        metric: its name, with its variant.
         each: what one answer is worth, 0 to 1; None where only all answers together have a score.
         score_all: questions and answers -> scores; None is the mean of `each`, and that of each
             label's questions.
-        hub: where it is on the Hugging Face hub; None if it is not.
         folder: the name of its folder; None is that of the benchmark.
         file: of one's own, that it is; None for those with a folder.
     """

@@ -15,7 +15,6 @@ class Row(NamedTuple):
     """What a question is made of.
 
     Attributes:
-        where: its place, for messages.
         content: as the hub has it, wherever it is from.
         image: where it is on the hub; of a file, the folder and the path in it; else encoded.
     """
@@ -30,7 +29,6 @@ class Hub:
     """Where a benchmark is on the hub.
 
     Attributes:
-        id: of the data set.
         splits: by our name of a split, the hub's.
         config: of the data set; None is its only one.
         same_image: column by which rows are about the same photo; None if each has its own.

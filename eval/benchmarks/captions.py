@@ -23,14 +23,8 @@ DESCRIBE = "Describe the image."
 
 
 def karpathy(file: str, photos: str, folder: Path, split: str) -> Iterator[Row]:
-    """The photos of a split of one of Karpathy's files (Karpathy and Fei-Fei 2015).
-
-    Args:
-        file: its name.
-        photos: the folder of the photos, where a photo's entry does not name it.
-        folder: where both are.
-        split: `test` or `val`.
-    """
+    """The photos of a split of one of Karpathy's files (Karpathy and Fei-Fei 2015); `photos` is
+    their folder, where an entry does not name it."""
     needed = ("filename", "sentences", "split")
     for where, entry, its_split in read_records(folder / file, needed, "images"):
         if its_split == split:

@@ -22,10 +22,7 @@ from vlm.errors import DataError
 def own(file: Path, instruction: str | None = None) -> Benchmark:
     """A file or folder as a benchmark: of captions, or of questions whose answer is any of those
     that it has, but for case, articles and the full stop.
-
-    Args:
-        file: the file or folder.
-        instruction: put behind each question, on a line of its own; None is nothing.
+    The instruction is put behind each question, on a line of its own.
 
     Raises:
         DataError: it is not there, or none of the formats.

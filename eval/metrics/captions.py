@@ -29,8 +29,8 @@ def score_captions(
     2004) has beta 1.2; CIDEr-D (Vedantam et al. 2015) is times 10, its idf from these references,
     so it is 0 for a single photo. All as `pycocoevalcap` computes them, but in percent.
 
-    The tokenizer `python` is `tokenize`; `ptb` is that of the COCO evaluation, which needs Java, and
-    with it comes METEOR (Banerjee and Lavie 2005).
+    The tokenizer `python` is `tokenize`; `ptb` is that of the COCO evaluation, which needs Java,
+    and with it comes METEOR (Banerjee and Lavie 2005).
 
     Returns:
         CIDEr-D in percent overall, each photo's own (0 to 10) in `each`, the others in `more`.

@@ -21,12 +21,10 @@ class Scores:
     """The score of a model's answers.
 
     Attributes:
-        metric: its name, with its variant.
         overall: 0 to 100.
         interval: of `overall`, 95%, see `interval`.
-        each: of each question, 0 to 1, in their order.
+        each: of each question, 0 to 1.
         groups: by name of a breakdown (`per_answer_type`), the score of each group.
-        more: further figures, by name.
     """
 
     metric: str
