@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.choice import LETTERS, benchmark, choice
+from eval.benchmark import Benchmark
+from eval.benchmarks.choice import LETTERS, choice, is_right, score
 from eval.hub import Hub, Row
 from eval.question import Question, texts_in
 from vlm.errors import DataError
@@ -32,12 +33,14 @@ def question(row: dict[str, Any], image: Any) -> Question:
     return choice(row["id"], image, row["question"], options, answer)
 
 
-AI2D = benchmark(
-    "ai2d",
-    "AI2D, accuracy",
-    "test",
-    "ai2d_test_ids.csv, questions/ and images/",
-    rows,
-    question,
-    Hub("lmms-lab-encoder/ai2d", {"test": "test"}),
+AI2D = Benchmark(
+    name="ai2d",
+    title="AI2D, accuracy",
+    splits=("test",),
+    layout="ai2d_test_ids.csv, questions/ and images/",
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
+    hub=Hub("lmms-lab-encoder/ai2d", {"test": "test"}),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.benchmarks.choice import LETTERS, benchmark, choice
+from eval.benchmarks.choice import LETTERS, choice, is_right, score
 from eval.hub import Hub, Row
 from eval.prompts import short
 from eval.question import Question, texts_in
@@ -51,7 +51,17 @@ def direct_match(answer: str, given: Sequence[str]) -> float:
     return min(1.0, sum(answer == one for one in given) / 3)
 
 
-A_OKVQA = benchmark("aokvqa", "A-OKVQA choices, accuracy", "val", LAYOUT, rows, with_choices, HUB)
+A_OKVQA = Benchmark(
+    name="aokvqa",
+    title="A-OKVQA choices, accuracy",
+    splits=("val",),
+    layout=LAYOUT,
+    rows=rows,
+    question=with_choices,
+    each=is_right,
+    score_all=score,
+    hub=HUB,
+)
 A_OKVQA_DIRECT = Benchmark(
     name="aokvqa-direct",
     title="A-OKVQA direct answers, accuracy",

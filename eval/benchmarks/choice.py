@@ -1,11 +1,8 @@
 """Questions with lettered options, as several benchmarks have them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from eval.benchmark import Benchmark
-from eval.hub import Hub, Row
 from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
 from eval.metrics.scores import Scores
 from eval.prompts import with_options
@@ -44,26 +41,3 @@ def is_right(question: Question, answer: str) -> float:
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     """Accuracy by category, circular where questions have a group."""
     return score_choice([question.scored_as for question in questions], answers)
-
-
-def benchmark(
-    name: str,
-    title: str,
-    split: str,
-    layout: str,
-    rows: Callable[[Path, str], Iterable[Row]],
-    question: Callable[[dict[str, Any], Any], Question | list[Question]],
-    hub: Hub,
-) -> Benchmark:
-    """A benchmark of options."""
-    return Benchmark(
-        name=name,
-        title=title,
-        splits=(split,),
-        layout=layout,
-        rows=rows,
-        question=question,
-        each=is_right,
-        score_all=score,
-        hub=hub,
-    )

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.choice import LETTERS, benchmark, choice
+from eval.benchmark import Benchmark
+from eval.benchmarks.choice import LETTERS, choice, is_right, score
 from eval.hub import Hub, Row
 from eval.question import Question
 from vlm.errors import DataError
@@ -68,12 +69,14 @@ def question(row: dict[str, Any], image: Any) -> list[Question]:
     ]
 
 
-MMBENCH = benchmark(
-    "mmbench",
-    "MMBench, circular accuracy",
-    "dev",
-    "mmbench_dev_20230712.tsv",
-    rows,
-    question,
-    Hub("lmms-lab-encoder/MMBench", {"dev": "dev"}, config="en"),
+MMBENCH = Benchmark(
+    name="mmbench",
+    title="MMBench, circular accuracy",
+    splits=("dev",),
+    layout="mmbench_dev_20230712.tsv",
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
+    hub=Hub("lmms-lab-encoder/MMBench", {"dev": "dev"}, config="en"),
 )

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.choice import benchmark, choice
+from eval.benchmark import Benchmark
+from eval.benchmarks.choice import choice, is_right, score
 from eval.hub import Hub, Row
 from eval.question import Question
 from vlm.data.records import read_records
@@ -35,12 +36,14 @@ def question(row: dict[str, Any], image: Any) -> list[Question]:
     return [choice(row["question_id"], image, text, options, answer, category)]
 
 
-SEED_IMAGE = benchmark(
-    "seed",
-    "SEED-Bench images, accuracy",
-    "all",
-    "SEED-Bench.json and SEED-Bench-image/",
-    rows,
-    question,
-    Hub("lmms-lab-encoder/SEED-Bench", {"all": "test"}),
+SEED_IMAGE = Benchmark(
+    name="seed",
+    title="SEED-Bench images, accuracy",
+    splits=("all",),
+    layout="SEED-Bench.json and SEED-Bench-image/",
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
+    hub=Hub("lmms-lab-encoder/SEED-Bench", {"all": "test"}),
 )
