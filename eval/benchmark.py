@@ -1,16 +1,22 @@
 """What a benchmark is: where its questions are, what is asked, and how answers are scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from eval.hub import Hub
-from eval.metrics.scores import Scores
+from eval.hub import Hub, Row
+from eval.metrics.scores import Scores, mean_scores
 from eval.question import Question
+from vlm.data.records import leaves
 from vlm.errors import DataError
+from vlm.files import disk
 
 NO_SPLITS = ("all",)
 """The splits of what has none."""
+
+Make = Callable[[dict[str, Any], Any], Question | list[Question]]
+"""A row's content and photo -> a question, or those that it holds."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +24,15 @@ class Benchmark:
     """A benchmark: where its questions are, and how answers are scored.
 
     Attributes:
-        name: as `vlm eval` knows it.
         title: as people write it, with the metric.
         splits: that can be asked; the first if nothing is said.
         layout: what to put into its folder, for who has not got it; None if it needs no folder.
-        load: folder and split -> questions.
-        score: questions and an answer to each -> scores.
-        max_tokens: longest answer.
-        each: what one answer is worth, 0 to 1, for a running score; None where only all answers
-            together have one.
-        hub: where it is on the Hugging Face hub; None if it is not.
+        rows: folder and split -> what its files have for each question, named as on the hub.
+        question: makes it, or those that a row holds.
+        load: folder and split -> questions, where they are not made row by row.
+        each: what one answer is worth, 0 to 1; None where only all answers together have a score.
+        score_all: questions and answers -> scores; None is the mean of `each`, and that of each
+            label's questions.
         folder: the name of its folder; None is that of the benchmark.
         file: of one's own, that it is; None for those with a folder.
     """
@@ -36,10 +41,13 @@ class Benchmark:
     title: str
     splits: tuple[str, ...]
     layout: str | None
-    load: Callable[[Path, str], list[Question]]
-    score: Callable[[list[Question], list[str]], Scores]
-    max_tokens: int
+    rows: Callable[[Path, str], Iterable[Row]] | None = None
+    question: Make | None = None
+    load: Callable[[Path, str], list[Question]] | None = None
+    max_tokens: int = 16
+    metric: str = ""
     each: Callable[[Question, str], float] | None = None
+    score_all: Callable[[Sequence[Question], Sequence[str]], Scores] | None = None
     hub: Hub | None = None
     folder: str | None = None
     file: Path | None = None
@@ -64,12 +72,75 @@ class Benchmark:
         if from_hub and self.layout is not None:
             if self.hub is None:
                 raise DataError(f"{self.name} is not on the hub: put {self.layout} into a folder")
-            return self.hub.questions(split)
+            return require_unlike(self.hub.id, split, make(self.hub.rows(split), self.question))
         folder = data / (self.folder or self.name)
         if self.layout is not None and not folder.is_dir():
             hub = ", or take it from the hub with --hub" if self.hub else ""
             raise DataError(f"{self.name} is not in {data}: put {self.layout} into {folder}{hub}")
-        questions = self.load(folder, split)
-        if not questions:
-            raise DataError(f"{folder}: no question in split '{split}'")
-        return questions
+        with disk(f"cannot read {folder}"):
+            if self.load is not None:
+                questions = self.load(folder, split)
+            else:
+                questions = make(self.rows(folder, split), self.question)
+        return require_unlike(folder, split, questions)
+
+    def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Scores:
+        """The scores of an answer to each question."""
+        if self.score_all is not None:
+            return self.score_all(questions, answers)
+        each = [self.each(*pair) for pair in zip(questions, answers, strict=True)]
+        return mean_scores(self.metric, each, breakdowns(questions))
+
+
+def make(rows: Iterable[Row], question: Make) -> list[Question]:
+    """The questions that rows hold.
+
+    Raises:
+        DataError: a row that lacks something, or has something else there.
+    """
+    questions: list[Question] = []
+    for where, content, image in rows:
+        try:
+            found = question(content, photo_of(image))
+            found = found if isinstance(found, list) else [found]
+            if not all(isinstance(text, str) for one in found for text in one.answers):
+                raise TypeError("an answer is no text")
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            told = f"not as it should be: {type(error).__name__} {error}"
+            raise DataError(f"{where}: {told}") from error
+        questions += found
+    return questions
+
+
+def breakdowns(questions: Iterable[Question]) -> dict[str, list[str | None]]:
+    """By name of a breakdown, the label of each question; None where it has none."""
+    names = dict.fromkeys(name for question in questions for name in question.labels)
+    return {f"per_{name}": [q.labels.get(name) for q in questions] for name in names}
+
+
+def photo_of(image: Any) -> Any:
+    """A row's photo as a question has it.
+
+    Raises:
+        ValueError: a path that leaves its folder.
+    """
+    if not isinstance(image, tuple):
+        return image
+    folder, name = image
+    if leaves(name):
+        raise ValueError(f"image {name!r} must be a path inside {folder}")
+    return folder / name
+
+
+def require_unlike(place: Any, split: str, questions: list[Question]) -> list[Question]:
+    """Questions, if there are any and each has an id of its own.
+
+    Raises:
+        DataError: otherwise.
+    """
+    if not questions:
+        raise DataError(f"{place}: no question in split '{split}'")
+    alike = len(questions) - len({question.id for question in questions})
+    if alike:
+        raise DataError(f"{place}: {alike} questions with an id of another")
+    return questions

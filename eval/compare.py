@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.metrics.bootstrap import interval
+from eval.metrics.scores import interval
 from eval.predictions import read_predictions
 from eval.report import SCORES, read_scores
 from vlm.errors import DataError

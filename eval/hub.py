@@ -1,12 +1,27 @@
-"""Benchmarks from the Hugging Face hub, through `datasets`: a row for each question, its photo
-decoded when it is looked at."""
+"""Benchmarks from the Hugging Face hub: a row for each question, its photo decoded when it is
+looked at."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from eval.question import Question, RowImage
+from eval.question import RowImage
+from vlm.data.hub import load_table
+from vlm.data.records import require
 from vlm.errors import DataError
+
+
+class Row(NamedTuple):
+    """What a question is made of.
+
+    Attributes:
+        content: as the hub has it, wherever it is from.
+        image: where it is on the hub; of a file, the folder and the path in it; else encoded.
+    """
+
+    where: str
+    content: dict[str, Any]
+    image: RowImage | tuple[Any, Any] | bytes
 
 
 @dataclass(frozen=True)
@@ -14,9 +29,7 @@ class Hub:
     """Where a benchmark is on the hub.
 
     Attributes:
-        id: of the data set.
         splits: by our name of a split, the hub's.
-        question: a row, its photo -> a question, or those that it holds.
         config: of the data set; None is its only one.
         same_image: column by which rows are about the same photo; None if each has its own.
         images: config of the photos, where they are apart, found by `same_image`, their `id`.
@@ -24,50 +37,31 @@ class Hub:
 
     id: str
     splits: dict[str, str]
-    question: Callable[[dict[str, Any], RowImage], Question | list[Question]]
     config: str | None = None
     same_image: str | None = None
     images: str | None = None
 
-    def questions(self, split: str) -> list[Question]:
-        """The questions of a split.
+    def rows(self, split: str) -> Iterator[Row]:
+        """The rows of a split; those without an `id` have their number for one.
 
         Raises:
-            DataError: no such split there, no connection, or rows that are not as expected.
+            DataError: no such split there, no connection, or a column or photo that is missing.
         """
         if split not in self.splits:
             raise DataError(f"{self.id} has no split '{split}': {', '.join(self.splits)}")
-        data = self.load(self.config, self.splits[split])
-        photos = data if self.images is None else self.load(self.images, self.splits[split])
-        first: dict[Any, int] = {}
+        data, _ = load_table(self.id, self.config, self.splits[split])
+        photos, first = data, {}
         if self.images is not None:
+            photos, _ = load_table(self.id, self.images, self.splits[split])
             first = {number: place for place, number in enumerate(photos["id"])}
+        if self.same_image is not None:
+            require(f"{self.id}: columns", [self.same_image], data.column_names)
         rows = data.remove_columns("image") if "image" in data.column_names else data
-        questions = []
         for place, row in enumerate(rows):
-            try:
-                key = place if self.same_image is None else row[self.same_image]
-                at = first[key] if self.images is not None else first.setdefault(key, place)
-                made = self.question(row, RowImage(photos, at))
-                questions += made if isinstance(made, list) else [made]
-            except (KeyError, TypeError, IndexError, ValueError) as error:
-                raise DataError(
-                    f"{self.id}, row {place}: not as it should be: {type(error).__name__} {error}"
-                ) from error
-        if not questions:
-            raise DataError(f"{self.id}: no question in split '{split}'")
-        return questions
-
-    def load(self, config: str | None, split: str) -> Any:
-        """A data set, downloaded if it is not there.
-
-        Raises:
-            DataError: it cannot be had.
-        """
-        import datasets
-
-        try:
-            return datasets.load_dataset(self.id, config, split=split)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            told = " ".join(str(error).split())
-            raise DataError(f"cannot load {self.id} from the hub: {told}") from error
+            where = f"{self.id}, row {place}"
+            key = place if self.same_image is None else row[self.same_image]
+            if self.images is not None and key not in first:
+                raise DataError(f"{where}: there is no image {key}")
+            yield Row(
+                where, {"id": str(place), **row}, RowImage(photos, first.setdefault(key, place))
+            )

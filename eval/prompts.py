@@ -10,6 +10,11 @@ UNANSWERABLE = (
 """VizWiz's."""
 
 
+def short(text: str) -> str:
+    """A question to be answered in a word."""
+    return text + "\n" + SHORT_ANSWER
+
+
 def with_options(text: str, options: dict[str, str]) -> str:
     """A question with its options, each on a line of its own behind its letter."""
     lines = [text, *(f"{letter}. {option}" for letter, option in options.items()), OPTION_LETTER]

@@ -5,18 +5,14 @@ from typing import Any
 
 from PIL import Image
 
+from vlm.data.photos import RowPhoto, TarPhoto, decode
 from vlm.errors import ImageError
 from vlm.images import ImageSource, load_image
 
 
 @dataclass(frozen=True)
 class RowImage:
-    """The photo in a row of a data set; of several, the first.
-
-    Attributes:
-        data: the data set.
-        place: number of the row.
-    """
+    """The photo in a row of a data set, decoded when it is looked at; of several, the first."""
 
     data: Any = field(compare=False, repr=False)
     place: int
@@ -44,15 +40,15 @@ class Question:
 
     Attributes:
         id: no other question of the benchmark has it.
-        image: what it is about; a path where the data has files, a row where it has rows.
+        image: a path where the data has files, else where it lies in a row or a shard.
         text: all that the model is asked, instructions included.
         answers: what is right, or what people answered; what it means is up to the metric.
         labels: its place in each breakdown, such as `answer_type`: `yes/no`.
-        scored_as: the question as its scorer wants it; None where the answers are all it wants.
+        scored_as: what its scorer needs besides.
     """
 
     id: str
-    image: ImageSource | RowImage
+    image: ImageSource | RowImage | TarPhoto | RowPhoto
     text: str
     answers: tuple[str, ...]
     labels: dict[str, str] = field(default_factory=dict)
@@ -64,6 +60,20 @@ class Question:
         Raises:
             ImageError: it cannot be read.
         """
-        if isinstance(self.image, RowImage):
-            return load_image(self.image.open())
-        return load_image(self.image)
+        if isinstance(self.image, TarPhoto | RowPhoto):
+            return decode(self.image)
+        return load_image(self.image.open() if isinstance(self.image, RowImage) else self.image)
+
+
+def texts_in(row: dict[str, Any], key: str = "answers", least: int = 1) -> tuple[str, ...]:
+    """The texts that a row lists; of objects, as VQA v2 has them, the `answer` of each.
+
+    Raises:
+        KeyError, TypeError: the key, or a list of texts under it, is missing.
+    """
+    listed = row[key]
+    if isinstance(listed, list) and len(listed) >= least:
+        texts = [one.get("answer") if isinstance(one, dict) else one for one in listed]
+        if all(isinstance(text, str) for text in texts):
+            return tuple(texts)
+    raise TypeError(f"a list '{key}' of {'two or more ' if least == 2 else ''}texts is needed")

@@ -2,7 +2,9 @@
 official figures."""
 
 import json as json_format
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +12,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eval.benchmark import make
+from eval.benchmarks.choice import score as score_choices
+from eval.benchmarks.daquar import DAQUAR
+from eval.benchmarks.gqa import GQA, rows_of
+from eval.benchmarks.pope import KINDS, POPE
+from eval.benchmarks.scienceqa import SCIENCE_QA, problems
+from eval.benchmarks.textvqa import TEXT_VQA
+from eval.benchmarks.vqa_v2 import VQA_V2, annotated
+from eval.hub import Row
 from eval.metrics.captions import Tokenizer, score_captions
-from eval.metrics.choice import ChoiceQuestion, score_choice
-from eval.metrics.exact import score_exact
-from eval.metrics.gqa import score_gqa
-from eval.metrics.pope import score_pope
-from eval.metrics.scienceqa import score_scienceqa
+from eval.metrics.choice import ChoiceQuestion
 from eval.metrics.scores import Scores
-from eval.metrics.vqa import Variant, score_vqa
-from eval.official import (
-    by_id,
-    entries,
-    given_answers,
-    gqa_questions,
-    is_id,
-    require,
-    require_same,
-    science_problems,
-    text_or_none,
-    texts,
-)
+from eval.metrics.vqa import Variant
+from eval.question import Question, texts_in
+from vlm.data.records import by_id, head, is_id, read_records, refuse, require_same
 from vlm.errors import DataError
 
 
@@ -50,24 +47,9 @@ def vqa(
         variant: the evaluation of VQA v2 (2021), or that of TextVQA.
         json: print JSON instead of a table.
     """
-    asked = by_id(questions, entries(questions, "questions"), "question_id")
-    annotated = by_id(annotations, entries(annotations, "annotations"), "question_id")
-    require_same(annotations, annotated, asked, "annotation")
-    answers = [given_answers(annotations, number, annotated[number]) for number in asked]
-    predictions = read_results(results, asked)
-    types = {
-        name: [annotated[number].get(name) for number in asked]
-        for name in ("question_type", "answer_type")
-    }
-    for name, column in types.items():
-        require(
-            annotations,
-            [i for i, t in zip(asked, column, strict=True) if not text_or_none(t)],
-            f"'{name}' that is no text",
-        )
-    report(
-        score_vqa(predictions, answers, types["question_type"], types["answer_type"], variant), json
-    )
+    benchmark = TEXT_VQA if variant == "textvqa" else VQA_V2
+    asked = make(unseen(annotated(questions, annotations)), VQA_V2.question)
+    report(benchmark.score(asked, read_results(results, asked)), json)
 
 
 def gqa(*, questions: Path, results: Path, json: bool = False) -> None:
@@ -78,9 +60,8 @@ def gqa(*, questions: Path, results: Path, json: bool = False) -> None:
         results: JSON list of `{"questionId", "prediction"}`.
         json: print JSON instead of a table.
     """
-    known = {number: question for number, (question, *_) in gqa_questions(questions).items()}
-    predictions = read_results(results, known, "questionId", "prediction")
-    report(score_gqa(known, dict(zip(known, predictions, strict=True))), json)
+    asked = make(unseen(rows_of(questions)), GQA.question)
+    report(GQA.score(asked, read_results(results, asked, "questionId", "prediction")), json)
 
 
 def pope(*, questions: list[str], results: list[str], json: bool = False) -> None:
@@ -95,20 +76,21 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
         raise DataError(
             f"{len(questions)} files of questions but {len(results)} of results: give one for each"
         )
-    splits = {}
-    for file, answers in zip(map(Path, questions), map(Path, results), strict=True):
-        asked = by_id(file, entries(file), "question_id")
-        require(
-            file,
-            [i for i, entry in asked.items() if entry.get("label") not in ("yes", "no")],
-            "'label' that is neither yes nor no",
-        )
-        name = next((n for n in ("random", "popular", "adversarial") if n in file.stem), file.stem)
+    splits: dict[str, list[Question]] = {}
+    answers: list[str] = []
+    for file, given in zip(map(Path, questions), map(Path, results), strict=True):
+        entries = by_id(file, (each.content for each in read_records(file)), "question_id")
+        wrong = [n for n, entry in entries.items() if entry.get("label") not in ("yes", "no")]
+        refuse(file, wrong, "'label' that is neither yes nor no")
+        name = next((kind for kind in KINDS if kind in file.stem), file.stem)
         if name in splits:
             raise DataError(f"{file}: there are two files for the split '{name}'")
-        there = [entry["label"] == "yes" for entry in asked.values()]
-        splits[name] = (read_results(answers, asked, other_answer="text"), there)
-    report(score_pope(splits), json)
+        splits[name] = [
+            Question(str(n), b"", "", (entry["label"],), {"split": name})
+            for n, entry in entries.items()
+        ]
+        answers += read_results(given, splits[name], other_answer="text")
+    report(POPE.score([each for asked in splits.values() for each in asked], answers), json)
 
 
 def scienceqa(
@@ -122,10 +104,8 @@ def scienceqa(
         split: the split that was asked; null is all problems.
         json: print JSON instead of a table.
     """
-    asked = {
-        number: question for number, (question, _) in science_problems(questions, split).items()
-    }
-    report(score_scienceqa(list(asked.values()), read_results(results, asked)), json)
+    asked = make(unseen(problems(questions, split)), SCIENCE_QA.question)
+    report(SCIENCE_QA.score(asked, read_results(results, asked)), json)
 
 
 def choice(*, questions: Path, results: Path, json: bool = False) -> None:
@@ -137,11 +117,21 @@ def choice(*, questions: Path, results: Path, json: bool = False) -> None:
         results: JSON list of `{"question_id", "answer"}`.
         json: print JSON instead of a table.
     """
-    asked = {
-        number: choice_question(questions, number, entry)
-        for number, entry in by_id(questions, entries(questions), "question_id").items()
-    }
-    report(score_choice(list(asked.values()), read_results(results, asked)), json)
+    asked = make(rows_in(questions), choice_question)
+    report(score_choices(asked, read_results(results, asked)), json)
+
+
+def choice_question(row: dict[str, Any], image: Any) -> Question:
+    """A question with options."""
+    options, answer = row["options"], row["answer"]
+    if isinstance(options, list):
+        options = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False))
+    whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())
+    if not whole or answer not in options:
+        raise ValueError("'options' by letter, and 'answer', one of the letters, are needed")
+    group = None if row.get("group") is None else str(row["group"])
+    scored_as = ChoiceQuestion(options, answer, row.get("category"), group)
+    return Question(str(row["question_id"]), image, "", (answer,), scored_as=scored_as)
 
 
 def exact(*, questions: Path, results: Path, split: str | None = None, json: bool = False) -> None:
@@ -154,19 +144,20 @@ def exact(*, questions: Path, results: Path, split: str | None = None, json: boo
         split: only questions of this split; all of them without it.
         json: print JSON instead of a table.
     """
-    asked = by_id(questions, entries(questions), "question_id")
-    if split is not None:
-        asked = {number: entry for number, entry in asked.items() if entry.get("split") == split}
-        if not asked:
-            raise DataError(f"{questions}: no question of split '{split}'")
-    answers = [", ".join(texts(questions, number, entry)) for number, entry in asked.items()]
-    kinds = [entry.get("kind") for entry in asked.values()]
-    require(
-        questions,
-        [i for i, kind in zip(asked, kinds, strict=True) if not text_or_none(kind)],
-        "'kind' that is no text",
-    )
-    report(score_exact(read_results(results, asked), answers, kinds if any(kinds) else None), json)
+    rows = (row for row in rows_in(questions) if split in (None, row.content.get("split")))
+    asked = make(rows, exact_question)
+    if not asked:
+        raise DataError(f"{questions}: no question of split '{split}'")
+    report(DAQUAR.score(asked, read_results(results, asked)), json)
+
+
+def exact_question(row: dict[str, Any], image: Any) -> Question:
+    """A question with one answer or several."""
+    kind = row.get("kind")
+    if not isinstance(kind, str | None):
+        raise TypeError("'kind' is no text")
+    labels = {"kind": kind} if kind else {}
+    return Question(str(row["question_id"]), image, "", (", ".join(texts_in(row)),), labels)
 
 
 def captions(
@@ -180,64 +171,60 @@ def captions(
         tokenizer: this project's own, or the PTB one of the COCO evaluation, which needs Java.
         json: print JSON instead of a table.
     """
-    references: dict[Any, list[str]] = {}
-    listed = entries(annotations, "annotations")
-    if "captions" in listed[0]:
-        for number, entry in by_id(annotations, listed, "image").items():
-            references[number] = texts(annotations, number, entry, "captions")
+    if re.search(r'"captions"\s*:', head(annotations)):
+        asked = make(rows_in(annotations, "image"), caption_question)
     else:
-        for place, entry in enumerate(listed, start=1):
+        said: dict[str, list[str]] = defaultdict(list)
+        for place, (_, entry, _) in enumerate(
+            read_records(annotations, (), "annotations"), start=1
+        ):
             number, caption = entry.get("image_id"), entry.get("caption")
             if not is_id(number) or not isinstance(caption, str):
                 raise DataError(
                     f"{annotations}: annotation {place} has no 'image_id' and 'caption'"
                 )
-            references.setdefault(number, []).append(caption)
-    predictions = read_results(results, references, "image_id", "caption")
-    report(score_captions(list(references.values()), predictions, tokenizer), json)
+            said[str(number)].append(caption)
+        asked = [Question(number, b"", "", tuple(texts)) for number, texts in said.items()]
+    answers = read_results(results, asked, "image_id", "caption")
+    report(score_captions([each.answers for each in asked], answers, tokenizer), json)
+
+
+def caption_question(row: dict[str, Any], image: Any) -> Question:
+    """A photo with its captions."""
+    return Question(str(row["image"]), image, "", texts_in(row, "captions"))
+
+
+def rows_in(file: Path, key: str = "question_id") -> Iterator[Row]:
+    """The objects of a file, each with an id of its own under `key`."""
+    for number, entry in by_id(file, (each.content for each in read_records(file)), key).items():
+        yield Row(f"{file}: question {number}", entry, b"")
+
+
+def unseen(rows: Iterable[Row]) -> Iterator[Row]:
+    """A benchmark's rows to be scored: their photos are not looked at, their texts not needed."""
+    for where, content, image in rows:
+        yield Row(where, {"question": "", **content}, None if image is None else b"")
 
 
 def read_results(
     file: Path,
-    asked: Mapping[Any, Any],
+    asked: Sequence[Question],
     other_id: str = "question_id",
     other_answer: str = "answer",
 ) -> list[str]:
-    """A model's answers, in the order of the questions.
-
-    Args:
-        file: a list of `{"question_id", "answer"}`.
-        asked: by id.
-        other_id: the benchmark's own name for `question_id`.
-        other_answer: the benchmark's own name for `answer`.
+    """A model's answers, in the order of the questions, from a list of `{"question_id", "answer"}`
+    or of what the benchmark calls them.
 
     Raises:
         DataError: answers that are no text, or that are missing, there twice, or to no question.
     """
-    given = by_id(file, entries(file), other_id, "question_id")
-    if asked and all(isinstance(number, str) for number in asked):
-        given = {str(number): entry for number, entry in given.items()}
-    require_same(file, given, asked, "answer")
-    answers = {
-        number: entry.get(other_answer, entry.get("answer")) for number, entry in given.items()
-    }
+    found = (each.content for each in read_records(file))
+    given = {str(n): one for n, one in by_id(file, found, other_id, "question_id").items()}
+    require_same(file, given, {question.id: question for question in asked}, "answer")
+    answers = {number: one.get(other_answer, one.get("answer")) for number, one in given.items()}
     wrong = [number for number, answer in answers.items() if not isinstance(answer, str)]
-    require(file, wrong, f"'{other_answer}' that is no text")
-    return [answers[number] for number in asked]
-
-
-def choice_question(file: Path, number: Any, entry: dict[str, Any]) -> ChoiceQuestion:
-    """A question with options."""
-    options, answer = entry.get("options"), entry.get("answer")
-    if isinstance(options, list):
-        options = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False))
-    whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())
-    if not whole or answer not in options:
-        raise DataError(
-            f"{file}: question {number} needs 'options' by letter, and 'answer', one of the letters"
-        )
-    category, group = entry.get("category"), entry.get("group")
-    return ChoiceQuestion(options, answer, category, None if group is None else str(group))
+    refuse(file, wrong, f"'{other_answer}' that is no text")
+    return [answers[question.id] for question in asked]
 
 
 def report(scores: Scores, json: bool) -> None:

@@ -191,7 +191,10 @@ def test_mmbench_rotates_only_what_the_table_does_not(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (("3\t", "x\t"), "line 2: 'index' must be a number"),
-        (("B\tanimals", "D\tanimals"), "line 2: a question, options and answer are needed"),
+        (
+            ("B\tanimals", "D\tanimals"),
+            "line 2: .*: ValueError a question, options and answer are needed",
+        ),
         (("animals\t", "animals\t?"), "line 2: the image is not base64"),
     ],
 )
@@ -203,3 +206,15 @@ def test_a_broken_row_of_mmbench(change: tuple[str, str], told: str, tmp_path: P
     file.write_text(f"{header}\n{once.replace(*change, 1)}\n")
     with pytest.raises(DataError, match=f"{told}$"):
         load("mmbench", tmp_path)
+
+
+@pytest.mark.parametrize(("image", "stays"), [("a..b.jpg", True), ("../a.jpg", False), (3, False)])
+def test_a_photo_stays_in_its_folder(image: object, stays: bool, tmp_path: Path) -> None:
+    load("vizwiz", tmp_path)
+    file = tmp_path / "vizwiz" / FILES["vizwiz"]
+    file.write_text(json.dumps([json.loads(file.read_text())[0] | {"image": image}]))
+    if stays:
+        assert load("vizwiz", tmp_path)[0].image == tmp_path / "vizwiz" / "val" / str(image)
+        return
+    with pytest.raises(DataError, match="record 1: not as it should be"):
+        load("vizwiz", tmp_path)

@@ -1,13 +1,14 @@
 """Naming, and questions and captions of one's own."""
 
 import json
+import tarfile
 from pathlib import Path
 
+import datasets
 import pytest
 
 from eval.benchmarks.naming import NAMING
-from eval.benchmarks.own import own
-from eval.metrics.any_of import any_match, normalise
+from eval.benchmarks.own import any_match, normalise, own
 from eval.run import benchmark_of
 from tests import tiny
 from vlm.cli import main
@@ -103,7 +104,7 @@ def test_a_split_that_a_file_does_not_have(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*none\.jsonl"):
+    with pytest.raises(DataError, match=r"no data at .*none\.jsonl"):
         benchmark_of(str(tmp_path / "none.jsonl"))
 
 
@@ -120,25 +121,89 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"image": "0.png"}, "line 1: question, answers missing"),
-        ({"image": "0.png", "question": "", "answers": ["a"]}, "line 1: 'question' must be"),
-        ({"image": "0.png", "question": " ", "answers": ["a"]}, "line 1: 'question' must be"),
-        ({"image": "0.png", "question": "a", "answers": []}, "line 1: 'answers' must be"),
-        ({"image": "0.png", "question": "a", "answers": "a"}, "line 1: 'answers' must be"),
-        ({"image": "0.png", "question": "a", "answers": [1]}, "line 1: every answer must be"),
-        (
-            {"image": "0.png", "question": "a", "answers": ["a"], "kind": ""},
-            "line 1: 'kind' must be a non-empty string or left out",
-        ),
-        ({"image": "../0.png", "question": "a", "answers": ["a"]}, "must be a path inside"),
-        ({"image": "9.png", "question": "a", "answers": ["a"]}, r"1 of 1 images missing: 9\.png"),
-        ("{", "line 1: a JSON object is needed, not str"),
+        ({"image": "0.png"}, "found the keys image; expected one of"),
+        ({"image": "0.png", "question": "", "answers": ["a"]}, "empty question; .* line 1"),
+        ({"image": "0.png", "question": " ", "answers": ["a"]}, "empty question; .* line 1"),
+        ({"image": "0.png", "question": "a", "answers": []}, "answers?; .* line 1"),
+        ({"image": "0.png", "question": "a", "answers": [1]}, "answer is not text; .* line 1"),
+        ({"image": "0.png", "question": "a", "answers": ["a"], "kind": ""}, "empty kind; .* line"),
+        ({"image": "../0.png", "question": "a", "answers": ["a"]}, "image path leaves its folder"),
+        ({"image": "9.png", "question": "a", "answers": ["a"]}, r"missing image; .* 9\.png"),
+        ("{", "is neither JSON, nor a table"),
     ],
 )
 def test_lines_that_are_broken(tmp_path: Path, line: object, message: str) -> None:
     file = write(tmp_path, "mine.jsonl", line)
     with pytest.raises(DataError, match=message):
         own(file).questions(Path(), None)
+
+
+def test_one_broken_line_of_several_is_named(tmp_path: Path) -> None:
+    line = {"image": "0.png", "question": "What?", "answers": ["a"]}
+    file = write(tmp_path, "mine.jsonl", line, {**line, "image": "9.png"})
+    with pytest.raises(DataError, match=r"line 2: missing image 9\.png"):
+        own(file).questions(Path(), None)
+
+
+def llava(image: str, *said: str) -> dict[str, object]:
+    turns = [{"from": "gpt" if n % 2 else "human", "value": text} for n, text in enumerate(said)]
+    return {"image": image, "conversations": turns}
+
+
+def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
+    tiny.photo(0).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("a cat\na pet\n")
+    (tmp_path / "t.csv").write_text("image,caption\n0.png,a cat\n")
+    (tmp_path / "l.json").write_text(json.dumps([llava("0.png", "<image>\nWhat?", "A cat.")]))
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("0.png", "0.txt"):
+            tar.add(tmp_path / name, name)
+    coco = {"images": [{"id": 1, "file_name": "0.png"}]}
+    coco["annotations"] = [{"image_id": 1, "caption": text} for text in ("a cat", "a pet")]
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    photos = datasets.Dataset.from_dict({"image": [tiny.photo(0)] * 2, "caption": ["a cat"] * 2})
+    photos = photos.cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": photos, "test": photos}).save_to_disk(str(tmp_path / "saved"))
+    described, asked = "Describe the image.", "What?\nBriefly."
+    for name, text, answers in (
+        ("t.csv", described, ("a cat",)),
+        ("l.json", asked, ("A cat.",)),
+        ("s.tar", described, ("a cat", "a pet")),
+        ("c.json", described, ("a cat", "a pet")),
+        ("saved", described, ("a cat",)),
+    ):
+        benchmark = own(tmp_path / name, "Briefly.")
+        question, *_ = benchmark.questions(Path(), None)
+        assert (question.text, question.answers) == (text, answers), name
+        assert question.photo().tobytes() == tiny.photo(0).tobytes()
+        assert benchmark.splits == (("test", "train") if name == "saved" else ("all",))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("0.png", "0.txt"):
+        (tmp_path / name).rename(folder / name)
+    assert own(folder).questions(Path(), None)[0].id == "0/0.png"
+
+
+def test_a_conversation_of_several_questions_is_refused(tmp_path: Path) -> None:
+    tiny.photo(0).save(tmp_path / "0.png")
+    for conversation, told in (
+        (llava("0.png", "<image>\nWhat?", "A cat.", "Why?", "So."), "one question and answer is"),
+        ({**llava("", "What?", "A cat."), "image": []}, "one photo is needed, not 0"),
+    ):
+        (tmp_path / "l.json").write_text(json.dumps([conversation]))
+        with pytest.raises(DataError, match=f"l.json, record 1: {told}"):
+            own(tmp_path / "l.json").questions(Path(), None)
+
+
+def test_questions_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+    line = {"question": "What?", "answers": ["a"]}
+    file = write(tmp_path, "mine.jsonl", *({**line, "image": f"{n}.png"} for n in (0, 1, 0)))
+    questions = own(file).questions(Path(), None)
+    assert [(q.id, q.image.name) for q in questions] == [
+        ("1", "0.png"),
+        ("2", "1.png"),
+        ("3", "0.png"),
+    ]
 
 
 def test_a_thing_may_be_named_by_any_of_its_words(tmp_path: Path) -> None:

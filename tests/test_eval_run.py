@@ -14,7 +14,7 @@ import vlm
 from eval import run
 from eval.answerer import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
 from eval.benchmark import Benchmark
-from eval.metrics.exact import exact_match, score_exact
+from eval.metrics.exact import exact_match
 from eval.predictions import Prediction, append_predictions, read_predictions
 from eval.question import Question
 from eval.runner import answer_all, in_order
@@ -53,10 +53,8 @@ TINY = Benchmark(
     splits=("test", "val"),
     layout="photos",
     load=load,
-    score=lambda questions, predictions: score_exact(
-        predictions, [q.answers[0] for q in questions], [q.labels["kind"] for q in questions]
-    ),
     max_tokens=6,
+    metric="exact match",
     each=lambda question, answer: float(exact_match(answer, question.answers[0])),
 )
 

@@ -4,13 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics.anls import anls, edit_distance, score_anls
+from eval.benchmarks.aokvqa import direct_match
+from eval.benchmarks.chartqa import CHART_QA, relaxed_match
+from eval.benchmarks.daquar import DAQUAR
+from eval.benchmarks.docvqa import DOC_VQA
+from eval.benchmarks.gqa import GQA
+from eval.benchmarks.scienceqa import SCIENCE_QA, read_letter
+from eval.metrics.anls import anls, edit_distance
 from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
-from eval.metrics.direct import direct_match, score_direct
-from eval.metrics.exact import exact_match, score_exact
-from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
-from eval.metrics.relaxed import relaxed_match, score_relaxed
-from eval.metrics.scienceqa import ScienceQuestion, read_letter, score_scienceqa
+from eval.metrics.exact import exact_match
+from eval.question import Question
+
+
+def asked(answer: str, scored_as: object = None, number: str = "1", **labels: str) -> Question:
+    """A question with a right answer."""
+    return Question(number, "", "?", (answer,), labels, scored_as)
 
 
 @pytest.mark.parametrize(
@@ -18,18 +26,20 @@ from eval.metrics.scienceqa import ScienceQuestion, read_letter, score_scienceqa
     [("dog", True), ("Dog.", True), ("a dog", False), ("dogs", False), ("", False)],
 )
 def test_gqa_compares_strings(prediction: str, right: bool) -> None:
-    assert gqa_correct(prediction, "dog") == right
+    assert GQA.each(asked("dog"), prediction) == right
 
 
 def test_gqa_by_type_and_consistency() -> None:
-    questions = {
-        "1": GqaQuestion("yes", "verify", "obj", ["2", "3", "1", "not asked"]),
-        "2": GqaQuestion("dog", "query", "attr"),
-        "3": GqaQuestion("no", "logical", "obj", ["2"]),
-        "4": GqaQuestion("left", "query", "rel", ["1"]),
-    }
-    predictions = {"1": "Yes.", "2": "cat", "3": "no", "4": "right"}
-    scores = score_gqa(questions, predictions).to_json()
+    questions = [
+        asked(answer, entailed, number, structural_type=structural, semantic_type=semantic)
+        for number, answer, structural, semantic, entailed in [
+            ("1", "yes", "verify", "obj", ["2", "3", "1", "not asked"]),
+            ("2", "dog", "query", "attr", []),
+            ("3", "no", "logical", "obj", ["2"]),
+            ("4", "left", "query", "rel", ["1"]),
+        ]
+    ]
+    scores = GQA.score(questions, ["Yes.", "cat", "no", "right"]).to_json()
     assert scores["overall"] == 50
     assert scores["per_openness"] == {"binary": 100, "open": 0}
     assert scores["per_structural_type"] == {"logical": 100, "query": 0, "verify": 100}
@@ -39,7 +49,7 @@ def test_gqa_by_type_and_consistency() -> None:
 
 
 def test_gqa_without_entailments_has_no_consistency() -> None:
-    scores = score_gqa({"1": GqaQuestion("yes", "verify")}, {"1": "yes"})
+    scores = GQA.score([asked("yes", (), structural_type="verify")], ["yes"])
     assert "consistency" not in scores.to_json()
 
 
@@ -62,14 +72,24 @@ def test_how_scienceqa_reads_an_answer(text: str, letter: str | None) -> None:
 
 
 def test_scienceqa_by_subject_context_and_grade() -> None:
-    questions = [
-        ScienceQuestion(2, 0, "natural science", 3, has_text=True, has_image=True),
-        ScienceQuestion(3, 2, "natural science", 7, has_text=False, has_image=True),
-        ScienceQuestion(2, 1, "social science", 6, has_text=False, has_image=False),
+    rows = [
+        (2, 0, "natural science", 3, "hint", b""),
+        (3, 2, "natural science", 7, "", b""),
+        (2, 1, "social science", "grade6", "", None),
         # The option named is not there.
-        ScienceQuestion(2, 1, "language science", 12, has_text=True, has_image=False),
+        (2, 1, "language science", "grade12", "hint", None),
     ]
-    scores = score_scienceqa(questions, ["A", "C. iron", "no idea", "C"]).to_json()
+    questions = [
+        SCIENCE_QA.question(
+            {
+                **{"id": "1", "question": "", "choices": ["x"] * options, "answer": answer},
+                **{"subject": subject, "grade": grade, "hint": hint},
+            },
+            image,
+        )
+        for options, answer, subject, grade, hint, image in rows
+    ]
+    scores = SCIENCE_QA.score(questions, ["A", "C. iron", "no idea", "C"]).to_json()
     assert scores["overall"] == 50
     assert scores["per_subject"] == {
         "language science": 0,
@@ -141,7 +161,8 @@ def test_exact_match_is_of_sets(prediction: str, answer: str, right: bool) -> No
 
 
 def test_exact_match_by_kind() -> None:
-    scores = score_exact(["yes", "red", "no"], ["yes", "blue", "yes"], ["yes/no", "colour", None])
+    questions = [asked("yes", kind="yes/no"), asked("blue", kind="colour"), asked("yes")]
+    scores = DAQUAR.score(questions, ["yes", "red", "no"])
     assert scores.to_json()["per_kind"] == {"colour": 0, "yes/no": 100}
     assert scores.to_json()["overall"] == 33.33
 
@@ -163,7 +184,8 @@ def test_anls_by_hand(prediction: str, answers: list[str], expected: float) -> N
 
 
 def test_anls_is_the_mean() -> None:
-    assert score_anls(["abcx", "b"], [["abcd"], ["a"]]).overall == pytest.approx(37.5)
+    scores = DOC_VQA.score([asked("abcd"), asked("a")], ["abcx", "b"])
+    assert scores.overall == pytest.approx(37.5)
 
 
 letters = st.text("abc", max_size=6)
@@ -200,7 +222,8 @@ def test_numbers_may_be_five_percent_off(prediction: str, answer: str, right: bo
 
 
 def test_relaxed_accuracy_by_kind() -> None:
-    scores = score_relaxed(["99", "red"], ["100", "blue"], ["human", "augmented"])
+    questions = [asked("100", kind="human"), asked("blue", kind="augmented")]
+    scores = CHART_QA.score(questions, ["99", "red"])
     assert scores.to_json()["per_kind"] == {"augmented": 0, "human": 100}
 
 
@@ -211,6 +234,3 @@ def test_relaxed_accuracy_by_kind() -> None:
 def test_direct_answers_count_as_people_gave_them(prediction: str, worth: float) -> None:
     answers = ["net"] * 7 + ["it"] * 2 + ["fish"]
     assert direct_match(prediction, answers) == pytest.approx(worth)
-    assert score_direct([prediction, "net"], [answers] * 2).overall == pytest.approx(
-        50 * worth + 50
-    )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.metrics.bootstrap import interval
+from eval.metrics.scores import interval
 
 
 def test_questions_that_are_all_alike_leave_no_doubt() -> None:

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.benchmarks.vqa_v2 import VQA_V2
 from eval.metrics.vqa import (
     CONTRACTIONS,
     normalise,
     normalise_textvqa,
-    score_vqa,
     vqa_accuracy,
 )
+from eval.question import Question
 
 
 @pytest.mark.parametrize(
@@ -100,12 +101,15 @@ def test_contractions_are_recognised_without_one_apostrophe() -> None:
 
 
 def test_scores_are_by_type_in_percent() -> None:
-    scores = score_vqa(
-        ["yes", "2", "red"],
-        [["yes"] * 9 + ["no"], ["3"] * 10, ["red"] * 2 + ["blue"] * 8],
-        ["is the", "how many", "what color"],
-        ["yes/no", "number", "other"],
-    ).to_json()
+    questions = [
+        Question("", "", "", tuple(answers), {"answer_type": kind, "question_type": begins})
+        for answers, kind, begins in [
+            (["yes"] * 9 + ["no"], "yes/no", "is the"),
+            (["3"] * 10, "number", "how many"),
+            (["red"] * 2 + ["blue"] * 8, "other", "what color"),
+        ]
+    ]
+    scores = VQA_V2.score(questions, ["yes", "2", "red"]).to_json()
     assert scores["metric"] == "VQA accuracy, official"
     assert scores["overall"] == 53.33
     assert scores["per_answer_type"] == {"number": 0, "other": 60, "yes/no": 100}

@@ -164,7 +164,7 @@ def test_scienceqa(folder: Folder) -> None:
     assert "no problem of split 'train'" in folder.refuse(
         "scienceqa", "--split", "train", questions=problems, results=results
     )
-    assert "problem 5 needs 'choices' (at most 5)" in folder.refuse(
+    assert "problem 5: not as it should be: ValueError 'choices' (at most 5)" in folder.refuse(
         "scienceqa", questions={"5": problem | {"answer": 2}}, results=results
     )
     assert "an object, from id to problem" in folder.refuse(
@@ -179,7 +179,7 @@ def test_choice(folder: Folder) -> None:
     ]
     results = [{"question_id": 1, "answer": "A"}, {"question_id": 2, "answer": "A"}]
     assert folder.score("choice", questions=questions, results=results)["overall"] == 0
-    assert "question 1 needs 'options' by letter, and 'answer'" in folder.refuse(
+    assert "question 1: not as it should be: ValueError 'options' by letter" in folder.refuse(
         "choice", questions=[questions[0] | {"answer": "C"}], results=results
     )
 
@@ -195,7 +195,7 @@ def test_exact(folder: Folder) -> None:
     assert "no question of split 'val'" in folder.refuse(
         "exact", "--split", "val", questions=questions, results=results
     )
-    assert "a needs a list 'answers' of texts" in folder.refuse(
+    assert "question a: not as it should be: TypeError a list 'answers'" in folder.refuse(
         "exact", questions=[{"question_id": "a", "answers": "2"}], results=results
     )
 
@@ -240,14 +240,14 @@ def test_captions(folder: Folder) -> None:
             "results.json: 1 questions with 'answer' that is no text: 2",
         ),
         ([*VQA_RESULTS[:2], {"question_id": 2}], "1 questions with 'answer' that is no text: 2"),
-        ([{"answer": "yes"}], "results.json: entries without 'question_id': 1"),
-        ([{"question_id": True, "answer": "yes"}], "entries without 'question_id': 1"),
-        ([1, 2], "results.json: a list of objects is needed: 1, 2 of its entries are no objects"),
-        ("3", "results.json: a list of objects is needed, not int"),
+        ([{"answer": "yes"}], "results.json: 1 entries with no 'question_id': 1"),
+        ([{"question_id": True, "answer": "yes"}], "1 entries with no 'question_id': 1"),
+        ([1, 2], "results.json, record 1: a JSON object is needed, not int"),
+        ("3", "results.json, line 1: a JSON object is needed, not int"),
         ("[]", "results.json is empty"),
         ("[{", "results.json: not JSON"),
         ('{"question_id": 1, "answer": "a"}\n{"question_id', "results.json, line 2: not JSON"),
-        ("[" * 100_000, "results.json: nested too deep"),
+        ("[" * 100_000, "results.json: not JSON: maximum recursion depth"),
     ],
 )
 def test_results_that_do_not_fit(folder: Folder, results: Any, message: str) -> None:
@@ -265,14 +265,17 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
     assert "annotations.json: 3 questions with no annotation: 1, 2, 3" in told
     first, *rest = VQA_ANNOTATIONS["annotations"]
     for broken, message in (
-        ({"answers": []}, "question 1 needs a list 'answers' of two or more objects"),
+        (
+            {"answers": []},
+            "TypeError a list 'answers' of two or more texts is needed",
+        ),
         ({"answers": ["red"] * 10}, "question 1 needs a list 'answers'"),
         ({"answer_type": 3}, "1 questions with 'answer_type' that is no text: 1"),
     ):
         told = folder.refuse_vqa(annotations={"annotations": [first | broken, *rest]})
         assert message in told
     told = folder.refuse_vqa(annotations={"questions": []})
-    assert "annotations.json: a list of objects, under 'annotations', is needed" in told
+    assert "annotations.json: a list of objects under 'annotations' is needed" in told
 
 
 def test_answers_in_any_script_are_scored(folder: Folder) -> None:
@@ -292,6 +295,6 @@ def test_files_that_cannot_be_read(folder: Folder) -> None:
     absent = folder.path / "absent.json"
     assert main(["score", "vqa", *options, "--results", str(absent)]) == 1
     assert "absent.json: No such file or directory" in folder.capsys.readouterr().err
-    absent.write_bytes(b"\xff\xfe")
+    absent.write_bytes(b"[\xff\xfe")
     assert main(["score", "vqa", *options, "--results", str(absent)]) == 1
-    assert "absent.json is not UTF-8 text" in folder.capsys.readouterr().err
+    assert "absent.json: not UTF-8 text" in folder.capsys.readouterr().err

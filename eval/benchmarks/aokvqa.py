@@ -1,61 +1,37 @@
 """A-OKVQA (Schwenk et al. 2022): questions that need knowledge, with choices and without."""
 
 from ast import literal_eval
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.benchmarks.choice import LETTERS, benchmark, choice
-from eval.hub import Hub
-from eval.metrics.direct import direct_match, score_direct
-from eval.metrics.scores import Scores
-from eval.official import entries
-from eval.prompts import SHORT_ANSWER
-from eval.question import Question, RowImage
-from vlm.errors import DataError
+from eval.benchmarks.choice import LETTERS, choice, is_right, score
+from eval.hub import Hub, Row
+from eval.prompts import short
+from eval.question import Question, texts_in
+from vlm.data.records import read_records
 
 LAYOUT = "aokvqa_v1p0_val.json and val2017/"
 
-HUB = "HuggingFaceM4/A-OKVQA"
+HUB = Hub("HuggingFaceM4/A-OKVQA", {"val": "validation"})
 
 
-def official(folder: Path, needed: dict[str, type]) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The entries of the official file, and where their photos are.
-
-    Raises:
-        DataError: a file that is missing, or an entry without what is needed.
-    """
-    file = folder / "aokvqa_v1p0_val.json"
-    needed = {"question_id": str, "image_id": int, "question": str, **needed}
-    for place, entry in enumerate(entries(file), start=1):
-        if any(not isinstance(entry.get(name), kind) for name, kind in needed.items()):
-            raise DataError(f"{file}: entry {place} needs {', '.join(needed)}")
-        yield entry, folder / "val2017" / f"{entry['image_id']:012d}.jpg"
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The questions of the official file."""
+    needed = ("question_id", "image_id", "question")
+    for where, entry, _ in read_records(folder / "aokvqa_v1p0_val.json", needed):
+        yield Row(where, entry, (folder / "val2017", f"{str(entry['image_id']).zfill(12)}.jpg"))
 
 
-def choices(folder: Path, split: str) -> Iterator[Question]:
-    """The questions with their four choices."""
-    needed = {"choices": list, "correct_choice_idx": int}
-    yield from (choices_row(entry, image) for entry, image in official(folder, needed))
-
-
-def choices_row(row: dict[str, Any], image: Path | RowImage) -> Question:
-    """An entry, or a row on the hub, with its choices."""
-    options = dict(zip(LETTERS, map(str, row["choices"]), strict=False))
-    answer = LETTERS[row["correct_choice_idx"]]
+def with_choices(row: dict[str, Any], image: Any) -> Question:
+    """A row with its four choices."""
+    options, answer = texts_in(row, "choices"), LETTERS[row["correct_choice_idx"]]
     return choice(row["question_id"], image, row["question"], options, answer)
 
 
-def direct(folder: Path, split: str) -> list[Question]:
-    """The questions without choices, but those that the data set calls too hard for that."""
-    needed = {"direct_answers": list, "difficult_direct_answer": bool}
-    rows = (direct_row(entry, image) for entry, image in official(folder, needed))
-    return [question for questions in rows for question in questions]
-
-
-def direct_row(row: dict[str, Any], image: Path | RowImage) -> list[Question]:
-    """An entry, or a row on the hub, if it can be asked without choices."""
+def direct(row: dict[str, Any], image: Any) -> list[Question]:
+    """A row without choices, unless the data set calls it too hard for that."""
     if row["difficult_direct_answer"]:
         return []
     answers = row["direct_answers"]
@@ -65,32 +41,36 @@ def direct_row(row: dict[str, Any], image: Path | RowImage) -> list[Question]:
             answers = literal_eval(answers)
         except SyntaxError as error:
             raise ValueError(f"direct_answers: {error.msg}") from error
-    text = f"{row['question']}\n{SHORT_ANSWER}"
-    return [Question(row["question_id"], image, text, tuple(map(str, answers)))]
+    given = texts_in({"direct_answers": answers}, "direct_answers")
+    return [Question(row["question_id"], image, short(row["question"]), given)]
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
-    """As people answered, word for word."""
-    return score_direct(predictions, [question.answers for question in questions])
+def direct_match(answer: str, given: Sequence[str]) -> float:
+    """A third for each of ten people's answers that an answer equals, at most 1. As in the official
+    code, nothing is normalised: `Net` is not `net`."""
+    return min(1.0, sum(answer == one for one in given) / 3)
 
 
-A_OKVQA = benchmark(
-    "aokvqa",
-    "A-OKVQA choices, accuracy",
-    "val",
-    LAYOUT,
-    choices,
-    Hub(HUB, {"val": "validation"}, choices_row),
+A_OKVQA = Benchmark(
+    name="aokvqa",
+    title="A-OKVQA choices, accuracy",
+    splits=("val",),
+    layout=LAYOUT,
+    rows=rows,
+    question=with_choices,
+    each=is_right,
+    score_all=score,
+    hub=HUB,
 )
 A_OKVQA_DIRECT = Benchmark(
     name="aokvqa-direct",
     title="A-OKVQA direct answers, accuracy",
     splits=("val",),
     layout=LAYOUT,
-    load=direct,
-    score=score,
-    max_tokens=16,
+    rows=rows,
+    question=direct,
+    metric="A-OKVQA direct answer accuracy",
     each=lambda question, answer: direct_match(answer, question.answers),
-    hub=Hub(HUB, {"val": "validation"}, direct_row),
+    hub=HUB,
     folder="aokvqa",
 )

@@ -1,16 +1,19 @@
 """Captions: COCO (Chen et al. 2015), Flickr30k (Young et al. 2014) in Karpathy's splits, Flickr8k
 (Hodosh et al. 2013)."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from eval.benchmark import Benchmark
+from eval.hub import Row
 from eval.metrics.captions import score_captions
 from eval.metrics.scores import Scores
-from eval.official import entries
-from eval.question import Question
-from vlm.data.captioned import read_captions
-from vlm.errors import DataError
+from eval.question import Question, texts_in
+from vlm.data.read import read_whole
+from vlm.data.records import read_records
+from vlm.data.source import DataSource
 
 CAPTION = "Provide a one-sentence caption for the provided image."
 """What evaluations of LLaVA-1.5 ask."""
@@ -19,65 +22,52 @@ DESCRIBE = "Describe the image."
 """What the embedded model is asked."""
 
 
-def karpathy(file_name: str, photos: str, folder: Path, split: str) -> list[Question]:
-    """The photos of a split of one of Karpathy's files (Karpathy and Fei-Fei 2015).
+def karpathy(file: str, photos: str, folder: Path, split: str) -> Iterator[Row]:
+    """The photos of a split of one of Karpathy's files (Karpathy and Fei-Fei 2015); `photos` is
+    their folder, where an entry does not name it."""
+    needed = ("filename", "sentences", "split")
+    for where, entry, its_split in read_records(folder / file, needed, "images"):
+        if its_split == split:
+            inner = entry.get("filepath", photos)
+            yield Row(where, entry, (folder, f"{inner}/{entry['filename']}"))
 
-    Args:
-        file_name: of the file.
-        photos: the folder of the photos, where a photo's entry does not name it.
-        folder: where both are.
-        split: `test` or `val`.
+
+def karpathy_question(row: dict[str, Any], image: Path) -> Question:
+    """A photo to be described."""
+    captions = {"raw": [sentence["raw"] for sentence in row["sentences"]]}
+    return Question(image.name, image, CAPTION, texts_in(captions, "raw"))
+
+
+def captioned(folder: Path, split: str) -> list[tuple[Path, tuple[str, ...]]]:
+    """The photos of a split of `captions.jsonl`, each with its captions.
 
     Raises:
-        DataError: a file that is missing or broken.
+        DataError: a line that is broken, or a photo that is not there.
     """
-    file = folder / file_name
-    questions = []
-    for place, entry in enumerate(entries(file, "images"), start=1):
-        if entry.get("split") != split:
-            continue
-        name, inner = entry.get("filename"), entry.get("filepath", photos)
-        sentences = entry.get("sentences")
-        whole = isinstance(sentences, list) and sentences and isinstance(name, str)
-        captions = [s.get("raw") for s in sentences if isinstance(s, dict)] if whole else []
-        if not captions or not all(isinstance(text, str) for text in captions) or "/" in name:
-            raise DataError(f"{file}: image {place} needs 'filename' and 'sentences' with 'raw'")
-        questions.append(Question(name, folder / inner / name, CAPTION, tuple(captions)))
-    return questions
+    source = DataSource(str(folder / "captions.jsonl"), format="captions", split=split)
+    return [(Path(each.photos[0].name), each.answers[0]) for each in read_whole(source)]
 
 
 def flickr8k(folder: Path, split: str) -> list[Question]:
-    """The photos of a split of `captions.jsonl`.
-
-    Raises:
-        DataError: a file that is missing or broken.
-    """
-    return [
-        Question(item.image.name, item.image, DESCRIBE, tuple(item.captions))
-        for item in read_captions(folder / "captions.jsonl", split)
-    ]
+    """The photos of a split."""
+    return [Question(p.name, p, DESCRIBE, captions) for p, captions in captioned(folder, split)]
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
+def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     """CIDEr-D, BLEU and ROUGE-L."""
-    return score_captions([question.answers for question in questions], predictions)
+    return score_captions([question.answers for question in questions], answers)
 
 
-def benchmark(
-    name: str,
-    title: str,
-    layout: str,
-    load: Callable[[Path, str], list[Question]],
-) -> Benchmark:
+def benchmark(name: str, title: str, layout: str, **questions: Any) -> Benchmark:
     """A benchmark of captions."""
     return Benchmark(
         name=name,
         title=f"{title} captions, CIDEr-D",
         splits=("test", "val"),
         layout=layout,
-        load=load,
-        score=score,
         max_tokens=40,
+        score_all=score,
+        **questions,
     )
 
 
@@ -85,14 +75,19 @@ COCO = benchmark(
     "coco-captions",
     "COCO",
     "Karpathy's dataset_coco.json, train2014/ and val2014/",
-    lambda folder, split: karpathy("dataset_coco.json", "val2014", folder, split),
+    rows=partial(karpathy, "dataset_coco.json", "val2014"),
+    question=karpathy_question,
 )
 FLICKR30K = benchmark(
     "flickr30k",
     "Flickr30k",
     "Karpathy's dataset_flickr30k.json and flickr30k-images/",
-    lambda folder, split: karpathy("dataset_flickr30k.json", "flickr30k-images", folder, split),
+    rows=partial(karpathy, "dataset_flickr30k.json", "flickr30k-images"),
+    question=karpathy_question,
 )
 FLICKR8K = benchmark(
-    "flickr8k", "Flickr8k", "captions.jsonl (image, captions, split) and images/", flickr8k
+    "flickr8k",
+    "Flickr8k",
+    "captions.jsonl (image, captions, split) and images/",
+    load=flickr8k,
 )

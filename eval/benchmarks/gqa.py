@@ -1,72 +1,93 @@
-"""GQA (Hudson and Manning 2019): questions made from scene graphs, the balanced set."""
+"""GQA (Hudson and Manning 2019): questions made from scene graphs, the balanced set, scored by the
+answer itself and by whether what follows from it is answered alike."""
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from eval.benchmark import Benchmark
-from eval.hub import Hub
-from eval.metrics.gqa import GqaQuestion, gqa_correct, score_gqa
-from eval.metrics.scores import Scores
-from eval.official import gqa_questions
-from eval.prompts import SHORT_ANSWER
-from eval.question import Question, RowImage
-
-FILES = {"testdev": "testdev_balanced_questions.json", "val": "val_balanced_questions.json"}
+from eval.benchmark import Benchmark, breakdowns
+from eval.hub import Hub, Row
+from eval.metrics.scores import Scores, mean_scores
+from eval.prompts import short
+from eval.question import Question
+from vlm.errors import DataError
+from vlm.files import read_json
 
 
-def load(folder: Path, split: str) -> list[Question]:
-    """The questions.
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The questions of the balanced set of a split."""
+    return rows_of(folder / f"{split}_balanced_questions.json")
+
+
+def rows_of(file: Path) -> Iterator[Row]:
+    """The questions of a file, beside which is `images/`.
 
     Raises:
         DataError: a file that is missing or broken.
     """
-    return [
-        gqa_question(number, folder / "images" / f"{image}.jpg", text, question)
-        for number, (question, text, image) in gqa_questions(folder / FILES[split]).items()
-    ]
+    asked = read_json(file)
+    if not isinstance(asked, dict) or not asked:
+        raise DataError(f"{file}: GQA's questions are an object, from id to question")
+    for number, entry in asked.items():
+        if not isinstance(entry, dict):
+            raise DataError(f"{file}: question {number} is no object")
+        image = (file.parent / "images", f"{entry.get('imageId')}.jpg")
+        yield Row(f"{file}: question {number}", {**entry, "id": number}, image)
 
 
-def row_question(row: dict[str, Any], image: RowImage) -> Question:
-    """A row on the hub."""
+def question(row: dict[str, Any], image: Any) -> Question:
+    """A row as it is asked; scored with the ids of the questions that follow from it."""
     types = row["types"]
-    # A text of ids there, as in `['05', '06']`.
-    entailed = re.findall(r"\w+", str(row.get("entailed") or ""))
-    question = GqaQuestion(row["answer"], types["structural"], types.get("semantic"), entailed)
-    return gqa_question(str(row["id"]), image, row["question"], question)
+    labels = {"structural_type": types["structural"]}
+    if types.get("semantic"):
+        labels["semantic_type"] = types["semantic"]
+    # A list in the file, and on the hub the text of one, as in `['05', '06']`.
+    entailed = tuple(re.findall(r"\w+", str(row.get("entailed") or "")))
+    answers = (row["answer"],)
+    return Question(str(row["id"]), image, short(row["question"]), answers, labels, entailed)
 
 
-def gqa_question(number: str, image: Path | RowImage, text: str, question: GqaQuestion) -> Question:
-    """A question as it is asked."""
-    labels = {"structural_type": question.structural}
-    if question.semantic:
-        labels["semantic_type"] = question.semantic
-    text = f"{text}\n{SHORT_ANSWER}"
-    return Question(number, image, text, (question.answer,), labels, question)
+def is_right(question: Question, answer: str) -> float:
+    """1 if they are the same string, once the answer is in lower case and without its final full
+    stop (as LLaVA prepares its answers for the official evaluation), else 0."""
+    return float(answer.strip().lower().rstrip(".") == question.answers[0])
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
-    """Accuracy by type, and consistency."""
-    numbers = [question.id for question in questions]
-    return score_gqa(
-        {question.id: question.scored_as for question in questions},
-        dict(zip(numbers, predictions, strict=True)),
+def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
+    """Accuracy overall, of binary and open questions, by type, and consistency: over the questions
+    that are answered right and entail others, the mean share of those that are right too. Entailed
+    questions that were not asked are left out, and without any the figure is."""
+    each = [is_right(*pair) for pair in zip(questions, answers, strict=True)]
+    right = {one.id: worth for one, worth in zip(questions, each, strict=True)}
+    shares = []
+    for one in questions:
+        follow = [right[other] for other in one.scored_as if other in right and other != one.id]
+        if right[one.id] and follow:
+            shares.append(fmean(follow))
+    types = (one.labels["structural_type"] for one in questions)
+    openness = ["open" if kind == "query" else "binary" for kind in types]
+    return mean_scores(
+        "GQA accuracy",
+        each,
+        {"per_openness": openness, **breakdowns(questions)},
+        {"consistency": 100 * fmean(shares)} if shares else None,
     )
 
 
 GQA = Benchmark(
     name="gqa",
     title="GQA, accuracy",
-    splits=tuple(FILES),
+    splits=("testdev", "val"),
     layout="testdev_balanced_questions.json and images/",
-    load=load,
-    score=score,
-    max_tokens=16,
-    each=lambda question, answer: float(gqa_correct(answer, question.answers[0])),
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
     hub=Hub(
         "lmms-lab-encoder/GQA",
         {"testdev": "testdev"},
-        row_question,
         config="testdev_balanced_instructions",
         same_image="imageId",
         images="testdev_balanced_images",

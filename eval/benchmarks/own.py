@@ -1,96 +1,124 @@
-"""Questions or captions of one's own: `vlm eval FOLDER/questions.jsonl`."""
+"""Questions or captions of one's own, in any format that training takes: `vlm eval FILE`."""
 
-from functools import partial
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eval.benchmark import NO_SPLITS, Benchmark
 from eval.benchmarks.captions import DESCRIBE
 from eval.benchmarks.captions import score as score_captions
-from eval.metrics.any_of import any_match, score_any
-from eval.metrics.scores import Scores
 from eval.question import Question
-from vlm.data.captioned import (
-    image_path,
-    read_captions,
-    read_records,
-    require_images,
-    require_names,
-    require_texts,
-)
+from vlm.data.formats import format_of
+from vlm.data.hub import split_names
+from vlm.data.photos import FilePhoto
+from vlm.data.read import READERS, read_source, read_whole
+from vlm.data.records import read_records
+from vlm.data.sample import Sample
+from vlm.data.source import DataSource
 from vlm.errors import DataError
 
 
 def own(file: Path, instruction: str | None = None) -> Benchmark:
-    """A JSON-lines file as a benchmark: lines with `image` and `captions`, or with `image`,
-    `question`, `answers`, and optionally `kind`; both optionally with `split`.
-
-    Args:
-        file: the JSON-lines file.
-        instruction: put behind each question, on a line of its own; None is nothing.
+    """A file or folder as a benchmark: of captions, or of questions whose answer is any of those
+    that it has, but for case, articles and the full stop.
+    The instruction is put behind each question, on a line of its own.
 
     Raises:
-        DataError: no such file, or lines that are neither.
+        DataError: it is not there, or none of the formats.
     """
-    records = read_records(file, ("image",))
-    splits = tuple(dict.fromkeys(r["split"] for _, r in records if r.get("split"))) or NO_SPLITS
-    # What is held out comes first.
-    order = ("test", "val")
-    first = [split for split in order if split in splits]
-    splits = (*first, *(split for split in splits if split not in first))
-    captions = "captions" in records[0][1]
-    load = partial(captions_of, file) if captions else partial(questions_of, file, instruction)
+    source = DataSource(str(file))
+    source.format = format_of(source)
+    splits = splits_of(source)
+    first = replace(source, split=None if splits == NO_SPLITS else splits[0], limit=1)
+    captions = bool(read_source(first).usable[0].questions)
     return Benchmark(
         name=f"{file.resolve().parent.name}-{file.stem}",
         title=f"{file}, {'CIDEr-D' if captions else 'any answer'}",
         splits=splits,
         layout=None,
-        load=load,
-        score=score_captions if captions else score,
+        load=lambda folder, split: questions_of(source, split, instruction),
         max_tokens=40 if captions else 16,
+        metric="any answer, but for case, articles and full stop",
         each=None if captions else lambda q, answer: float(any_match(answer, q.answers)),
+        score_all=score_captions if captions else None,
         file=file,
     )
 
 
-def captions_of(file: Path, folder: Path, split: str) -> list[Question]:
-    """The photos of a split.
+def splits_of(source: DataSource) -> tuple[str, ...]:
+    """The splits of a source, those that are held out first."""
+    if source.format == "dataset":
+        found = split_names(source.path)
+    else:
+        records = READERS[source.format].records(source)
+        found = [str(record.split) for record in records if record.split is not None]
+    held_out = [split for split in ("test", "val") if split in found]
+    return tuple(dict.fromkeys([*held_out, *found])) or NO_SPLITS
+
+
+def questions_of(source: DataSource, split: str, instruction: str | None) -> list[Question]:
+    """The questions of a split, or photos to be described.
 
     Raises:
-        DataError: a line that is broken, or a photo that is not there.
+        DataError: one that is broken, or a photo that is not there.
     """
-    items = read_captions(file, None if split == "all" else split)
-    return [
-        Question(f"{place}/{item.image.name}", item.image, DESCRIBE, tuple(item.captions))
-        for place, item in enumerate(items)
-    ]
-
-
-def questions_of(file: Path, instruction: str | None, folder: Path, split: str) -> list[Question]:
-    """The questions of a split.
-
-    Raises:
-        DataError: a line that is broken, or a photo that is not there.
-    """
+    chosen = None if split == "all" else split
     ending = "" if instruction is None else f"\n{instruction}"
+    samples = read_whole(replace(source, split=chosen))
+    numbers = line_numbers(source, chosen) if source.format == "questions" else None
     questions = []
-    for number, record in read_records(file, ("image", "question", "answers")):
-        where = f"{file}, line {number}"
-        require_names(where, record, ("split", "kind"))
-        text = record["question"]
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: 'question' must be a non-empty string")
-        if split not in ("all", record.get("split")):
+    for place, sample in enumerate(samples):
+        if len(sample.photos) != 1:
+            raise DataError(f"{sample.where}: one photo is needed, not {len(sample.photos)}")
+        (photo,) = sample.photos
+        image = photo.path if isinstance(photo, FilePhoto) else photo
+        name = Path(photo.name).name
+        if sample.questions:
+            questions.append(Question(f"{place}/{name}", image, DESCRIBE, sample.answers[0]))
             continue
-        answers = tuple(require_texts(where, record["answers"], "answer"))
-        labels = {"kind": record["kind"]} if record.get("kind") else {}
-        image = image_path(file, number, record["image"])
-        questions.append(Question(str(number), image, text + ending, answers, labels))
-    require_images(file, list(dict.fromkeys(question.image for question in questions)))
+        for text, answers, kind in asked(sample):
+            number = f"{place}/{name}" if numbers is None else next(numbers)
+            labels = {} if kind is None else {"kind": kind}
+            questions.append(Question(number, image, text + ending, answers, labels))
+    if numbers is not None:
+        questions.sort(key=lambda question: int(question.id))
     return questions
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
-    """The share of answers that are one of the right ones, by kind."""
-    kinds = [question.labels.get("kind") for question in questions]
-    answers = [question.answers for question in questions]
-    return score_any(predictions, answers, kinds if any(kinds) else None)
+def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
+    """Each question of a sample, with its answers and its kind.
+
+    Raises:
+        DataError: a conversation that goes on behind the first answer.
+    """
+    for place, conversation in enumerate(sample.conversations):
+        if len(conversation) != 2:
+            raise DataError(f"{sample.where}: one question and answer is needed, not several")
+        question, answer = (
+            " ".join(part.strip() for part in message.parts if isinstance(part, str))
+            for message in conversation
+        )
+        answers = sample.answers[place] if sample.answers else (answer,)
+        yield question, answers, sample.kinds[place] if sample.kinds else None
+
+
+def line_numbers(source: DataSource, split: str | None) -> Iterator[str]:
+    """The lines of a file of questions, in the order of its samples: by photo."""
+    lines: dict[str, list[str]] = {}
+    for where, content, its_split in read_records(Path(source.path)):
+        if split in (None, str(its_split)):
+            image = f"{content['image']} {its_split}"
+            lines.setdefault(image, []).append(where.rpartition(" ")[2])
+    return (number for numbers in lines.values() for number in numbers)
+
+
+def normalise(answer: str) -> str:
+    """An answer as it is compared: `" A dog."` -> `dog`."""
+    plain = " ".join(answer.lower().split()).rstrip(". ")
+    return re.sub(r"^((a|an|the) )+", "", plain)
+
+
+def any_match(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether a prediction is one of the answers."""
+    return normalise(prediction) in map(normalise, answers)

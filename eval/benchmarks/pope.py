@@ -1,65 +1,51 @@
 """POPE (Li et al. 2023): is there such an object on the photo? Three ways to choose what is not."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.hub import Hub
+from eval.hub import Hub, Row
 from eval.metrics.pope import says_yes, score_pope
 from eval.metrics.scores import Scores
-from eval.official import entries
-from eval.prompts import SHORT_ANSWER
-from eval.question import Question, RowImage
-from vlm.errors import DataError
+from eval.prompts import short
+from eval.question import Question
+from vlm.data.records import read_records
 
 KINDS = ("random", "popular", "adversarial")
 
 
-def load(folder: Path, split: str) -> list[Question]:
-    """The questions of all three files, which number theirs alike.
-
-    Raises:
-        DataError: a file that is missing or broken.
-    """
-    questions = []
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The questions of all three files, which number theirs alike."""
     for kind in KINDS:
-        file = folder / f"coco_pope_{kind}.json"
-        for place, entry in enumerate(entries(file), start=1):
-            text, image, label = (entry.get(name) for name in ("text", "image", "label"))
-            whole = isinstance(text, str) and isinstance(image, str) and "/" not in image
-            if not whole or label not in ("yes", "no"):
-                raise DataError(
-                    f"{file}: entry {place} needs 'text', 'image', and 'label', yes or no"
-                )
-            questions.append(
-                Question(
-                    f"{kind}_{place}",
-                    folder / "val2014" / image,
-                    f"{text}\n{SHORT_ANSWER}",
-                    (label,),
-                    {"split": kind},
-                )
-            )
-    return questions
+        records = read_records(folder / f"coco_pope_{kind}.json", ("text", "image", "label"))
+        for place, (where, entry, _) in enumerate(records, start=1):
+            content = {"question": entry["text"], "answer": entry["label"]}
+            content |= {"question_id": place, "category": kind}
+            yield Row(where, content, (folder / "val2014", entry["image"]))
 
 
-def row_question(row: dict[str, Any], image: RowImage) -> Question:
-    """A row on the hub."""
+def question(row: dict[str, Any], image: Any) -> Question:
+    """A row as it is asked."""
     answer, kind = row["answer"].strip().lower(), row["category"]
     if answer not in ("yes", "no"):
         raise ValueError(f"answer {answer}")
     number = f"{kind}_{row['question_id']}"
-    text = f"{row['question']}\n{SHORT_ANSWER}"
-    return Question(number, image, text, (answer,), {"split": kind})
+    return Question(number, image, short(row["question"]), (answer,), {"split": kind})
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
+def is_right(question: Question, answer: str) -> float:
+    """1 if an answer says yes where it is yes, or no where it is no, else 0."""
+    return float(says_yes(answer) == (question.answers[0] == "yes"))
+
+
+def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     """F1 of yes, the mean of the three, and all else of each."""
     splits: dict[str, tuple[list[str], list[bool]]] = {}
-    for question, prediction in zip(questions, predictions, strict=True):
-        answers, there = splits.setdefault(question.labels["split"], ([], []))
-        answers.append(prediction)
-        there.append(question.answers[0] == "yes")
+    for one, answer in zip(questions, answers, strict=True):
+        said, there = splits.setdefault(one.labels["split"], ([], []))
+        said.append(answer)
+        there.append(one.answers[0] == "yes")
     return score_pope(splits)
 
 
@@ -68,9 +54,9 @@ POPE = Benchmark(
     title="POPE, F1 of yes",
     splits=("val",),
     layout="coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json and val2014/",
-    load=load,
-    score=score,
-    max_tokens=16,
-    each=lambda question, answer: float(says_yes(answer) == (question.answers[0] == "yes")),
-    hub=Hub("lmms-lab-encoder/POPE", {"val": "test"}, row_question, same_image="image_source"),
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
+    hub=Hub("lmms-lab-encoder/POPE", {"val": "test"}, same_image="image_source"),
 )

@@ -6,11 +6,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from eval.benchmark import Benchmark
-from eval.benchmarks.pope import KINDS, score
-from eval.metrics.pope import says_yes
-from eval.prompts import SHORT_ANSWER
+from eval.benchmarks.captions import captioned
+from eval.benchmarks.pope import KINDS, is_right, score
+from eval.prompts import short
 from eval.question import Question
-from vlm.data.captioned import read_captions
 from vlm.data.things import named_things
 
 MOST = 3
@@ -23,13 +22,9 @@ NAMED_BY = 2
 def load(folder: Path, split: str) -> list[Question]:
     """For each photo whose captions name things, up to three of them and as many others, chosen in
     three ways: at random; those that most photos have; those that are most often beside what is
-    there.
-
-    Raises:
-        DataError: a file that is missing or broken.
-    """
-    items = read_captions(folder / "captions.jsonl", split)
-    counts = [Counter(t for caption in i.captions for t in named_things(caption)) for i in items]
+    there."""
+    photos = captioned(folder, split)
+    counts = [Counter(t for text in captions for t in named_things(text)) for _, captions in photos]
     there = [sorted(thing for thing, n in each.items() if n >= NAMED_BY) for each in counts]
     common = Counter(thing for things in there for thing in things)
     beside: dict[str, Counter[str]] = defaultdict(Counter)
@@ -37,8 +32,8 @@ def load(folder: Path, split: str) -> list[Question]:
         for thing in things:
             beside[thing].update(other for other in things if other != thing)
     questions = []
-    for item, named, things in zip(items, counts, there, strict=True):
-        draw = random.Random(item.image.name)
+    for (path, _), named, things in zip(photos, counts, there, strict=True):
+        draw = random.Random(path.name)
         asked = draw.sample(things, min(MOST, len(things)))
         absent = sorted(common.keys() - named.keys())
         draw.shuffle(absent)
@@ -52,9 +47,9 @@ def load(folder: Path, split: str) -> list[Question]:
             pairs = [(t, "yes") for t in asked] + [(t, "no") for t in chosen[kind][: len(asked)]]
             questions += [
                 Question(
-                    f"{kind}/{item.image.name}/{thing}",
-                    item.image,
-                    f"Is there {article(thing)} {thing} in the image?\n{SHORT_ANSWER}",
+                    f"{kind}/{path.name}/{thing}",
+                    path,
+                    short(f"Is there {article(thing)} {thing} in the image?"),
                     (answer,),
                     {"split": kind},
                 )
@@ -74,8 +69,7 @@ POPE_CAPTIONS = Benchmark(
     splits=("test", "val"),
     layout="captions.jsonl (image, captions, split) and images/",
     load=load,
-    score=score,
-    max_tokens=16,
-    each=lambda question, answer: float(says_yes(answer) == (question.answers[0] == "yes")),
+    each=is_right,
+    score_all=score,
     folder="flickr8k",
 )

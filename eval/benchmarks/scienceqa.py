@@ -1,79 +1,108 @@
-"""ScienceQA-IMG (Lu et al. 2022): school questions with options, those with an image."""
+"""ScienceQA-IMG (Lu et al. 2022): school questions with options, those with an image, and an answer
+read as LLaVA's evaluation reads it."""
 
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmark import Benchmark
-from eval.hub import Hub
-from eval.metrics.scienceqa import LETTERS, ScienceQuestion, read_letter, score_scienceqa
-from eval.metrics.scores import Scores
-from eval.official import science_problems
+from eval.benchmark import Benchmark, breakdowns
+from eval.hub import Hub, Row
+from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.prompts import with_options
-from eval.question import Question, RowImage
+from eval.question import Question, texts_in
+from vlm.errors import DataError
+from vlm.files import read_json
 
-SPLITS = ("test", "val", "train")
+LETTERS = "ABCDE"
+
+SENTENCE = re.compile(r"The answer is \(?([A-Z])\)?\.")
 
 
-def load(folder: Path, split: str) -> list[Question]:
-    """The problems of a split that have an image.
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The problems of a split that have an image."""
+    return (row for row in problems(folder / "problems.json", split) if row.image is not None)
+
+
+def problems(file: Path, split: str | None) -> Iterator[Row]:
+    """The problems of a split; None is all.
 
     Raises:
-        DataError: a file that is missing or broken.
+        DataError: a file that is missing or broken, or nothing in that split.
     """
-    return [
-        science_question(number, folder / split / number / "image.png", problem, entry)
-        for number, (problem, entry) in science_problems(folder / "problems.json", split).items()
-        if problem.has_image
-    ]
+    found = read_json(file)
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise DataError(f"{file}: ScienceQA's problems are an object, from id to problem")
+    there = {n: one for n, one in found.items() if split is None or one.get("split") == split}
+    if not there:
+        raise DataError(f"{file}: no problem of split '{split}'")
+    for number, one in there.items():
+        photo = (file.parent, f"{one.get('split')}/{number}/image.png")
+        image = photo if one.get("image") else None
+        yield Row(f"{file}: problem {number}", {**one, "id": number}, image)
 
 
-def row_question(row: dict[str, Any], image: RowImage) -> Question:
-    """A row on the hub, which has no numbers."""
-    problem = ScienceQuestion(
-        len(row["choices"]),
-        row["answer"],
-        row["subject"],
-        int(row["grade"].removeprefix("grade")),
-        has_text=bool(row["hint"]),
-        has_image=True,
-    )
-    return science_question(str(image.place), image, problem, row)
-
-
-def science_question(
-    number: str, image: Path | RowImage, problem: ScienceQuestion, entry: dict[str, Any]
-) -> Question:
-    """A problem as it is asked, its hint in front."""
-    hint = f"Context: {entry['hint']}\n" if problem.has_text else ""
-    options = dict(zip(LETTERS, entry["choices"], strict=False))
+def question(row: dict[str, Any], image: Any) -> Question:
+    """A problem as it is asked, its hint in front; scored with its contexts, of which one with a
+    hint and an image has two."""
+    options, answer = texts_in(row, "choices"), int(row["answer"])
+    if not 0 <= answer < len(options) <= len(LETTERS):
+        raise ValueError(
+            f"'choices' (at most {len(LETTERS)}), and 'answer', the number of one, are needed"
+        )
+    hint = f"Context: {row['hint']}\n" if row.get("hint") else ""
+    grade = int(str(row["grade"]).removeprefix("grade"))
+    contexts = ["text"] * bool(hint) + ["image"] * (image is not None)
     return Question(
-        number,
+        row["id"],
         image,
-        with_options(f"{hint}{entry['question']}", options),
-        (LETTERS[problem.answer],),
-        {"subject": problem.subject, "grade": "1-6" if problem.grade <= 6 else "7-12"},
-        problem,
+        with_options(hint + row["question"], dict(zip(LETTERS, options, strict=False))),
+        (LETTERS[answer],),
+        {"subject": row["subject"], "grade": "1-6" if grade <= 6 else "7-12"},
+        contexts or ["none"],
     )
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
-    """Accuracy by subject, context and grade."""
-    return score_scienceqa([question.scored_as for question in questions], predictions)
+def read_letter(text: str) -> str | None:
+    """The option that an answer names: the letter itself; else the one in front, of `B. a fish`;
+    else the one of `The answer is B.` or `The answer is (B).`, if it says so exactly once. None if
+    there is none."""
+    if len(text) == 1 and text in LETTERS:
+        return text
+    if len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":
+        return text[0]
+    found = SENTENCE.findall(text)
+    return found[0] if len(found) == 1 else None
+
+
+def is_right(question: Question, answer: str) -> float:
+    """1 if an answer names the right option, else 0."""
+    return float(read_letter(answer.strip()) == question.answers[0])
+
+
+def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
+    """Accuracy overall, by subject, by grade and by context."""
+    each = [is_right(*pair) for pair in zip(questions, answers, strict=True)]
+    scores = mean_scores("ScienceQA accuracy", each, breakdowns(questions))
+    contexts: dict[str, float] = {}
+    for name in ("text", "image", "none"):
+        contexts |= group_means(each, [name if name in q.scored_as else None for q in questions])
+    scores.groups["per_context"] = contexts
+    return scores
 
 
 SCIENCE_QA = Benchmark(
     name="scienceqa",
     title="ScienceQA-IMG, accuracy",
-    splits=SPLITS,
+    splits=("test", "val", "train"),
     layout="problems.json and the images, test/ID/image.png",
-    load=load,
-    score=score,
-    max_tokens=16,
-    each=lambda question, answer: float(read_letter(answer.strip()) == question.answers[0]),
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
     hub=Hub(
         "lmms-lab-encoder/ScienceQA",
         {"test": "test", "val": "validation", "train": "train"},
-        row_question,
         config="ScienceQA-IMG",
     ),
 )

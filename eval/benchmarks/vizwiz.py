@@ -1,69 +1,40 @@
 """VizWiz-VQA (Gurari et al. 2018): questions of blind people about photos they took."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.hub import Hub
-from eval.metrics.scores import Scores
-from eval.metrics.vqa import score_vqa, vqa_accuracy
-from eval.official import entries, given_answers
+from eval.hub import Hub, Row
+from eval.metrics.vqa import vqa_accuracy
 from eval.prompts import UNANSWERABLE
-from eval.question import Question, RowImage
-from vlm.errors import DataError
-
-SPLITS = ("val", "train")
+from eval.question import Question, texts_in
+from vlm.data.records import read_records
 
 
-def load(folder: Path, split: str) -> list[Question]:
-    """The questions; each photo has one, and its name is the id.
-
-    Raises:
-        DataError: a file that is missing or broken.
-    """
-    file = folder / f"{split}.json"
-    questions = []
-    for place, entry in enumerate(entries(file), start=1):
-        text, image = entry.get("question"), entry.get("image")
-        if not isinstance(text, str) or not isinstance(image, str) or "/" in image:
-            raise DataError(f"{file}: entry {place} needs texts 'question' and 'image'")
-        kind = entry.get("answer_type")
-        questions.append(
-            Question(
-                image,
-                folder / split / image,
-                f"{text}\n{UNANSWERABLE}",
-                tuple(given_answers(file, image, entry)),
-                {"answer_type": kind} if isinstance(kind, str) else {},
-            )
-        )
-    return questions
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The questions; each photo has one, and its name is the id."""
+    needed = ("image", "question", "answers")
+    for where, entry, _ in read_records(folder / f"{split}.json", needed):
+        image, kind = entry["image"], entry.get("answer_type")
+        yield Row(where, {**entry, "question_id": image, "category": kind}, (folder / split, image))
 
 
-def row_question(row: dict[str, Any], image: RowImage) -> Question:
-    """A row on the hub."""
-    labels = {"answer_type": row["category"]} if row.get("category") else {}
-    text = f"{row['question']}\n{UNANSWERABLE}"
-    return Question(str(row["question_id"]), image, text, tuple(row["answers"]), labels)
-
-
-def score(questions: list[Question], predictions: list[str]) -> Scores:
-    """VQA accuracy, by type of answer."""
-    return score_vqa(
-        predictions,
-        [question.answers for question in questions],
-        answer_types=[question.labels.get("answer_type") for question in questions],
-    )
+def question(row: dict[str, Any], image: Any) -> Question:
+    """A row as it is asked."""
+    labels = {"answer_type": row["category"]} if isinstance(row.get("category"), str) else {}
+    text = row["question"] + "\n" + UNANSWERABLE
+    return Question(str(row["question_id"]), image, text, texts_in(row, least=2), labels)
 
 
 VIZWIZ = Benchmark(
     name="vizwiz",
     title="VizWiz, VQA accuracy",
-    splits=SPLITS,
+    splits=("val", "train"),
     layout="val.json and val/",
-    load=load,
-    score=score,
-    max_tokens=16,
+    rows=rows,
+    question=question,
+    metric="VQA accuracy, official",
     each=lambda question, answer: vqa_accuracy(answer, question.answers),
-    hub=Hub("lmms-lab-encoder/VizWiz-VQA", {"val": "val"}, row_question),
+    hub=Hub("lmms-lab-encoder/VizWiz-VQA", {"val": "val"}),
 )

@@ -1,115 +1,68 @@
-"""VQA v2 (Goyal et al. 2017), and the benchmarks that come in its files: OK-VQA (Marino et al.
-2019)."""
+"""VQA v2 (Goyal et al. 2017), and OK-VQA (Marino et al. 2019), which comes in its files."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.hub import Hub
-from eval.metrics.scores import Scores
-from eval.metrics.vqa import score_vqa, vqa_accuracy
-from eval.official import by_id, entries, given_answers, require_same
-from eval.prompts import SHORT_ANSWER
-from eval.question import Question, RowImage
-from vlm.errors import DataError
+from eval.hub import Hub, Row
+from eval.metrics.vqa import vqa_accuracy
+from eval.prompts import short
+from eval.question import Question, texts_in
+from vlm.data.records import refuse
+from vlm.data.vqa import read_vqa
 
-VQA_FILES = {
-    "val": (
-        "v2_OpenEnded_mscoco_val2014_questions.json",
-        "v2_mscoco_val2014_annotations.json",
-        "val2014/COCO_val2014_{:012d}.jpg",
-    ),
-    "train": (
-        "v2_OpenEnded_mscoco_train2014_questions.json",
-        "v2_mscoco_train2014_annotations.json",
-        "train2014/COCO_train2014_{:012d}.jpg",
-    ),
-}
-
-OK_VQA_FILES = {
-    "val": (
-        "OpenEnded_mscoco_val2014_questions.json",
-        "mscoco_val2014_annotations.json",
-        "val2014/COCO_val2014_{:012d}.jpg",
-    ),
-}
+TYPES = ("answer_type", "question_type")
 
 
-def load(files: dict[str, tuple[str, str, str]], folder: Path, split: str) -> list[Question]:
-    """Questions, with all that people answered.
+def rows(prefix: str, folder: Path, split: str) -> Iterator[Row]:
+    """What the official files of a split have, their names begun with `prefix`."""
+    questions = folder / f"{prefix}OpenEnded_mscoco_{split}2014_questions.json"
+    annotations = folder / f"{prefix}mscoco_{split}2014_annotations.json"
+    for where, content, (_, image) in annotated(questions, annotations):
+        name = f"COCO_{split}2014_{image:012d}.jpg"
+        yield Row(where, content, (folder / f"{split}2014", name))
 
-    Args:
-        files: of each split the names of the questions, of the annotations, and of a photo.
-        folder: where they are.
-        split: one of `files`.
+
+def annotated(questions: Path, annotations: Path) -> Iterator[Row]:
+    """Questions with what people answered, each with the folder and the number of its image.
 
     Raises:
         DataError: files that are missing, broken, or of other questions.
     """
-    questions_file, annotations_file, photo = files[split]
-    asked = by_id(
-        folder / questions_file, entries(folder / questions_file, "questions"), "question_id"
-    )
-    annotated = by_id(
-        folder / annotations_file, entries(folder / annotations_file, "annotations"), "question_id"
-    )
-    require_same(folder / annotations_file, annotated, asked, "annotation")
-    questions = []
-    for number, entry in asked.items():
-        text, image = entry.get("question"), entry.get("image_id")
-        if not isinstance(text, str) or not isinstance(image, int):
-            raise DataError(
-                f"{folder / questions_file}: {number} needs a text 'question' and a number "
-                "'image_id'"
-            )
-        annotation = annotated[number]
-        labels = {
-            name: label
-            for name in ("answer_type", "question_type")
-            if isinstance(label := annotation.get(name), str)
-        }
-        questions.append(
-            Question(
-                str(number),
-                folder / photo.format(image),
-                f"{text}\n{SHORT_ANSWER}",
-                tuple(given_answers(folder / annotations_file, number, annotation)),
-                labels,
-            )
-        )
-    return questions
+    asked, unknown = read_vqa(questions, annotations)
+    refuse(annotations, [one.id for one in asked if one.answers is None], "no annotation")
+    refuse(annotations, unknown, "no such question", "annotations")
+    numbered = [isinstance(one.image, int) for one in asked]
+    wrong = [one.id for one, fine in zip(asked, numbered, strict=True) if not fine]
+    refuse(questions, wrong, "'image_id' that is no number")
+    for name in TYPES:
+        wrong = [one.id for one in asked if not isinstance(getattr(one, name), str | None)]
+        refuse(annotations, wrong, f"'{name}' that is no text")
+    for one in asked:
+        content = {"question_id": one.id, "question": one.text, "answers": list(one.answers)}
+        content |= {name: getattr(one, name) for name in TYPES}
+        yield Row(f"{annotations}: question {one.id}", content, (questions.parent, one.image))
 
 
-def row_question(row: dict[str, Any], image: RowImage) -> Question:
-    """A row on the hub."""
-    labels = {name: row[name] for name in ("answer_type", "question_type") if row.get(name)}
-    answers = tuple(a["answer"] if isinstance(a, dict) else a for a in row["answers"])
-    return Question(
-        str(row["question_id"]), image, f"{row['question']}\n{SHORT_ANSWER}", answers, labels
-    )
+def question(row: dict[str, Any], image: Any) -> Question:
+    """A row as it is asked."""
+    labels = {name: row[name] for name in TYPES if row.get(name)}
+    answers = texts_in(row, least=2)
+    return Question(str(row["question_id"]), image, short(row["question"]), answers, labels)
 
 
-def score(questions: list[Question], predictions: list[str]) -> Scores:
-    """VQA accuracy of the official evaluation, by type of answer and of question."""
-    return score_vqa(
-        predictions,
-        [question.answers for question in questions],
-        [question.labels.get("question_type") for question in questions],
-        [question.labels.get("answer_type") for question in questions],
-    )
-
-
-def benchmark(name: str, title: str, files: dict[str, tuple[str, str, str]], hub: Hub) -> Benchmark:
+def benchmark(name: str, title: str, prefix: str, splits: tuple[str, ...], hub: Hub) -> Benchmark:
     """A benchmark in VQA v2's files."""
     return Benchmark(
         name=name,
         title=f"{title}, VQA accuracy",
-        splits=tuple(files),
+        splits=splits,
         layout="the official questions, annotations and val2014/",
-        load=partial(load, files),
-        score=score,
-        max_tokens=16,
+        rows=partial(rows, prefix),
+        question=question,
+        metric="VQA accuracy, official",
         each=lambda question, answer: vqa_accuracy(answer, question.answers),
         hub=hub,
     )
@@ -118,12 +71,10 @@ def benchmark(name: str, title: str, files: dict[str, tuple[str, str, str]], hub
 VQA_V2 = benchmark(
     "vqav2",
     "VQA v2",
-    VQA_FILES,
-    Hub("lmms-lab-encoder/VQAv2", {"val": "validation"}, row_question, same_image="image_id"),
+    "v2_",
+    ("val", "train"),
+    Hub("lmms-lab-encoder/VQAv2", {"val": "validation"}, same_image="image_id"),
 )
 OK_VQA = benchmark(
-    "okvqa",
-    "OK-VQA",
-    OK_VQA_FILES,
-    Hub("lmms-lab-encoder/OK-VQA", {"val": "val2014"}, row_question),
+    "okvqa", "OK-VQA", "", ("val",), Hub("lmms-lab-encoder/OK-VQA", {"val": "val2014"})
 )

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from eval.metrics.scores import Scores, mean_scores
-
 THRESHOLD = 0.5
 """Answers further off than this, as a share of the longer string, are worth nothing."""
 
@@ -23,12 +21,7 @@ def edit_distance(first: str, second: str) -> int:
 def anls(prediction: str, answers: Sequence[str]) -> float:
     """Of one question, 0 to 1: the best over its answers of one minus the edit distance as a share
     of the longer string, or 0 where that is less than a half. Case and the spaces around do not
-    count.
-
-    Args:
-        prediction: the answer to score.
-        answers: each of them is right.
-    """
+    count."""
     best = 0.0
     said = " ".join(prediction.strip().lower().split())
     for answer in answers:
@@ -37,13 +30,3 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
         distance = edit_distance(said, right) / longer if longer else 0.0
         best = max(best, 1 - distance if distance < THRESHOLD else 0.0)
     return best
-
-
-def score_anls(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Scores:
-    """The mean over the questions.
-
-    Args:
-        predictions: for each question, one at least.
-        answers: of each question, all that are right.
-    """
-    return mean_scores("ANLS", [anls(*pair) for pair in zip(predictions, answers, strict=True)])

@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Literal
 
-from eval.metrics.bootstrap import interval
-from eval.metrics.scores import Scores
+from eval.metrics.scores import Scores, interval
 from vlm.data.words import tokenize
 from vlm.errors import DataError, VLMError
 
@@ -24,22 +23,17 @@ def score_captions(
     predictions: Sequence[str],
     tokenizer: Tokenizer = "python",
 ) -> Scores:
-    """BLEU-1 to -4, ROUGE-L and CIDEr-D of one predicted caption for each photo, and METEOR with
-    Java.
+    """BLEU-1 to -4, ROUGE-L and CIDEr-D of one predicted caption for each photo.
 
     BLEU (Papineni et al. 2002) is over the corpus, with the closest reference length; ROUGE-L (Lin
     2004) has beta 1.2; CIDEr-D (Vedantam et al. 2015) is times 10, its idf from these references,
     so it is 0 for a single photo. All as `pycocoevalcap` computes them, but in percent.
 
-    Args:
-        references: human captions, one or more for each photo.
-        predictions: one caption for each photo.
-        tokenizer: `python` is `tokenize`; `ptb` the one of the COCO evaluation, which needs Java,
-            and with it comes METEOR (Banerjee and Lavie 2005).
+    The tokenizer `python` is `tokenize`; `ptb` is that of the COCO evaluation, which needs Java,
+    and with it comes METEOR (Banerjee and Lavie 2005).
 
     Returns:
-        CIDEr-D in percent overall, each photo's own (0 to 10) in `each`; in `more`, in percent,
-        `bleu_1`, `bleu_2`, `bleu_3`, `bleu_4`, `rouge_l` and, with Java, `meteor`.
+        CIDEr-D in percent overall, each photo's own (0 to 10) in `each`, the others in `more`.
 
     Raises:
         DataError: no photos, not as many predictions as photos, or a photo without references.

@@ -11,14 +11,8 @@ from eval.metrics.scores import Scores, mean_scores
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """A question with lettered options.
-
-    Attributes:
-        options: by letter.
-        answer: the right letter.
-        category: what it is about; None if nothing says.
-        group: the same for all rotations of a question's options; None where it is asked once.
-    """
+    """A question with options by letter; `group` is the same for all rotations of its options, None
+    where it is asked once."""
 
     options: Mapping[str, str]
     answer: str
@@ -45,12 +39,7 @@ def read_choice(text: str, options: Mapping[str, str]) -> str | None:
 
 def score_choice(questions: Sequence[ChoiceQuestion], predictions: Sequence[str]) -> Scores:
     """Accuracy, by category too. Of rotations of one question every one must be right, and they
-    count as one question (MMBench's CircularEval, Liu et al. 2023).
-
-    Args:
-        questions: one at least.
-        predictions: the answer to each.
-    """
+    count as one question (MMBench's CircularEval, Liu et al. 2023)."""
     groups: dict[tuple[bool, str], list[tuple[ChoiceQuestion, bool]]] = defaultdict(list)
     for place, (question, prediction) in enumerate(zip(questions, predictions, strict=True)):
         alone = question.group is None

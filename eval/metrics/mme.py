@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from eval.metrics.bootstrap import interval
-from eval.metrics.scores import Scores
+from eval.metrics.scores import Scores, interval
 
 PERCEPTION = {
     "existence",
@@ -37,7 +36,7 @@ def score_mme(questions: Sequence[tuple[str, str, str]], predictions: Sequence[s
     accuracy+ in percent (0 to 200), added up for perception and for cognition.
 
     Args:
-        questions: category, image and right answer (`yes`, `no`) of each, one at least.
+        questions: category, image and right answer (`yes`, `no`) of each.
         predictions: the answer to each.
     """
     each = []

@@ -6,8 +6,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.metrics.bootstrap import interval
-from eval.metrics.scores import Scores
+from eval.metrics.scores import Scores, interval
 
 NEGATIONS = {"No", "not", "no"}
 

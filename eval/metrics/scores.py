@@ -1,12 +1,19 @@
-"""What a scorer gives: one figure, its interval, and the same by kind of question."""
+"""What a scorer gives: one figure, the same by kind of question, and how far it could be off, had
+the benchmark asked other questions."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from eval.metrics.bootstrap import interval
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 1000
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Sums over the questions (R, K), one row for each resample -> a score for each (R,)."""
 
 
 @dataclass(frozen=True)
@@ -14,12 +21,10 @@ class Scores:
     """The score of a model's answers.
 
     Attributes:
-        metric: its name, with its variant.
         overall: 0 to 100.
-        interval: of `overall`, 95% (see bootstrap.py).
-        each: of each question, 0 to 1, in their order.
+        interval: of `overall`, 95%, see `interval`.
+        each: of each question, 0 to 1.
         groups: by name of a breakdown (`per_answer_type`), the score of each group.
-        more: further figures, by name.
     """
 
     metric: str
@@ -50,14 +55,8 @@ def mean_scores(
     groups: Mapping[str, Sequence[str | None]] | None = None,
     more: Mapping[str, float] | None = None,
 ) -> Scores:
-    """Scores whose overall figure is the mean over the questions.
-
-    Args:
-        metric: its name, with its variant.
-        each: of each of n questions, 0 to 1; n is at least 1.
-        groups: by name of a breakdown, the group of each question; None is in none.
-        more: further figures, 0 to 100.
-    """
+    """Scores whose overall figure is the mean over the questions, one at least, of 0 to 1; `groups`
+    are, by name of a breakdown, the group of each question, or None."""
     low, high = interval(each)
     return Scores(
         metric,
@@ -76,3 +75,30 @@ def group_means(each: Sequence[float], labels: Sequence[str | None]) -> dict[str
         if label is not None:
             members[label].append(score)
     return {label: 100 * fmean(members[label]) for label in sorted(members)}
+
+
+def interval(
+    values: ArrayLike, statistic: Statistic | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """The 95% interval of a score, by the percentile bootstrap (Efron and Tibshirani 1993, chapter
+    13) over 1,000 resamples of the questions.
+
+    Args:
+        values: what each of n questions contributes (n,) or (n, K).
+        statistic: the score, from the sums of the contributions; None is the mean of a single one.
+        seed: of the resampling.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    table = table.reshape(len(table), -1)
+    generator = np.random.default_rng(seed)
+    sums = np.stack(
+        [
+            # How often each question is drawn, which is all that the sums need.
+            np.bincount(generator.integers(len(table), size=len(table)), minlength=len(table))
+            @ table
+            for _ in range(RESAMPLES)
+        ]
+    )
+    scores = sums[:, 0] / len(table) if statistic is None else statistic(sums)
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return float(low), float(high)

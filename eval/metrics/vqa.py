@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from eval.metrics.scores import Scores, mean_scores
-
 Variant = Literal["official", "textvqa"]
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -95,16 +93,8 @@ def words(text: str) -> str:
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "official") -> float:
     """The accuracy of one prediction: the mean, over the people, of min(1, k / 3), k being how many
-    of the others gave it; of ten people 0.3, 0.6, 0.9 and 1 for one, two, three and more.
-
-    Args:
-        prediction: the answer to score.
-        answers: what people answered, ten of them; two at least.
-        variant: which evaluation.
-
-    Returns:
-        0 to 1.
-    """
+    of the others gave it; of ten people 0.3, 0.6, 0.9 and 1 for one, two, three and more. At least
+    two must have answered."""
     form: Callable[[str], str] = normalise_textvqa if variant == "textvqa" else normalise
     given = [flatten(answer) for answer in answers] if variant == "official" else list(answers)
     if variant == "official" and len(set(given)) == 1:
@@ -114,27 +104,3 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "of
     # Each of those who gave it has one fewer among the others.
     others = len(given) - same
     return (same * min(1, (same - 1) / 3) + others * min(1, same / 3)) / len(given)
-
-
-def score_vqa(
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    question_types: Sequence[str | None] | None = None,
-    answer_types: Sequence[str | None] | None = None,
-    variant: Variant = "official",
-) -> Scores:
-    """The mean over the questions, by type too.
-
-    Args:
-        predictions: for each question, one at least.
-        answers: what people answered to each.
-        question_types: what each begins with, such as `how many`.
-        answer_types: `yes/no`, `number` or `other`.
-        variant: which evaluation.
-    """
-    groups = {"per_answer_type": answer_types, "per_question_type": question_types}
-    return mean_scores(
-        f"VQA accuracy, {variant}",
-        [vqa_accuracy(*pair, variant) for pair in zip(predictions, answers, strict=True)],
-        {name: labels for name, labels in groups.items() if labels is not None},
-    )

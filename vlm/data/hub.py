@@ -16,6 +16,29 @@ def load_table(
     Raises:
         DataError: no such data set or split, or no connection; says what there is.
     """
+    whole = _load(path, config)
+    if not isinstance(whole, dict):
+        return whole, None if whole.split is None else str(whole.split)
+    split = next(iter(whole)) if split is None and len(whole) == 1 else split
+    if split not in whole:
+        asked = "" if split is None else f"no split {split!r}; "
+        raise DataError(f"{path}: {asked}name one of its splits: {', '.join(whole)}")
+    return whole[split], split
+
+
+def split_names(path: str) -> list[str]:
+    """The splits of a data set; one that was saved alone may have none.
+
+    Raises:
+        DataError: no such data set, or no connection.
+    """
+    whole = _load(path)
+    if isinstance(whole, dict):
+        return list(whole)
+    return [] if whole.split is None else [str(whole.split)]
+
+
+def _load(path: str, config: str | None = None) -> Any:
     # Slow to import, and few sources need it.
     import datasets
 
@@ -28,10 +51,4 @@ def load_table(
         here = "" if os.path.exists(folder) else "no such file or folder, and on the hub: "
         reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
         raise DataError(f"cannot read the data set {path!r}: {here}{reason}") from error
-    if isinstance(whole, datasets.Dataset):
-        return whole, None if whole.split is None else str(whole.split)
-    split = next(iter(whole)) if split is None and len(whole) == 1 else split
-    if split not in whole:
-        asked = "" if split is None else f"no split {split!r}; "
-        raise DataError(f"{path}: {asked}name one of its splits: {', '.join(whole)}")
-    return whole[split], split
+    return whole

@@ -138,10 +138,15 @@ def photo_at(folder: Path, images: Path | None, *names: Any) -> FilePhoto:
     for name in names:
         if not isinstance(name, str) or not name:
             raise SkipSample("image is not a path", repr(name)[:100])
-        if Path(name).anchor or ".." in Path(name).parts:
+        if leaves(name):
             raise SkipSample("image path leaves its folder", name)
         for root in (folder / "images", folder) if images is None else (images,):
             # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
             if os.path.isfile(root / name):
                 return FilePhoto(root / name)
     raise SkipSample("missing image", " or ".join(map(str, names)))
+
+
+def leaves(name: str) -> bool:
+    """Whether a path leaves the folder that it starts from."""
+    return bool(Path(name).anchor) or ".." in Path(name).parts

@@ -1,0 +1,82 @@
+"""MMBench (Liu et al. 2023): each question is asked with its options rotated, and right if it is
+answered right every time."""
+
+import base64
+import binascii
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eval.benchmark import Benchmark
+from eval.benchmarks.choice import LETTERS, choice, is_right, score
+from eval.hub import Hub, Row
+from eval.question import Question
+from vlm.errors import DataError
+
+TURN = 1_000_000
+"""What MMBench adds to a question's index for each rotation of its options."""
+
+
+def rows(folder: Path, split: str) -> Iterator[Row]:
+    """The official table, in which the image is a cell."""
+    file = folder / "mmbench_dev_20230712.tsv"
+    # The limit is for all tables of the process.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with open(file, encoding="utf-8", newline="") as lines:
+        table = list(csv.DictReader(lines, delimiter="\t"))
+    for place, row in enumerate(table, start=2):
+        if not re.fullmatch(r"\d+", row.get("index") or ""):
+            raise DataError(f"{file}, line {place}: 'index' must be a number")
+    rotations = Counter(int(row["index"]) % TURN for row in table)
+    for place, row in enumerate(table, start=2):
+        try:
+            image = base64.b64decode(row.get("image") or "", validate=True)
+        except binascii.Error as error:
+            raise DataError(f"{file}, line {place}: the image is not base64") from error
+        # Some tables have the rotations as rows of their own.
+        once = rotations[int(row["index"]) % TURN] == 1
+        yield Row(f"{file}, line {place}", {**row, "rotate": once}, image)
+
+
+def question(row: dict[str, Any], image: Any) -> list[Question]:
+    """A row as it is, and, where it is to be rotated, with its options begun at each of the others.
+
+    Raises:
+        ValueError: no question, or no answer among the options.
+    """
+    options = [row.get(letter) for letter in LETTERS[:4]]
+    options = [option for option in options if option and option != "nan"]
+    answer = LETTERS.find(row.get("answer") or "-")
+    if not row.get("question") or not 0 <= answer < len(options):
+        raise ValueError("a question, options and answer are needed")
+    hint, number, rotate = row.get("hint"), row["index"], row.get("rotate", False)
+    text = f"{hint}\n{row['question']}" if hint and hint != "nan" else row["question"]
+    return [
+        choice(
+            f"{number}_{turn}" if rotate else number,
+            image,
+            text,
+            options[turn:] + options[:turn],
+            LETTERS[(answer - turn) % len(options)],
+            row.get("category"),
+            str(int(number) % TURN),
+        )
+        for turn in range(len(options) if rotate else 1)
+    ]
+
+
+MMBENCH = Benchmark(
+    name="mmbench",
+    title="MMBench, circular accuracy",
+    splits=("dev",),
+    layout="mmbench_dev_20230712.tsv",
+    rows=rows,
+    question=question,
+    each=is_right,
+    score_all=score,
+    hub=Hub("lmms-lab-encoder/MMBench", {"dev": "dev"}, config="en"),
+)
