@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 import vlm
-from eval.answerer import ModelAnswerer
+from eval.answerers import ModelAnswerer
 from eval.benchmarks import BENCHMARKS
+from eval.predictions import answer_all
 from eval.question import Question
-from eval.runner import answer_all
 from vlm.cli import add_parameters, options_and_words
 
 BENCHMARK = BENCHMARKS["easy-vqa"]

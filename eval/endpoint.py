@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from eval.answerer import Answer
+from eval.answerers import Answer
 from eval.question import Question
 from vlm.errors import ConfigError, VLMError
 
@@ -155,3 +155,29 @@ def data_url(question: Question) -> str:
     file = BytesIO()
     question.photo().save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def prices_of(prices: str) -> tuple[float, float]:
+    """Dollars for a million tokens of input and output, from `--prices`.
+
+    Raises:
+        ConfigError: they are not two numbers.
+    """
+    try:
+        for_input, for_output = (float(price) for price in prices.split(","))
+    except ValueError as error:
+        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {prices}") from error
+    return for_input, for_output
+
+
+def spent(usage: Usage, prices: tuple[float, float] | None) -> str:
+    """What the endpoint counted, and what that costs at the prices of `prices_of`."""
+    told = (
+        f"{usage.requests:,} answers, {usage.prompt_tokens:,} tokens in, "
+        f"{usage.completion_tokens:,} tokens out"
+    )
+    if prices is None:
+        return told
+    for_input, for_output = prices
+    cost = (usage.prompt_tokens * for_input + usage.completion_tokens * for_output) / 1e6
+    return f"{told}, {cost:.2f} dollars"
