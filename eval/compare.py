@@ -26,12 +26,9 @@ class Difference:
     """How the second run differs from the first on some questions.
 
     Attributes:
-        questions: their number.
         first: mean score of the first run, in percent.
-        second: of the second.
         interval: of the difference, second less first, 95%.
-        gained: questions that only the second has right.
-        lost: questions that only the first has right.
+        gained: questions that only the second has right; `lost`, only the first.
         p: McNemar's test (1947), exact: how likely so uneven a split of gained and lost would be,
             were the runs equally good.
     """
@@ -47,19 +44,12 @@ class Difference:
 
 def difference(first: list[float], second: list[float]) -> Difference:
     """Compares the scores (0 to 1) of the same questions; a half and more is right."""
-    one, two = np.array(first), np.array(second)
-    low, high = interval(two - one)
-    gained = int(((one < 0.5) & (two >= 0.5)).sum())
-    lost = int(((one >= 0.5) & (two < 0.5)).sum())
-    return Difference(
-        len(one),
-        100 * float(one.mean()),
-        100 * float(two.mean()),
-        (100 * low, 100 * high),
-        gained,
-        lost,
-        mcnemar(gained, lost),
-    )
+    one, two = 100 * np.array(first), 100 * np.array(second)
+    gained = int(((one < 50) & (two >= 50)).sum())
+    lost = int(((one >= 50) & (two < 50)).sum())
+    p = mcnemar(gained, lost)
+    means = float(one.mean()), float(two.mean())
+    return Difference(len(one), *means, interval(two - one), gained, lost, p)
 
 
 def mcnemar(gained: int, lost: int) -> float:

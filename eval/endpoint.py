@@ -30,13 +30,7 @@ REFUSED = {401, 403, 404}
 
 @dataclass
 class Usage:
-    """What the server counted.
-
-    Attributes:
-        requests: answered.
-        prompt_tokens: of all requests, images included.
-        completion_tokens: of all answers.
-    """
+    """What the server counted; tokens in include images."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -48,7 +42,6 @@ class EndpointAnswerer:
 
     Args:
         url: what `/chat/completions` is put behind, such as `http://localhost:8000/v1`.
-        name: of the model.
         key: sent as bearer token; None sends none.
         concurrency: requests under way at a time.
         first_wait: seconds before the second try; they double with each.
@@ -101,24 +94,24 @@ class EndpointAnswerer:
             "max_tokens": max_tokens,
             "temperature": 0,
         }
-        wait, problem = self.first_wait, ""
+        wait = self.first_wait
         for left in range(RETRIES, -1, -1):
             try:
                 reply = self._client.post(self._address, json=body)
             except httpx.HTTPError as error:
-                problem, retry = f"{type(error).__name__}: {error}", True
+                problem = f"{type(error).__name__}: {error}"
             else:
                 if reply.status_code == 200:
                     return self._read(reply)
-                problem = f"{reply.status_code}: {' '.join(reply.text.split())[:200]}"
+                problem = f"{reply.status_code}: {shortened(reply)}"
                 if reply.status_code in REFUSED:
                     raise VLMError(f"{self._address} refuses: {problem}")
-                retry = reply.status_code in WORTH_A_RETRY
+                if reply.status_code not in WORTH_A_RETRY:
+                    break
                 wait = max(wait, seconds(reply.headers.get("retry-after")))
-            if not retry or not left:
-                break
-            time.sleep(min(wait, LONGEST_WAIT))
-            wait *= 2
+            if left:
+                time.sleep(min(wait, LONGEST_WAIT))
+                wait *= 2
         return Answer("", problem)
 
     def _read(self, reply: httpx.Response) -> Answer:
@@ -127,7 +120,7 @@ class EndpointAnswerer:
             found: dict[str, Any] = reply.json()
             text = found["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
-            return Answer("", f"no answer in the reply: {' '.join(reply.text.split())[:200]}")
+            return Answer("", f"no answer in the reply: {shortened(reply)}")
         usage = found.get("usage") or {}
         with self._lock:
             self.usage.requests += 1
@@ -136,6 +129,11 @@ class EndpointAnswerer:
         if not isinstance(text, str):
             return Answer("", "the reply has no text")
         return Answer(text.strip())
+
+
+def shortened(reply: httpx.Response) -> str:
+    """The beginning of a reply, in one line."""
+    return " ".join(reply.text.split())[:200]
 
 
 def seconds(header: str | None) -> float:
@@ -172,12 +170,8 @@ def prices_of(prices: str) -> tuple[float, float]:
 
 def spent(usage: Usage, prices: tuple[float, float] | None) -> str:
     """What the endpoint counted, and what that costs at the prices of `prices_of`."""
-    told = (
-        f"{usage.requests:,} answers, {usage.prompt_tokens:,} tokens in, "
-        f"{usage.completion_tokens:,} tokens out"
-    )
+    tokens = usage.prompt_tokens, usage.completion_tokens
+    told = f"{usage.requests:,} answers, {tokens[0]:,} tokens in, {tokens[1]:,} tokens out"
     if prices is None:
         return told
-    for_input, for_output = prices
-    cost = (usage.prompt_tokens * for_input + usage.completion_tokens * for_output) / 1e6
-    return f"{told}, {cost:.2f} dollars"
+    return f"{told}, {(tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6:.2f} dollars"
