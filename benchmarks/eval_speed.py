@@ -44,7 +44,9 @@ def main(photos: int, batch_size: int, model: str, json: bool) -> None:
     alike = sum(map(str.__eq__, *answers.values()))
     ratio = rates["vlm eval"] / rates["plain loop"]
     console.print(f"{len(questions)} questions about {photos} photos, {machine()}")
-    table = Table("", "questions/s", "speed-up")
+    table = Table("")
+    for column in ("questions/s", "speed-up"):
+        table.add_column(column, justify="right")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:.2f}", f"{rate / rates['plain loop']:.2f}x")
     console.print(table)

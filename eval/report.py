@@ -20,12 +20,8 @@ SCORES = "scores.jsonl"
 
 @dataclass(frozen=True)
 class QuestionScore:
-    """What one answer is worth.
-
-    Attributes:
-        score: 0 to 1; for captions the photo's CIDEr.
-        labels: the question's place in each breakdown.
-    """
+    """What one answer is worth, 0 to 1 (for captions the photo's CIDEr), and the question's place
+    in each breakdown."""
 
     question_id: str
     score: float
@@ -79,12 +75,7 @@ def write_report(
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
 ) -> tuple[dict[str, Any], list[float]]:
-    """Scores a run's answers and writes the scores down.
-
-    Args:
-        settings: of the run, its `split` among them.
-        seconds: that it took.
-        predictions: an answer to each question.
+    """Scores a run's answers, one to each question, and writes the scores down.
 
     Returns:
         The report, and what each answer is worth.

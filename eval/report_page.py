@@ -32,10 +32,6 @@ def write_page(
 ) -> None:
     """Writes one HTML file with all that it shows inside.
 
-    Args:
-        predictions: the answer to each question.
-        worth: the score of each answer.
-
     Raises:
         DataError: the file cannot be written.
     """

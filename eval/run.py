@@ -87,9 +87,11 @@ def evaluate(
     if compare is not None:
         if len(benchmarks) != 1:
             raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
-        return show_comparison(Path(compare), Path(benchmarks[0]), json)
+        show_comparison(Path(compare), Path(benchmarks[0]), json)
+        return
     if not benchmarks:
-        return show_catalogue(json)
+        show_catalogue(json)
+        return
     for option, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1, not {value}")
