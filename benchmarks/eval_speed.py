@@ -4,39 +4,28 @@ evaluations are, one question at a time with its photo encoded anew. See README.
     python benchmarks/eval_speed.py --json
 """
 
-import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from json import dumps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-import torch
-from jsonargparse import ArgumentParser
+from measured import machine
 from rich.console import Console
 from rich.table import Table
 
 import vlm
-from eval.answerer import ModelAnswerer
+from eval.answerers import ModelAnswerer
 from eval.benchmarks import BENCHMARKS
+from eval.predictions import answer_all
 from eval.question import Question
-from eval.runner import answer_all
-from vlm.cli import add_parameters, options_and_words
 
 BENCHMARK = BENCHMARKS["easy-vqa"]
 
 
-def main(
-    photos: int = 20, batch_size: int = 32, model: str = "embedded", json: bool = False
-) -> None:
-    """Time the runner beside the plain loop, on the first photos of easy-VQA's test split.
-
-    Args:
-        photos: about ten questions are asked of each.
-        batch_size: questions in one batch of the runner.
-        model: as `vlm eval` takes it.
-        json: end with one line of JSON.
-    """
+def main(photos: int, batch_size: int, model: str, json: bool) -> None:
+    """Times the runner beside the plain loop, on the first photos of easy-VQA's test split."""
     questions = first_photos(BENCHMARK.questions(Path(), None), photos)
     loaded = vlm.load(model)
     console = Console(highlight=False)
@@ -55,9 +44,9 @@ def main(
     alike = sum(map(str.__eq__, *answers.values()))
     ratio = rates["vlm eval"] / rates["plain loop"]
     console.print(f"{len(questions)} questions about {photos} photos, {machine()}")
-    table = Table()
-    for column in ("", "questions/s", "speed-up"):
-        table.add_column(column, justify="left" if column == "" else "right")
+    table = Table("")
+    for column in ("questions/s", "speed-up"):
+        table.add_column(column, justify="right")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:.2f}", f"{rate / rates['plain loop']:.2f}x")
     console.print(table)
@@ -95,14 +84,10 @@ def runner(
     return [one.prediction for one in found]
 
 
-def machine() -> str:
-    """What it runs on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-
-
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="eval_speed.py", description=main.__doc__.split("\n")[0])
-    options, _ = options_and_words(sys.argv[1:], add_parameters(parser, main))
-    main(**vars(parser.parse_args(options)))
+    parser = ArgumentParser(description="Time `vlm eval` beside a plain loop.")
+    parser.add_argument("--photos", type=int, default=20, help="with about ten questions each")
+    parser.add_argument("--batch_size", type=int, default=32, help="questions in one batch")
+    parser.add_argument("--model", default="embedded", help="as `vlm eval` takes it")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    main(**vars(parser.parse_args()))

@@ -19,8 +19,7 @@ class Measured:
         tokens: of text and images in a second, likewise, without padding.
         memory: see `peak_memory`.
         loss: mean over all steps, warm-up included.
-        mfu: share of the device's peak that the model's own operations reach; None where the peak
-            is not known.
+        mfu: share of the device's peak; None where the peak is not known.
     """
 
     captions: float
@@ -36,7 +35,6 @@ class Filled:
 
     Attributes:
         photos: in a second.
-        memory: see `peak_memory`.
         flops: what a training step costs where the tower runs in it.
     """
 
@@ -57,3 +55,11 @@ def peak_memory() -> int:
 def workers() -> int:
     """Processes that prepare batches; on a CPU they would only take turns with the training."""
     return min(12, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+
+
+def machine() -> str:
+    """What it runs on."""
+    where = f"{torch.get_num_threads()} CPU threads"
+    if torch.cuda.is_available():
+        where = torch.cuda.get_device_name()
+    return f"{where}, torch {torch.__version__}"

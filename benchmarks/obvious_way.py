@@ -43,12 +43,7 @@ OBVIOUS = "transformers' Trainer"
 
 @dataclass
 class Collator:
-    """Captions of a step -> what LlavaForConditionalGeneration takes.
-
-    Attributes:
-        processor: transformers' image processor.
-        image_token: stands for each token of an image.
-    """
+    """Captions of a step -> what LlavaForConditionalGeneration takes."""
 
     processor: Any
     image_token: int
@@ -84,13 +79,8 @@ class Clock(TrainerCallback):
 
 
 def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
-    """Runs it on the photos, captions and weights of the recipe.
-
-    Args:
-        setting: what is trained.
-        folder: where that is.
-        flops: what a step costs where the tower runs in it, for the MFU.
-    """
+    """Runs it on the photos, captions and weights of the recipe, which lie in `folder`; `flops` is
+    what a step costs where the tower runs in it."""
     on_gpu = torch.cuda.is_available()
     model = LlavaForConditionalGeneration.from_pretrained(
         folder / "llava", dtype=torch.bfloat16 if on_gpu else torch.float32

@@ -1,13 +1,14 @@
 """This project's way: `vlm train`, timed by its own log, as it is and with less."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from json import loads
 from pathlib import Path
 from statistics import mean, median
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 from made_up import QUESTION
 from measured import Filled, Measured, peak_memory, workers
@@ -16,10 +17,10 @@ from settings import CAPTIONS, Setting
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import train.loop
 import train.malloc
 import train.order
 import train.run
-import vlm.model
 from train.batch import Batch
 from train.config import TrainConfig
 from train.features import FeatureCache
@@ -54,20 +55,15 @@ def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batc
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the recipe.
-
-    Attributes:
-        config: fields of the `TrainConfig`.
-        replaced: what has no setting, since nobody should want it otherwise: module, name, and what
-            stands there instead.
-    """
+    """A way to run the recipe: fields of the `TrainConfig`, and what has no setting, since nobody
+    should want it otherwise, replaced: module, name, and what stands there instead."""
 
     config: dict[str, Any] = field(default_factory=dict)
     replaced: tuple[tuple[ModuleType, str, Any], ...] = ()
 
 
 NO_GROUPING = (train.order, "POOL", 1)
-ALL_LOGITS = (vlm.model, "target_loss", loss_from_all_logits)
+ALL_LOGITS = (train.loop, "target_loss", loss_from_all_logits)
 NO_KEEPING = (train.malloc, "keep_freed_memory", lambda: None)
 NO_ONEDNN = (train.run, "uses_onednn", lambda *_: False)
 
@@ -120,7 +116,6 @@ def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
     """Runs a variant, as the `vlm` command would; the features it needs are there."""
     config = config_of(setting, folder, name)
     with replaced(VARIANTS[name]):
-        train.malloc.keep_freed_memory()
         run(config)
     lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(loads, lines) if "loss" in row]
@@ -138,11 +133,7 @@ def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
 @contextmanager
 def replaced(variant: Variant) -> Iterator[None]:
     """Within, what a variant replaces is replaced."""
-    before = [getattr(module, name) for module, name, _ in variant.replaced]
-    for module, name, value in variant.replaced:
-        setattr(module, name, value)
-    try:
+    with ExitStack() as stack:
+        for module, name, value in variant.replaced:
+            stack.enter_context(patch.object(module, name, value))
         yield
-    finally:
-        for (module, name, _), value in zip(variant.replaced, before, strict=True):
-            setattr(module, name, value)

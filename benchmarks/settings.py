@@ -15,11 +15,9 @@ class Setting:
 
     Attributes:
         name: of tower and language model.
-        vision: shape of the CLIP tower.
-        language: shape of the Llama.
-        photos: in a step, with five captions each.
-        steps: that are timed.
-        warm_up: steps in front of them that are not.
+        vision: shape of the CLIP tower; `language`, of the Llama.
+        photos: in a step, with `CAPTIONS` captions each.
+        steps: that are timed, behind `warm_up` that are not.
     """
 
     name: str

@@ -8,6 +8,7 @@ turn, beside the obvious way. See README.md.
 import logging
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,29 +23,20 @@ from typing import Any
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import torch
-from jsonargparse import ArgumentParser
 from made_up import write
-from measured import Filled, Measured
+from measured import Filled, Measured, machine
 from obvious_way import OBVIOUS, time_trainer
 from recipe_way import RECIPE, VARIANTS, fill, time_recipe
 from rich.console import Console
 from rich.table import Table
 from settings import CAPTIONS, CPU, CUDA, Setting
 
-from vlm.cli import add_parameters, options_and_words
-
 EPOCHS = 3
 """Over which the filling of the feature cache is spread, where it is counted."""
 
 
 def main(tokens: int | None = None, quick: bool = False, json: bool = False) -> None:
-    """Time the training of a projector on captions, this recipe beside transformers' Trainer.
-
-    Args:
-        tokens: only the setting with so many image tokens; None is all of them.
-        quick: only the recipe as it is and the Trainer.
-        json: end with one line of JSON.
-    """
+    """Times the training of a projector on captions, this recipe beside transformers' Trainer."""
     settings = CUDA if torch.cuda.is_available() else CPU
     chosen = [setting for setting in settings if tokens in (None, setting.tokens)]
     if not chosen:
@@ -102,14 +94,6 @@ def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, without what it prints."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         return function(*arguments)
-
-
-def machine() -> str:
-    """What it runs on."""
-    where = f"{torch.get_num_threads()} CPU threads"
-    if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
-    return f"{where}, torch {torch.__version__}"
 
 
 def amortised(filled: Filled, recipe: Measured) -> float:
@@ -174,6 +158,8 @@ def summary(setting: Setting, filled: Filled, rows: dict[str, Measured]) -> dict
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(prog="train_speed.py", description=main.__doc__.split("\n")[0])
-    options, _ = options_and_words(sys.argv[1:], add_parameters(parser, main))
-    main(**vars(parser.parse_args(options)))
+    parser = ArgumentParser(description="Time this recipe beside transformers' Trainer.")
+    parser.add_argument("--tokens", type=int, help="only the setting with so many image tokens")
+    parser.add_argument("--quick", action="store_true", help="only the recipe and the Trainer")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    main(**vars(parser.parse_args()))

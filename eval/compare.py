@@ -1,6 +1,8 @@
 """`vlm eval --compare`: two runs on the same questions, their paired differences."""
 
+import json as json_format
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from rich.table import Table
 
 from eval.metrics.scores import interval
 from eval.predictions import read_predictions
-from eval.report import SCORES, read_scores
+from eval.report import QuestionScore, read_scores
 from vlm.errors import DataError
 
 SHOWN = 20
@@ -24,12 +26,9 @@ class Difference:
     """How the second run differs from the first on some questions.
 
     Attributes:
-        questions: their number.
         first: mean score of the first run, in percent.
-        second: of the second.
         interval: of the difference, second less first, 95%.
-        gained: questions that only the second has right.
-        lost: questions that only the first has right.
+        gained: questions that only the second has right; `lost`, only the first.
         p: McNemar's test (1947), exact: how likely so uneven a split of gained and lost would be,
             were the runs equally good.
     """
@@ -45,19 +44,12 @@ class Difference:
 
 def difference(first: list[float], second: list[float]) -> Difference:
     """Compares the scores (0 to 1) of the same questions; a half and more is right."""
-    one, two = np.array(first), np.array(second)
-    low, high = interval(two - one)
-    gained = int(((one < 0.5) & (two >= 0.5)).sum())
-    lost = int(((one >= 0.5) & (two < 0.5)).sum())
-    return Difference(
-        len(one),
-        100 * float(one.mean()),
-        100 * float(two.mean()),
-        (100 * low, 100 * high),
-        gained,
-        lost,
-        mcnemar(gained, lost),
-    )
+    one, two = 100 * np.array(first), 100 * np.array(second)
+    gained = int(((one < 50) & (two >= 50)).sum())
+    lost = int(((one >= 50) & (two < 50)).sum())
+    p = mcnemar(gained, lost)
+    means = float(one.mean()), float(two.mean())
+    return Difference(len(one), *means, interval(two - one), gained, lost, p)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -81,7 +73,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     Raises:
         DataError: a folder that holds no finished run, or runs on different questions.
     """
-    one, two = read_scores(first / SCORES), read_scores(second / SCORES)
+    one, two = read_scores(first), read_scores(second)
     for here, there, folder in ((one, two, second), (two, one, first)):
         missing = [number for number in here if number not in there]
         if missing:
@@ -89,27 +81,55 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
                 f"{folder}: {len(missing):,} questions of the other run are not in it, the first "
                 f"is {missing[0]}: only runs on the same questions can be compared"
             )
-    result: dict[str, Any] = {
-        "overall": difference([one[n].score for n in one], [two[n].score for n in one])
-    }
-    for breakdown in sorted({name for each in one.values() for name in each.labels}):
-        groups: dict[str, list[str]] = {}
-        for number, each in one.items():
-            if label := each.labels.get(breakdown):
-                groups.setdefault(label, []).append(number)
-        result[f"per_{breakdown}"] = {
-            label: difference([one[n].score for n in numbers], [two[n].score for n in numbers])
-            for label, numbers in sorted(groups.items())
-        }
+
+    def between(numbers: list[str]) -> Difference:
+        return difference([one[n].score for n in numbers], [two[n].score for n in numbers])
+
+    result: dict[str, Any] = {"overall": between(list(one))}
+    for name, groups in breakdowns(one).items():
+        result[f"per_{name}"] = {label: between(groups[label]) for label in sorted(groups)}
     result["changed"] = [n for n in one if (one[n].score >= 0.5) != (two[n].score >= 0.5)]
     return result
 
 
-def show(first: Path, second: Path, result: dict[str, Any], console: Console) -> None:
-    """Prints a comparison, and the first questions that changed."""
-    table = Table(title=escape(f"{first} -> {second}"))
-    for column in ("", "questions", "first", "second", "difference", "gained", "lost", "p"):
-        table.add_column(column, justify="left" if column == "" else "right")
+def breakdowns(scores: dict[str, QuestionScore]) -> dict[str, dict[str, list[str]]]:
+    """The ids of the questions in each group of each breakdown, by its name."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for number, score in scores.items():
+        for name, label in score.labels.items():
+            if label:
+                found[name][label].append(number)
+    return dict(sorted(found.items()))
+
+
+def show_comparison(first: Path, second: Path, json: bool) -> None:
+    """Prints how two runs differ, as tables with the first questions that changed or as JSON.
+
+    Raises:
+        DataError: see `compare`.
+    """
+    result = compare(first, second)
+    if json:
+        print(json_format.dumps(result, default=vars))
+        return
+    console = Console(highlight=False)
+    console.print(table_of(f"{first} -> {second}", result))
+    before = read_predictions(first / "predictions.jsonl")
+    after = read_predictions(second / "predictions.jsonl")
+    for number in result["changed"][:SHOWN]:
+        asked = before[number].question.split("\n")[0]
+        said = f"{before[number].prediction!r} -> {after[number].prediction!r}"
+        console.print(escape(f"{number}  {asked}  {said}"))
+    more = len(result["changed"]) - SHOWN
+    if more > 0:
+        console.print(f"and {more:,} more that changed")
+
+
+def table_of(title: str, result: dict[str, Any]) -> Table:
+    """All differences of a comparison."""
+    table = Table("", title=escape(title))
+    for column in ("questions", "first", "second", "difference", "gained", "lost", "p"):
+        table.add_column(column, justify="right")
     rows = {"overall": result["overall"]}
     for name, groups in result.items():
         if name.startswith("per_"):
@@ -126,13 +146,4 @@ def show(first: Path, second: Path, result: dict[str, Any], console: Console) ->
             f"{each.lost:,}",
             f"{each.p:.2g}",
         )
-    console.print(table)
-    before = read_predictions(first / "predictions.jsonl")
-    after = read_predictions(second / "predictions.jsonl")
-    for number in result["changed"][:SHOWN]:
-        asked = before[number].question.split("\n")[0]
-        said = f"{before[number].prediction!r} -> {after[number].prediction!r}"
-        console.print(escape(f"{number}  {asked}  {said}"), highlight=False)
-    more = len(result["changed"]) - SHOWN
-    if more > 0:
-        console.print(f"and {more:,} more that changed")
+    return table

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from eval.answerer import Answer
+from eval.answerers import Answer
 from eval.question import Question
 from vlm.errors import ConfigError, VLMError
 
@@ -30,13 +30,7 @@ REFUSED = {401, 403, 404}
 
 @dataclass
 class Usage:
-    """What the server counted.
-
-    Attributes:
-        requests: answered.
-        prompt_tokens: of all requests, images included.
-        completion_tokens: of all answers.
-    """
+    """What the server counted; tokens in include images."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -48,7 +42,6 @@ class EndpointAnswerer:
 
     Args:
         url: what `/chat/completions` is put behind, such as `http://localhost:8000/v1`.
-        name: of the model.
         key: sent as bearer token; None sends none.
         concurrency: requests under way at a time.
         first_wait: seconds before the second try; they double with each.
@@ -101,24 +94,24 @@ class EndpointAnswerer:
             "max_tokens": max_tokens,
             "temperature": 0,
         }
-        wait, problem = self.first_wait, ""
+        wait = self.first_wait
         for left in range(RETRIES, -1, -1):
             try:
                 reply = self._client.post(self._address, json=body)
             except httpx.HTTPError as error:
-                problem, retry = f"{type(error).__name__}: {error}", True
+                problem = f"{type(error).__name__}: {error}"
             else:
                 if reply.status_code == 200:
                     return self._read(reply)
-                problem = f"{reply.status_code}: {' '.join(reply.text.split())[:200]}"
+                problem = f"{reply.status_code}: {shortened(reply)}"
                 if reply.status_code in REFUSED:
                     raise VLMError(f"{self._address} refuses: {problem}")
-                retry = reply.status_code in WORTH_A_RETRY
+                if reply.status_code not in WORTH_A_RETRY:
+                    break
                 wait = max(wait, seconds(reply.headers.get("retry-after")))
-            if not retry or not left:
-                break
-            time.sleep(min(wait, LONGEST_WAIT))
-            wait *= 2
+            if left:
+                time.sleep(min(wait, LONGEST_WAIT))
+                wait *= 2
         return Answer("", problem)
 
     def _read(self, reply: httpx.Response) -> Answer:
@@ -127,7 +120,7 @@ class EndpointAnswerer:
             found: dict[str, Any] = reply.json()
             text = found["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
-            return Answer("", f"no answer in the reply: {' '.join(reply.text.split())[:200]}")
+            return Answer("", f"no answer in the reply: {shortened(reply)}")
         usage = found.get("usage") or {}
         with self._lock:
             self.usage.requests += 1
@@ -136,6 +129,11 @@ class EndpointAnswerer:
         if not isinstance(text, str):
             return Answer("", "the reply has no text")
         return Answer(text.strip())
+
+
+def shortened(reply: httpx.Response) -> str:
+    """The beginning of a reply, in one line."""
+    return " ".join(reply.text.split())[:200]
 
 
 def seconds(header: str | None) -> float:
@@ -155,3 +153,25 @@ def data_url(question: Question) -> str:
     file = BytesIO()
     question.photo().save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def prices_of(prices: str) -> tuple[float, float]:
+    """Dollars for a million tokens of input and output, from `--prices`.
+
+    Raises:
+        ConfigError: they are not two numbers.
+    """
+    try:
+        for_input, for_output = (float(price) for price in prices.split(","))
+    except ValueError as error:
+        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {prices}") from error
+    return for_input, for_output
+
+
+def spent(usage: Usage, prices: tuple[float, float] | None) -> str:
+    """What the endpoint counted, and what that costs at the prices of `prices_of`."""
+    tokens = usage.prompt_tokens, usage.completion_tokens
+    told = f"{usage.requests:,} answers, {tokens[0]:,} tokens in, {tokens[1]:,} tokens out"
+    if prices is None:
+        return told
+    return f"{told}, {(tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6:.2f} dollars"

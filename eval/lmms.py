@@ -8,6 +8,7 @@ It finds this file by the entry point `lmms_eval.models` of our package.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 import torch
@@ -24,14 +25,8 @@ IMAGE = "<image>"
 
 
 class VLM(lmms):
-    """A model of this project as lmms-eval's "simple" kind.
-
-    Args:
-        model: `embedded`, a checkpoint folder, a LLaVA folder or hub id.
-        batch_size: questions answered at a time.
-        device: of the model; lmms-eval gives one. Of several processes each has its own.
-        **_: what lmms-eval gives to all models.
-    """
+    """A model of this project as lmms-eval's "simple" kind. `device` is lmms-eval's choice; of
+    several processes each has its own."""
 
     is_simple = True
 
@@ -50,11 +45,7 @@ class VLM(lmms):
         self.model = vlm.load(model, device=(device if alone and device else str(state.device)))
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """An answer to each request, cut at the task's stop strings.
-
-        Raises:
-            DataError: something else than images is to be looked at.
-        """
+        """An answer to each request, cut at the task's stop strings."""
         alike: dict[str, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):
             alike[repr(generation(request.args[1]))].append(place)
@@ -91,26 +82,22 @@ class VLM(lmms):
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
         """The answers of each request's rounds. After each, the task says what comes next, from
-        what was answered so far, or that it is over.
-
-        Raises:
-            DataError: something else than images is to be looked at.
-        """
+        what was answered so far, or that it is over."""
         results = []
         for request in requests:
             text, given, see, ask, *_ = request.args
             document = self.document(request)
             # A round ends by itself, not at a stop string: so other models of lmms-eval have it.
             settings = generation({**given, "until": []})
-            images, answers, told, over, rounds = see(document), [], None, False, 0
-            while not over:
-                turn = conversation(text, images)
-                answers.append(self.model.chat(turn, **settings))
-                rounds += 1
+            images, answers, told = see(document), [], None
+            for rounds in count(1):
+                answers.append(self.model.chat(conversation(text, images), **settings))
                 images, text, over, answers, told = ask(
                     document, previous_output=answers, round_idx=rounds, previous_round_info=told
                 )
                 answers = list(answers)
+                if over:
+                    break
             results.append(answers)
             self.cache_hook.add_partial("generate_until_multi_round", request.args[:2], answers)
         return results

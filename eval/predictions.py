@@ -1,26 +1,33 @@
-"""`predictions.jsonl`: every answer as it comes, one line each, so that a killed run loses none."""
+"""`predictions.jsonl`: answers on the disk as they come, asked in batches over several processes,
+resumed where a killed run was."""
 
-import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from vlm.data.captioned import read_records
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eval.answerers import Answer, Answerer
+from eval.benchmark import Benchmark
+from eval.question import Question
 from vlm.errors import DataError
+from vlm.files import append_rows, read_rows, write_rows
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model answered.
+    """An answer as it is written down.
 
     Attributes:
-        question_id: the question's.
-        image: the name of its photo; None where it has no file.
-        question: all that the model was asked.
-        prediction: its answer; "" where there is none.
-        answers: of the question.
-        error: why there is no answer; None if there is one.
+        image: name of the photo; None where it has no file.
+        prediction: "" where there is no answer, and then `error` says why.
     """
 
     question_id: str
@@ -34,26 +41,13 @@ class Prediction:
 def read_predictions(file: Path) -> dict[str, Prediction]:
     """The answers that a file has, by question; none if there is no file.
 
-    A last line that was being written when the run was killed is cut off, in the file too.
-
     Raises:
-        DataError: a line that is no answer, or one that is there twice.
+        DataError: a line that is no answer, or a second one to its question.
     """
-    try:
-        size = file.stat().st_size
-        if size:
-            with open(file, "r+b") as lines:
-                whole = end_of_last_line(lines.read())
-                lines.truncate(whole)
-            size = whole
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
     found: dict[str, Prediction] = {}
-    for number, record in read_records(file, ("question_id", "prediction")) if size else ():
+    for number, row in read_rows(file):
         try:
-            one = Prediction(**record | {"answers": tuple(record["answers"])})
+            one = Prediction(**row | {"answers": tuple(row["answers"])})
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{file}, line {number}: no answer as this project writes it"
@@ -64,47 +58,108 @@ def read_predictions(file: Path) -> dict[str, Prediction]:
     return found
 
 
-def forget_failed(file: Path, found: dict[str, Prediction]) -> dict[str, Prediction]:
-    """What a file has without those that failed, which the file loses too: the whole of it is
-    there at any time, with them or without.
-
-    Args:
-        file: as `read_predictions` read it.
-        found: what it has.
+def answered(file: Path, questions: Sequence[Question]) -> dict[str, Prediction]:
+    """The answers that are there already, by question. Those that failed are removed, from the file
+    too: a server that was down is asked again.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: they belong to other questions, or the file cannot be read or written.
     """
-    answers = {number: one for number, one in found.items() if one.error is None}
-    if len(answers) < len(found):
-        partial = file.with_name(f".{file.name}.partial")
-        try:
-            partial.unlink(missing_ok=True)
-            append_predictions(partial, answers.values())
-            os.replace(partial, file)
-        except OSError as error:
-            raise DataError(f"cannot write {file}: {error.strerror}") from error
-    return answers
+    found = read_predictions(file)
+    done = {number: one for number, one in found.items() if one.error is None}
+    if len(done) < len(found):
+        write_rows(file, map(asdict, done.values()))
+    texts = {question.id: question.text for question in questions}
+    others = [one for one in done.values() if texts.get(one.question_id) != one.question]
+    if others:
+        first = others[0]
+        now = texts.get(first.question_id)
+        what = "other questions" if now is None else "questions that are now worded otherwise"
+        asked = "" if now is None else f", now {now!r}"
+        raise DataError(
+            f"{file} has answers to {len(others):,} {what}, the first is {first.question!r}{asked}:"
+            " give another --output"
+        )
+    return done
 
 
-def end_of_last_line(content: bytes) -> int:
-    """How many bytes are whole lines."""
-    return content.rfind(b"\n") + 1
-
-
-def append_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
-    """Writes answers behind those that are there, on the disk when it returns.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    text = "".join(
-        json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in predictions
+def in_order(questions: Sequence[Question]) -> list[Question]:
+    """Questions in the order in which they are asked: those about one image next to each other,
+    since they share its tokens, and images by their longest question, since rows of like length
+    are padded least; the longest first, so that memory runs out at the beginning or never."""
+    by_image: dict[Any, list[Question]] = {}
+    for question in questions:
+        image = question.image
+        key = id(image) if isinstance(image, Image.Image) else image
+        by_image.setdefault(key, []).append(question)
+    groups = sorted(
+        by_image.values(), key=lambda group: -max(len(question.text) for question in group)
     )
-    try:
-        with open(file, "a", encoding="utf-8") as lines:
-            lines.write(text)
-            lines.flush()
-            os.fsync(lines.fileno())
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error.strerror}") from error
+    return [question for group in groups for question in group]
+
+
+def answer_all(
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    answerer: Answerer,
+    file: Path,
+    batch_size: int,
+    console: Console,
+) -> list[Prediction]:
+    """Asks what has no answer yet, `batch_size` questions at a time. Each process of several takes
+    every so many-th batch and the first writes: the file is the same as that of one process.
+
+    Returns:
+        In the first process an answer to each question, in their order; in others nothing.
+
+    Raises:
+        DataError: see `answered`.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    first = state.is_main_process
+    done = answered(file, questions) if first else {}
+    (known,) = gather_object([set(done)] if first else [])
+    left = [question for question in in_order(questions) if question.id not in known]
+    batches = [left[at : at + batch_size] for at in range(0, len(left), batch_size)]
+    asked = {question.id: question for question in questions}
+
+    def worth_of(predictions: Iterable[Prediction]) -> list[float]:
+        if benchmark.each is None:
+            return []
+        return [benchmark.each(asked[one.question_id], one.prediction) for one in predictions]
+
+    worth = worth_of(done.values())
+    with progress_bar(console, disable=not first) as bar:
+        task = bar.add_task(benchmark.name, total=len(asked), completed=len(known), score="")
+        for start in range(0, len(batches), state.num_processes):
+            side_by_side = batches[start : start + state.num_processes]
+            mine = next(iter(side_by_side[state.process_index :]), [])
+            answers = answerer.answer(mine, benchmark.max_tokens) if mine else []
+            new = gather_object([predicted(*pair) for pair in zip(mine, answers, strict=True)])
+            if first:
+                append_rows(file, map(asdict, new), durable=True)
+                done |= {one.question_id: one for one in new}
+                worth += worth_of(new)
+                score = f"score {100 * fmean(worth):.1f}" if worth else ""
+                bar.update(task, advance=len(new), score=score)
+    return [done[question.id] for question in questions] if first else []
+
+
+def progress_bar(console: Console, disable: bool) -> Progress:
+    """How many questions are answered, and the score so far."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.speed!s:.5} a second"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[score]}"),
+        console=console,
+        transient=True,
+        disable=disable,
+    )
+
+
+def predicted(question: Question, answer: Answer) -> Prediction:
+    """An answer as it is written down."""
+    name = Path(question.image).name if isinstance(question.image, str | Path) else None
+    return Prediction(question.id, name, question.text, answer.text, question.answers, answer.error)

@@ -1,4 +1,5 @@
-"""What a run on a benchmark leaves: `report.json`, and what each question was worth."""
+"""What a run leaves in its folder beside its answers: `run.json`, the settings that it was begun
+with, `report.json`, its scores, and `scores.jsonl`, what each answer was worth."""
 
 import json
 import os
@@ -10,91 +11,114 @@ from typing import Any
 from eval.benchmark import Benchmark
 from eval.predictions import Prediction
 from eval.question import Question
-from vlm.data.captioned import read_records, write_records
+from vlm.data.records import read_records
 from vlm.errors import DataError
+from vlm.files import read_json, write_file, write_rows
 
 SCORES = "scores.jsonl"
 
 
 @dataclass(frozen=True)
 class QuestionScore:
-    """What one answer is worth.
-
-    Attributes:
-        question_id: the question's.
-        score: 0 to 1; for captions the photo's CIDEr.
-        labels: the question's place in each breakdown.
-    """
+    """What one answer is worth, 0 to 1 (for captions the photo's CIDEr), and the question's place
+    in each breakdown."""
 
     question_id: str
     score: float
     labels: dict[str, str]
 
 
+def begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes down the settings of a run, or compares them with those of the run to be resumed.
+
+    Raises:
+        DataError: the folder holds a run with other settings, or cannot be written.
+    """
+    file = folder / "run.json"
+    if not os.path.exists(file):
+        write_file(file, as_text(settings))
+    before = read_json(file)
+    # A key that only one of them has tells a model's run from an endpoint's of the same name.
+    keys = [*settings, *(key for key in before if key not in settings)]
+    other = [
+        f"{'other' if key.endswith('s') else 'another'} {key}"
+        for key in keys
+        if before.get(key) != settings.get(key)
+    ]
+    if other:
+        raise DataError(
+            f"{folder} holds a run with {', '.join(other)}: give another --output, or remove it"
+        )
+
+
+def seconds_of(folder: Path) -> float:
+    """What a run took, by its report; 0 if there is none.
+
+    Raises:
+        DataError: a file that is no report.
+    """
+    file = folder / "report.json"
+    if not os.path.exists(file):
+        return 0.0
+    try:
+        return float(read_json(file)["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: not the report of a run: remove it") from error
+
+
 def write_report(
     folder: Path,
     benchmark: Benchmark,
-    split: str,
     who: str,
+    settings: dict[str, Any],
+    seconds: float,
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
-    more: dict[str, Any],
-) -> tuple[list[float], dict[str, Any]]:
-    """Scores a run's answers, and writes `report.json` and `scores.jsonl`.
-
-    Args:
-        folder: of the run.
-        benchmark: that was asked.
-        split: of it.
-        who: answered.
-        questions: all of them.
-        predictions: an answer to each.
-        more: further entries of the report.
+) -> tuple[dict[str, Any], list[float]]:
+    """Scores a run's answers, one to each question, and writes the scores down.
 
     Returns:
-        What each question was worth, and the report.
+        The report, and what each answer is worth.
 
     Raises:
         DataError: a file that cannot be written.
     """
     scores = benchmark.score(list(questions), [one.prediction for one in predictions])
-    failed = [one for one in predictions if one.error is not None]
     report = {
         "benchmark": benchmark.name,
         "title": benchmark.title,
-        "split": split,
+        "split": settings["split"],
         "who": who,
         **scores.to_json(),
-        "failed": len(failed),
-        **more,
+        "failed": sum(one.error is not None for one in predictions),
+        "seconds": round(seconds, 1),
     }
+    report |= settings
     worth = scores.each
     if benchmark.each is not None:
         # A score of circular evaluation is of several questions.
-        worth = [
-            benchmark.each(q, one.prediction) for q, one in zip(questions, predictions, strict=True)
-        ]
-    pairs = zip(questions, worth, strict=True)
-    write_records(
-        folder / SCORES, (asdict(QuestionScore(q.id, each, q.labels)) for q, each in pairs)
-    )
-    try:
-        aside = folder / "report.json.partial"
-        aside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, folder / "report.json")
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror}") from error
-    return worth, report
+        pairs = zip(questions, predictions, strict=True)
+        worth = [benchmark.each(question, one.prediction) for question, one in pairs]
+    each = zip(questions, worth, strict=True)
+    write_rows(folder / SCORES, (asdict(QuestionScore(q.id, w, q.labels)) for q, w in each))
+    write_file(folder / "report.json", as_text(report))
+    return report, worth
 
 
-def read_scores(file: Path) -> dict[str, QuestionScore]:
-    """What each question was worth, by its id.
+def as_text(content: dict[str, Any]) -> str:
+    """JSON to be read by people."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_scores(folder: Path) -> dict[str, QuestionScore]:
+    """What each answer of a run was worth, by the id of its question.
 
     Raises:
         DataError: no such file, or one that is not a run's.
     """
+    file = folder / SCORES
     try:
         records = read_records(file, ("question_id", "score", "labels"))
-        return {r["question_id"]: QuestionScore(**r) for _, r in records}
+        return {each.content["question_id"]: QuestionScore(**each.content) for each in records}
     except TypeError as error:
         raise DataError(f"{file}: not the scores of a run") from error

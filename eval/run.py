@@ -1,12 +1,10 @@
 """`vlm eval`: benchmarks, answered and scored, with what could be had for less beside them."""
 
-import hashlib
 import os
 import re
 import sys
 import time
-from collections.abc import Callable
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,31 @@ from rich.markup import escape
 from rich.table import Table
 
 import vlm
-from eval import compare as comparison
-from eval.answerer import Answerer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
+from eval.answerers import (
+    BlindAnswerer,
+    MajorityAnswerer,
+    ModelAnswerer,
+    Who,
+    label_of,
+    weights_of,
+)
 from eval.benchmark import Benchmark
 from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.own import own
-from eval.endpoint import EndpointAnswerer, Usage
-from eval.page import write_page
+from eval.catalogue import show_catalogue
+from eval.compare import show_comparison
+from eval.endpoint import EndpointAnswerer, prices_of, spent
+from eval.predictions import answer_all, answered
 from eval.question import Question
-from eval.report import write_report
-from eval.runner import answer_all, answered
-from vlm.errors import ConfigError, DataError, VLMError
-
-HASHED = 2**20
-"""Bytes of each end of a file of weights that tell it from another; with its size."""
+from eval.report import begin, seconds_of, write_report
+from eval.report_page import write_page
+from vlm.errors import ConfigError, VLMError
 
 SHOWN = ("overall", "seconds")
 """Figures of a report that its table has elsewhere, or not at all."""
 
 
-def main(
+def evaluate(
     benchmarks: list[str],
     model: str | None = "embedded",
     data: Path = Path(),
@@ -58,7 +61,7 @@ def main(
     """Ask a model the questions of benchmarks, and score its answers.
 
     Args:
-        benchmarks: their names, or JSON-lines files of captions or questions of one's own; with
+        benchmarks: their names, or files and folders of your own captions or questions; with
             `compare`, the run to compare with. None shows which there are.
         model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id; null is
             nobody, for `baselines` or an endpoint alone.
@@ -66,7 +69,7 @@ def main(
         hub: take the questions from the Hugging Face hub instead.
         split: that is asked; each benchmark's own choice without it.
         limit: only the first questions; all of them without it.
-        instruction: a line behind each question of one's own files, such as "Answer the question
+        instruction: a line behind each question of your own files, such as "Answer the question
             using a single word or phrase."; benchmarks have their own.
         batch_size: questions answered at a time, by each process.
         beams: above 1 searches for the most probable answer (beam search).
@@ -78,115 +81,49 @@ def main(
         concurrency: requests to the endpoint under way at a time.
         prices: dollars for a million tokens of the endpoint's input and output, such as 2.5,10.
         compare: folder of a run, OUTPUT/BENCHMARK/WHO, to compare with another.
-        output: folder of all runs; one that was killed goes on where it was.
+        output: folder of all runs; one that was killed is resumed.
         json: print JSON instead of tables.
-
-    Raises:
-        ConfigError: options that do not go together.
-        DataError: data that is not there or broken, or a folder that holds another run.
-        VLMError: a model that cannot be loaded, or somebody who answered nothing.
     """
-    console = Console(highlight=False)
     if compare is not None:
-        show_comparison(compare, benchmarks, json, console)
+        if len(benchmarks) != 1:
+            raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
+        show_comparison(Path(compare), Path(benchmarks[0]), json)
         return
     if not benchmarks:
-        if json:
-            print(dumps(catalogue(), ensure_ascii=False))
-        else:
-            console.print(table_of_benchmarks())
+        show_catalogue(json)
         return
+    for option, value in {"limit": limit, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} must be at least 1, not {value}")
     chosen = [benchmark_of(each, instruction) for each in benchmarks]
-    if (endpoint is None) != (name is None):
-        raise ConfigError("--endpoint and --name go together: an address and the model there")
-    if prices is not None and endpoint is None:
-        raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
-    costs = None if prices is None else prices_of(prices)
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1, not {limit}")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+    server = server_of(endpoint, name, concurrency, prices)
+    # All data first: what is missing should not end a run of hours.
+    asked = [(each, each.questions(data, split, hub)[:limit]) for each in chosen]
     # Without being told, accelerate takes processes on CPUs each for the only one.
     state = PartialState(cpu=not torch.cuda.is_available())
-    # All data first: what is missing should not end a run of hours.
-    asked = {each.name: each.questions(data, split, hub)[:limit] for each in chosen}
-    answerers: dict[str, tuple[Callable[[list[Question]], Answerer], dict[str, Any]]] = {}
-    settings = {"limit": limit}
-    if model is not None:
-        loaded = vlm.load(model, device=str(state.device))
-        label = label_of(model)
-        ours = {**settings, "beams": beams, "weights": weights_of(model)}
-        answerers[label] = (lambda _: ModelAnswerer(loaded, beams)), ours
-        if baselines:
-            answerers[f"{label}, question only"] = (lambda _: BlindAnswerer(loaded, beams)), ours
-    if baselines:
-        answerers["majority answer"] = MajorityAnswerer, settings
-    remote = None
-    if endpoint is not None and name is not None:
-        key = os.environ.get("OPENAI_API_KEY")
-        remote = EndpointAnswerer(endpoint, name, key, concurrency)
-        if name in answerers:
-            raise ConfigError(
-                f"--model and --name are both called {name}: ask the endpoint alone, with "
-                "--model null and another --output"
-            )
-        answerers[name] = (lambda _: remote), settings
-    if not answerers:
-        raise ConfigError("nobody to ask: give --model, --baselines or --endpoint")
-    reports = []
-    for benchmark in chosen:
-        questions = asked[benchmark.name]
-        rows = [
-            run(benchmark, questions, split, who, make, tied_to, output, batch_size)
-            for who, (make, tied_to) in answerers.items()
-        ]
-        if not state.is_main_process:
-            continue
-        reports += [report for report, _ in rows]
-        if not json:
-            console.print(table_of(benchmark, [report for report, _ in rows]))
-        for line in (line for _, notes in rows for line in notes):
-            print(line, file=sys.stderr if json else sys.stdout)
-    if json and state.is_main_process:
-        print(dumps(reports, ensure_ascii=False))
-    if remote is not None and state.is_main_process:
-        Console(stderr=True, highlight=False).print(spent(remote.usage, costs))
+    everyone = all_who_answer(model, beams, baselines, server)
+    silent = run_all(asked, everyone, {"split": split, "limit": limit}, output, batch_size, json)
+    if server is not None and state.is_main_process:
+        cost = None if prices is None else prices_of(prices)
+        Console(stderr=True, highlight=False).print(spent(server.usage, cost))
     # A process that ends while another still talks to it can be aborted by gloo's threads.
     state.wait_for_everyone()
     state.destroy_process_group()
-    silent = [each for each in reports if each["failed"] == len(asked[each["benchmark"]])]
     if silent:
-        names = ", ".join(f"{each['who']} to {each['benchmark']}" for each in silent)
         raise VLMError(
-            f"not one answer of {names}: put the reason right, and the same command asks again"
+            f"not one answer of {', '.join(silent)}: put the reason right, and the same command "
+            "asks again"
         )
 
 
-def show_comparison(first: str, others: list[str], json: bool, console: Console) -> None:
-    """Prints how two runs differ.
-
-    Raises:
-        ConfigError: not two of them.
-        DataError: a folder that holds no run, or runs of other questions.
-    """
-    if len(others) != 1:
-        raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
-    folders = Path(first), Path(others[0])
-    result = comparison.compare(*folders)
-    if json:
-        print(dumps(result, default=vars))
-    else:
-        comparison.show(*folders, result, console)
-
-
 def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
-    """The benchmark of a name, or a file of one's own.
+    """The benchmark of a name, or a file or folder of one's own.
 
     Raises:
         ConfigError: there is none, or it has an instruction of its own.
-        DataError: a file that cannot be read.
+        DataError: data that cannot be read.
     """
-    if name.endswith(".jsonl"):
+    if name not in BENCHMARKS and (os.path.exists(name) or Path(name).suffix):
         return own(Path(name), instruction)
     if instruction is not None:
         raise ConfigError(f"--instruction is for files of your own: {name} has its own prompt")
@@ -195,174 +132,143 @@ def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def run(
-    benchmark: Benchmark,
-    questions: list[Question],
-    split: str | None,
-    who: str,
-    make: Callable[[list[Question]], Answerer],
+def server_of(
+    endpoint: str | None, name: str | None, concurrency: int, prices: str | None
+) -> EndpointAnswerer | None:
+    """The server that is asked, if any.
+
+    Raises:
+        ConfigError: options that do not go together, or have no such form.
+    """
+    if (endpoint is None) != (name is None):
+        raise ConfigError("--endpoint and --name go together: an address and the model there")
+    if prices is not None:
+        if endpoint is None:
+            raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
+        prices_of(prices)
+    if endpoint is None or name is None:
+        return None
+    return EndpointAnswerer(endpoint, name, os.environ.get("OPENAI_API_KEY"), concurrency)
+
+
+def all_who_answer(
+    model: str | None, beams: int, baselines: bool, server: EndpointAnswerer | None
+) -> list[Who]:
+    """Everyone who is asked, the model loaded.
+
+    Raises:
+        ConfigError: nobody, or two of one name.
+        VLMError: a model that cannot be loaded.
+    """
+    everyone = []
+    if model is not None:
+        device = PartialState(cpu=not torch.cuda.is_available()).device
+        loaded, label = vlm.load(model, device=str(device)), label_of(model)
+        settings = {"beams": beams, "weights": weights_of(model)}
+        everyone.append(Who(label, lambda _: ModelAnswerer(loaded, beams), settings))
+        if baselines:
+            blind = f"{label}, question only"
+            everyone.append(Who(blind, lambda _: BlindAnswerer(loaded, beams), settings))
+    if baselines:
+        everyone.append(Who("majority answer", MajorityAnswerer))
+    if server is not None:
+        if any(who.label == server.name for who in everyone):
+            raise ConfigError(
+                f"--model and --name are both called {server.name}: ask the endpoint alone, with "
+                "--model null and another --output"
+            )
+        everyone.append(Who(server.name, lambda _: server))
+    if not everyone:
+        raise ConfigError("nobody to ask: give --model, --baselines or --endpoint")
+    return everyone
+
+
+def run_all(
+    asked: list[tuple[Benchmark, list[Question]]],
+    everyone: list[Who],
     settings: dict[str, Any],
     output: Path,
     batch_size: int,
-) -> tuple[dict[str, Any], list[str]]:
-    """One who answers one benchmark.
-
-    Args:
-        benchmark: what is asked.
-        questions: of it.
-        split: of it; None is its first.
-        who: answers, for tables and the folder's name.
-        make: who answers, from the questions.
-        settings: that a run to go on with must have, too.
-        output: folder of all runs.
-        batch_size: questions at a time, by each process.
+    json: bool,
+) -> list[str]:
+    """Everyone answers every benchmark, and the first process prints the scores.
 
     Returns:
-        The report, and lines to print under it; in processes other than the first nothing.
+        Who gave not one answer to what.
+    """
+    all_reports, silent = [], []
+    for benchmark, questions in asked:
+        split = settings["split"] or benchmark.splits[0]
+        reports, lines = [], []
+        for who in everyone:
+            folder = output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
+            tied_to = {**settings, "split": split, **who.settings}
+            run = run_one(benchmark, questions, who, tied_to, folder, batch_size)
+            if run is not None:
+                report, told = run
+                reports.append(report)
+                lines += told
+                if report["failed"] == len(questions):
+                    silent.append(f"{who.label} to {benchmark.name}")
+        if reports and not json:
+            Console(highlight=False).print(table_of(reports))
+        for line in lines:
+            print(line, file=sys.stderr if json else sys.stdout)
+        all_reports += reports
+    if json and all_reports:
+        print(dumps(all_reports, ensure_ascii=False))
+    return silent
+
+
+def run_one(
+    benchmark: Benchmark,
+    questions: list[Question],
+    who: Who,
+    settings: dict[str, Any],
+    folder: Path,
+    batch_size: int,
+) -> tuple[dict[str, Any], list[str]] | None:
+    """One who answers one benchmark, resumed if `folder` has the beginning.
+
+    Returns:
+        The report and lines to print under it; in processes other than the first nothing.
 
     Raises:
         DataError: a folder that holds a run with other settings, or that cannot be written.
     """
-    state = PartialState()
-    folder = output / benchmark.name / re.sub(r"[^\w.-]+", "-", who)
-    split = split or benchmark.splits[0]
+    first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
     file = folder / "predictions.jsonl"
     there, seconds = 0, 0.0
-    if state.is_main_process:
-        begin(folder, {"split": split, **settings})
+    if first:
+        begin(folder, settings)
         there = len(answered(file, questions))
         # What a killed run took is not known.
-        seconds = seconds_of(folder / "report.json") if there else 0.0
+        seconds = seconds_of(folder) if there else 0.0
     console = Console(stderr=True, highlight=False)
     began = time.perf_counter()
-    predictions = answer_all(benchmark, questions, make(questions), file, batch_size, console)
-    if not state.is_main_process:
-        return {}, []
+    predictions = answer_all(benchmark, questions, who.make(questions), file, batch_size, console)
+    if not first:
+        return None
     if there < len(questions):
         seconds += time.perf_counter() - began
-    more = {"seconds": round(seconds, 1), **settings}
-    worth, report = write_report(folder, benchmark, split, who, questions, predictions, more)
-    title = f"{benchmark.title}, {split}"
+    report, worth = write_report(
+        folder, benchmark, who.label, settings, seconds, questions, predictions
+    )
     page = folder / "report.html"
-    write_page(page, title, [report], questions, predictions, worth)
-    told = f"{who}: {page}"
+    write_page(page, report, questions, predictions, worth)
+    errors = [one.error for one in predictions if one.error is not None]
+    failed = f"{who.label}: {len(errors):,} of {len(questions):,} not answered, the first: "
+    told = f"{who.label}: {page}"
     if there:
         told += f", {there:,} of {len(questions):,} answers were there already"
-    errors = [one.error for one in predictions if one.error is not None]
-    failed = f"{who}: {len(errors):,} of {len(questions):,} not answered, the first: "
     return report, [*(failed + error for error in errors[:1]), told]
 
 
-def seconds_of(file: Path) -> float:
-    """What a run took, by its report; 0 if there is none.
-
-    Raises:
-        DataError: a file that is no report.
-    """
-    try:
-        return float(loads(file.read_text(encoding="utf-8"))["seconds"])
-    except FileNotFoundError:
-        return 0.0
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not the report of a run: remove it") from error
-
-
-def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes a run's folder, or finds it as it was left.
-
-    Raises:
-        DataError: it holds a run with other settings, or cannot be written.
-    """
-    file = folder / "run.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(dumps(settings, indent=2) + "\n", encoding="utf-8")
-        before = loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON: {error}") from error
-    # A key that only one of them has tells a model's run from an endpoint's of the same name.
-    keys = [*settings, *(key for key in before if key not in settings)]
-    other = [
-        f"{'other' if key.endswith('s') else 'another'} {key}"
-        for key in keys
-        if before.get(key) != settings.get(key)
-    ]
-    if other:
-        raise DataError(
-            f"{folder} holds a run with {', '.join(other)}: give another --output, or remove it"
-        )
-
-
-def label_of(model: str) -> str:
-    """What a model is called in tables and folders: a folder by its name, the `checkpoint` of a
-    training run by that of the run, and what is no folder as it was given."""
-    if not Path(model).exists():
-        return model
-    # Else `.` would have no name, and `checkpoint` no folder that it is in.
-    folder = Path(os.path.abspath(model))
-    run = folder.parent.name if folder.name == "checkpoint" else ""
-    return run or folder.name
-
-
-def weights_of(model: str) -> str | None:
-    """What tells the weights of a folder from others: a hash over the ends of their files; None for
-    a model that is no folder."""
-    folder = Path(vlm.__file__).parent / "embedded" if model == "embedded" else Path(model)
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with open(file, "rb") as content:
-            digest.update(content.read(HASHED))
-            content.seek(max(0, size - HASHED))
-            digest.update(content.read(HASHED))
-    return digest.hexdigest()
-
-
-def catalogue() -> list[dict[str, str | None]]:
-    """Every benchmark with what to put into which folder, and where it is on the hub; None where it
-    needs no folder, or is not there."""
-    return [
-        {
-            "benchmark": each.name,
-            "title": each.title,
-            "folder": None if each.layout is None else each.folder or each.name,
-            "content": each.layout,
-            "hub": each.hub and each.hub.id,
-        }
-        for each in BENCHMARKS.values()
-    ]
-
-
-def table_of_benchmarks() -> Table:
-    """The catalogue to read."""
-    table = Table(title="vlm eval BENCHMARK ... --data DATA", show_lines=True)
-    table.add_column("benchmark", no_wrap=True)
-    table.add_column("title, metric; what it needs", overflow="fold")
-    for each in catalogue():
-        needs = "pip install 'vlm[eval]'"
-        if each["folder"] is not None:
-            needs = f"DATA/{each['folder']}/: {each['content']}"
-        hub = "" if each["hub"] is None else f"\nor --hub: {each['hub']}"
-        table.add_row(each["benchmark"], escape(f"{each['title']}\n{needs}{hub}"))
-    table.add_row("FILE.jsonl", "questions or captions of your own")
-    return table
-
-
-def table_of(benchmark: Benchmark, reports: list[dict[str, Any]]) -> Table:
+def table_of(reports: list[dict[str, Any]]) -> Table:
     """Everyone's score, and their scores in each group."""
     first = reports[0]
-    table = Table(
-        title=escape(f"{benchmark.title}, {first['split']}, {first['questions']:,} asked")
-    )
-    table.add_column("")
+    asked = f"{first['title']}, {first['split']}, {first['questions']:,} asked"
+    table = Table("", title=escape(asked))
     for report in reports:
         table.add_column(escape(report["who"]), justify="right")
     table.add_row("overall", *(f"{report['overall']:.2f}" for report in reports))
@@ -383,29 +289,3 @@ def table_of(benchmark: Benchmark, reports: list[dict[str, Any]]) -> Table:
                 *("" if value is None else f"{value:.2f}" for value in values),
             )
     return table
-
-
-def prices_of(prices: str) -> tuple[float, float]:
-    """Dollars for a million tokens of input and output, from `--prices`.
-
-    Raises:
-        ConfigError: they are not two numbers.
-    """
-    try:
-        for_input, for_output = (float(price) for price in prices.split(","))
-    except ValueError as error:
-        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {prices}") from error
-    return for_input, for_output
-
-
-def spent(usage: Usage, prices: tuple[float, float] | None) -> str:
-    """What the endpoint counted, and what that costs at the prices of `prices_of`."""
-    told = (
-        f"{usage.requests:,} answers, {usage.prompt_tokens:,} tokens in, "
-        f"{usage.completion_tokens:,} tokens out"
-    )
-    if prices is None:
-        return told
-    for_input, for_output = prices
-    cost = (usage.prompt_tokens * for_input + usage.completion_tokens * for_output) / 1e6
-    return f"{told}, {cost:.2f} dollars"

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.endpoint import RETRIES, EndpointAnswerer
+from eval.endpoint import RETRIES, EndpointAnswerer, prices_of, spent
 from eval.question import Question
-from eval.run import prices_of, spent
 from tests import tiny
 from vlm.cli import main
 from vlm.errors import ConfigError, VLMError

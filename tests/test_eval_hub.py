@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import pytest
 
-from eval.answerer import ModelAnswerer
+from eval.answerers import ModelAnswerer
 from eval.benchmarks import BENCHMARKS
 from eval.question import Question
 from tests import tiny

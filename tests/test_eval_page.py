@@ -7,13 +7,15 @@ from shutil import which
 
 import pytest
 
-from eval.page import SAMPLED, WORST, write_page
 from eval.predictions import Prediction
 from eval.question import Question
+from eval.report_page import SAMPLED, WORST, write_page
 from tests import tiny
 from vlm.errors import DataError
 
 REPORT = {
+    "title": "Title",
+    "split": "test",
     "who": "some <model>",
     "overall": 12.345,
     "interval_95": [10, 15],
@@ -34,7 +36,7 @@ def page(tmp_path: Path, count: int) -> str:
     ]
     file = tmp_path / "report.html"
     worth = [n / count for n in range(count)]
-    write_page(file, "Title", [REPORT], questions, predictions, worth)
+    write_page(file, REPORT, questions, predictions, worth)
     return file.read_text(encoding="utf-8")
 
 
@@ -93,13 +95,14 @@ def test_a_click_on_a_column_sorts_by_it(tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
-        write_page(tmp_path / "absent" / "p.html", "t", [], [], [], [])
+        write_page(tmp_path / "file" / "p.html", REPORT, [], [], [])
 
 
 def test_a_caption_is_worth_more_than_one(tmp_path: Path) -> None:
     question = Question("1", tiny.photo(0), "Describe.", ("a", "b"))
     prediction = Prediction("1", None, "Describe.", "a", ("a", "b"))
     file = tmp_path / "page.html"
-    write_page(file, "t", [REPORT], [question], [prediction], [7.5])
+    write_page(file, REPORT, [question], [prediction], [7.5])
     assert "7.50" in file.read_text()

@@ -1,6 +1,7 @@
 """`vlm eval` in processes of its own: killed and started again, and two that share the work."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import vlm
-from tests import tiny, tiny_folders, tiny_runs
+from tests import tiny, tiny_folders
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PHOTOS, ASKED = (
     12,
     ["what ?", "what is in the picture ?", "is it a cat ?", "who ?", "where is it ?"],
@@ -45,7 +47,7 @@ def command(folder: Path, name: str, *options: str, processes: int = 1) -> list[
 
 def run(words: list[str]) -> None:
     done = subprocess.run(
-        words, env=tiny_runs.environment(), capture_output=True, text=True, timeout=300, check=False
+        words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -61,11 +63,11 @@ def whole(folder: Path) -> bytes:
     return answers(folder, "whole").read_bytes()
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_file(folder: Path, whole: bytes) -> None:
+def test_a_killed_run_is_resumed_and_ends_with_the_same_file(folder: Path, whole: bytes) -> None:
     words = command(folder, "killed", "--batch_size", "1")
     for count in (3, 20):
         process = subprocess.Popen(
-            words, env=tiny_runs.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         file = answers(folder, "killed")
         deadline = time.monotonic() + 120

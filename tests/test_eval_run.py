@@ -1,9 +1,9 @@
-"""`vlm eval`: the same answers however they are asked, on the disk as they come, gone on with after
-a kill."""
+"""`vlm eval`: the same answers however they are asked, on the disk as they come, resumed after a
+kill."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ import pytest
 from rich.console import Console
 
 import vlm
-from eval import run
-from eval.answerer import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
+from eval.answerers import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
 from eval.benchmark import Benchmark
+from eval.benchmarks import BENCHMARKS
 from eval.metrics.exact import exact_match
-from eval.predictions import Prediction, append_predictions, read_predictions
+from eval.predictions import Prediction, answer_all, in_order, read_predictions
 from eval.question import Question
-from eval.runner import answer_all, in_order
 from tests import tiny
 from vlm.cli import main
 from vlm.errors import DataError
+from vlm.files import append_rows
 
 CONSOLE = Console(quiet=True)
 
@@ -110,7 +110,7 @@ def test_a_killed_run_ends_with_the_same_file(photos: Path, torn: int) -> None:
     assert not nobody.asked
 
 
-def test_answers_to_other_questions_are_not_gone_on_with(photos: Path) -> None:
+def test_answers_to_other_questions_are_refused(photos: Path) -> None:
     questions = questions_of(photos)
     file = photos / "p.jsonl"
     answer_all(TINY, questions, Named(), file, 5, CONSOLE)
@@ -197,7 +197,7 @@ def evaluate(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Any]:
     """The command on the tiny model and benchmark."""
-    monkeypatch.setitem(run.BENCHMARKS, "tiny", TINY)
+    monkeypatch.setitem(BENCHMARKS, "tiny", TINY)
     monkeypatch.setattr(vlm, "load", lambda *_, **__: model)
     data = photos.parent
 
@@ -239,7 +239,7 @@ def test_a_run_leaves_a_report_every_answer_and_a_page(
     assert "25.00" in shown
 
 
-def test_a_run_goes_on_only_as_it_began(evaluate: Callable[..., Any]) -> None:
+def test_a_run_is_resumed_only_as_it_began(evaluate: Callable[..., Any]) -> None:
     assert evaluate("--limit", "3")[0] == 0
     status, _, told = evaluate("--limit", "4")
     assert status == 1
@@ -274,7 +274,7 @@ def test_what_failed_is_asked_again(evaluate: Callable[..., Any], photos: Path) 
 def test_answers_that_cannot_be_rewritten_stay(photos: Path) -> None:
     file = photos / "p.jsonl"
     lines = [Prediction("0", None, "What?", "a", ()), Prediction("1", None, "What?", "", (), "no")]
-    append_predictions(file, lines)
+    append_rows(file, map(asdict, lines))
     before = file.read_bytes()
     (photos / ".p.jsonl.partial").mkdir()
     with pytest.raises(DataError, match=r"cannot write .*/p\.jsonl: "):
@@ -396,7 +396,7 @@ def test_without_a_benchmark_all_are_shown_with_what_they_need(
 ) -> None:
     assert main(["eval"]) == 0
     shown = capsys.readouterr().out
-    for benchmark in run.BENCHMARKS.values():
+    for benchmark in BENCHMARKS.values():
         assert f"│ {benchmark.name} " in shown
         assert benchmark.title in shown
     assert "DATA/gqa/: testdev_balanced_questions.json and images/" in shown
@@ -406,7 +406,7 @@ def test_without_a_benchmark_all_are_shown_with_what_they_need(
     assert "pip install 'vlm[eval]'" in shown
     assert main(["eval", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [each["benchmark"] for each in listed] == list(run.BENCHMARKS)
+    assert [each["benchmark"] for each in listed] == list(BENCHMARKS)
     assert listed[1] == {
         "benchmark": "gqa",
         "title": "GQA, accuracy",

@@ -24,7 +24,7 @@ COMMANDS = {
     "train": ("train.run:train", "train: projector on captions, or the whole on instructions"),
     "data": ("train.preview:show", "look at training data as the model will see it"),
     "average": ("train.average:main", "average the trained tensors of checkpoints"),
-    "eval": ("eval.run:main", "ask the questions of benchmarks, and score the answers"),
+    "eval": ("eval.run:evaluate", "ask the questions of benchmarks, and score the answers"),
     "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
     "score gqa": ("eval.score:gqa", "score answers as GQA does"),
     "score pope": ("eval.score:pope", "score answers as POPE does"),

@@ -1,4 +1,5 @@
-"""The page of a run: photos with question, answers, prediction and score, to look through."""
+"""`report.html`, the page of a run: photos with question, answers, prediction and score, to look
+through."""
 
 import base64
 import random
@@ -12,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from eval.predictions import Prediction
 from eval.question import Question
-from vlm.errors import DataError, ImageError
+from vlm.errors import ImageError
+from vlm.files import write_file
 
 WORST, SAMPLED = 100, 100
 """Questions shown: those of the lowest score, and as many drawn from all."""
@@ -23,21 +25,12 @@ THUMBNAIL = 160
 
 def write_page(
     file: Path,
-    title: str,
-    reports: list[dict[str, Any]],
+    report: dict[str, Any],
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
     worth: Sequence[float],
 ) -> None:
     """Writes one HTML file with all that it shows inside.
-
-    Args:
-        file: where.
-        title: of the page.
-        reports: of all who were asked the same, for the table at the top.
-        questions: of the benchmark.
-        predictions: the answer to each.
-        worth: the score of each, 0 to 1.
 
     Raises:
         DataError: the file cannot be written.
@@ -47,35 +40,31 @@ def write_page(
     random.Random(0).shuffle(order)
     worst = sorted(order, key=lambda place: worth[place])[:WORST]
     sample = sorted(order[:SAMPLED])
-    photos: dict[int, str | None] = {}
-
-    def row(place: int) -> dict[str, Any]:
-        question, prediction = questions[place], predictions[place]
-        if place not in photos:
-            photos[place] = thumbnail(question)
-        counts = Counter(question.answers).most_common()
-        return {
-            "photo": photos[place],
-            "name": prediction.image or question.id,
-            "question": question.text,
-            "answers": ", ".join(answer + f" ({count})" * (count > 1) for answer, count in counts),
-            "prediction": prediction.prediction,
-            "error": prediction.error,
-            "score": worth[place],
-        }
-
+    rows = {
+        place: row(questions[place], predictions[place], worth[place])
+        for place in {*worst, *sample}
+    }
     sections = [
-        (f"The {len(worst)} worst answers", [row(place) for place in worst]),
-        (f"{len(sample)} answers at random", [row(place) for place in sample]),
+        (f"The {len(worst)} worst answers", [rows[place] for place in worst]),
+        (f"{len(sample)} answers at random", [rows[place] for place in sample]),
     ]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("page.html").render(
-        title=title, reports=reports, sections=sections
-    )
-    try:
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error.strerror}") from error
+    template = environment.get_template("report_page.html")
+    write_file(file, template.render(report=report, sections=sections))
+
+
+def row(question: Question, prediction: Prediction, score: float) -> dict[str, Any]:
+    """What the page shows of a question."""
+    counts = Counter(question.answers).most_common()
+    return {
+        "photo": thumbnail(question),
+        "name": prediction.image or question.id,
+        "question": question.text,
+        "answers": ", ".join(answer + f" ({count})" * (count > 1) for answer, count in counts),
+        "prediction": prediction.prediction,
+        "error": prediction.error,
+        "score": score,
+    }
 
 
 def thumbnail(question: Question) -> str | None:

@@ -1,10 +1,13 @@
 """Who answers: a model of this project, the same without photos, or one answer to everything."""
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -12,15 +15,13 @@ import vlm
 from eval.question import Question
 from vlm.errors import ImageError
 
+HASHED = 2**20
+"""Bytes of each end of a file of weights that tell it from another; with its size."""
+
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, or why there is none.
-
-    Attributes:
-        text: the answer; "" if there is none.
-        error: None if there is one.
-    """
+    """An answer; `text` is "" where there is none, and then `error` says why."""
 
     text: str
     error: str | None = None
@@ -30,22 +31,28 @@ class Answerer(Protocol):
     """Whose answers are scored."""
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """An answer to each question, in their order.
-
-        Args:
-            questions: neighbours may be about the same image.
-            max_tokens: longest answer.
-        """
+        """An answer of at most `max_tokens` to each question, in their order; neighbours may be
+        about the same image."""
         ...
 
 
-class ModelAnswerer:
-    """A model of this project, greedy or by beams. The questions of one call are one batch.
+@dataclass(frozen=True)
+class Who:
+    """One column of the table of scores.
 
-    Args:
-        model: a loaded model.
-        beams: width of the search; 1 is greedy.
+    Attributes:
+        label: in tables, and of the run's folder.
+        make: from the questions that will be asked.
+        settings: that a run to be resumed must have, too.
     """
+
+    label: str
+    make: Callable[[Sequence[Question]], Answerer]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class ModelAnswerer:
+    """A model of this project, greedy or by beams. The questions of one call are one batch."""
 
     def __init__(self, model: "vlm.VisionLanguageModel", beams: int = 1) -> None:
         self.model = model
@@ -95,28 +102,49 @@ class BlindAnswerer(ModelAnswerer):
         self.known: dict[tuple[str, int], Answer] = {}
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """See `Answerer`."""
         new = {q.text: q for q in questions if (q.text, max_tokens) not in self.known}
         for text, answer in zip(new, super().answer([*new.values()], max_tokens), strict=True):
             self.known[text, max_tokens] = answer
         return [self.known[question.text, max_tokens] for question in questions]
 
     def look(self, question: Question) -> Image.Image:
-        """The mean image."""
         return self.mean
 
 
 class MajorityAnswerer:
-    """Always the answer that is right most often among the questions asked.
-
-    Args:
-        questions: all that will be asked.
-    """
+    """Always the answer that is right most often among the questions that will be asked."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         counts = Counter(answer for question in questions for answer in set(question.answers))
         ((self.text, _),) = counts.most_common(1)
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """See `Answerer`."""
         return [Answer(self.text)] * len(questions)
+
+
+def label_of(model: str) -> str:
+    """What a model is called in tables and folders: a folder by its name, the `checkpoint` of a
+    training run by that of the run, and what is no folder as it was given."""
+    if not Path(model).exists():
+        return model
+    # Else `.` would have no name, and `checkpoint` no folder that it is in.
+    folder = Path(os.path.abspath(model))
+    run = folder.parent.name if folder.name == "checkpoint" else ""
+    return run or folder.name
+
+
+def weights_of(model: str) -> str | None:
+    """What tells the weights of a folder from others: a hash over the ends of their files; None for
+    a model that is no folder."""
+    folder = Path(vlm.__file__).parent / "embedded" if model == "embedded" else Path(model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with open(file, "rb") as content:
+            digest.update(content.read(HASHED))
+            content.seek(max(0, size - HASHED))
+            digest.update(content.read(HASHED))
+    return digest.hexdigest()
