@@ -40,21 +40,30 @@ class Checked:
     lengths: list[int]
 
 
-def show(config: TrainConfig, show: int = 5) -> None:
+@dataclass
+class PreviewConfig(TrainConfig):
     """Look at training data as the model will see it; every photo is opened.
 
     Args:
-        config: of a training run.
         show: samples that are printed, the first of the first epoch that can be used; and of those
             that cannot, the first ones.
+    """
+
+    show: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.show < 0:
+            raise ConfigError(f"show must be at least 0, not {self.show}")
+
+
+def show(config: PreviewConfig) -> None:
+    """Shows the data of a training run.
 
     Raises:
         DataError: data that cannot be read.
-        ConfigError: `show` is below 0, or a model cannot be built.
-        WeightsError, CheckpointError: a model cannot be built.
+        ConfigError, WeightsError, CheckpointError: a model cannot be built.
     """
-    if show < 0:
-        raise ConfigError(f"show must be at least 0, not {show}")
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = model_of(config)
@@ -78,10 +87,10 @@ def show(config: TrainConfig, show: int = 5) -> None:
     samples = [sample for usable in training for sample in usable]
     epoch = first_prompts([samples[i] for i in order], prompt, config.seed, max_length)
     whole = {sample for one in checked for sample in one.found.usable}
-    shown = islice((each for each in epoch if each[0] in whole), show)
+    shown = islice((each for each in epoch if each[0] in whole), config.show)
     show_samples(shown, model.language.tokenizer, console)
     console.print(summary(checked))
-    show_skipped([one for each in checked for one in each.found.skipped], console, show)
+    show_skipped([one for each in checked for one in each.found.skipped], console, config.show)
 
 
 def model_of(config: TrainConfig) -> vlm.VisionLanguageModel:

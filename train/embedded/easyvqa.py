@@ -4,11 +4,12 @@
 PyPI package `easy-vqa` holds all of it."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from vlm.cli import run_module
+from vlm import cli
 from vlm.data.captioned import write_records
 from vlm.errors import DataError, VLMError
 
@@ -66,4 +67,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.easyvqa", main)))

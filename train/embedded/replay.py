@@ -6,14 +6,15 @@ Trained on beside the images, its own answers keep its abilities with text: pseu
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
+from vlm import cli
 from vlm.checkpoint import read
-from vlm.cli import run_module
 from vlm.data.captioned import write_records
 from vlm.errors import DataError
 from vlm.load import build
@@ -104,4 +105,4 @@ def main(questions: Path, output: Path, model: str = "embedded") -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.replay", main)))
