@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 
 from tests import tiny_runs
 from train.run_json import resolved
-from vlm.cli import COMMANDS, main, options_and_words
+from vlm.cli import COMMANDS, main, run
+from vlm.errors import UsageError
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
 
 
@@ -28,7 +30,7 @@ def test_help_and_version_need_no_torch() -> None:
         "try: main(['chat', '--help'])\n"
         "finally: assert 'torch' not in sys.modules\n"
     )
-    finished = run("-c", code)
+    finished = python("-c", code)
     assert (finished.returncode, finished.stderr) == (0, "")
     for command in COMMANDS:
         assert f"vlm {command} " in finished.stdout
@@ -36,7 +38,7 @@ def test_help_and_version_need_no_torch() -> None:
 
 
 def test_python_m_vlm_is_the_command() -> None:
-    assert run("-m", "vlm", "--help").stdout.startswith("usage: vlm COMMAND")
+    assert python("-m", "vlm", "--help").stdout.startswith("usage: vlm COMMAND")
 
 
 @pytest.mark.parametrize("words", ["--help", "chat --help"])
@@ -66,16 +68,10 @@ def test_help_of_a_command_documents_every_option(
     assert undocumented == []
 
 
-@pytest.mark.parametrize("words", [["score"], ["--help"], ["-h"], []])
+@pytest.mark.parametrize("words", [["score"], ["score", "--help"], ["--help"], ["-h"], []])
 def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     assert "vlm score captions" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("words", [["dance"], ["score", "dance"]])
-def test_unknown_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
-    assert f"vlm: no command '{' '.join(words)}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -85,17 +81,19 @@ def test_unknown_command(words: list[str], capsys: pytest.CaptureFixture[str]) -
         (["chat", "--max_tokens", "many"], "Got value: many"),
         (["chat", "--load-in", "5bit"], "5bit"),
         (["chat", "What?", "--seed"], "expected one argument"),
-        (["names"], "the following arguments are required: data"),
-        (["names", "a", "b"], "unrecognized arguments: b"),
-        (["train", "missing.yaml"], "missing.yaml"),
+        (["average"], "the following arguments are required: output"),
+        (["eval", "-x"], "unrecognized arguments: -x"),
+        (["train", "missing.yaml"], "File does not exist: "),
+        (["train", "--config", "missing.yaml"], "File does not exist: "),
+        (["score", "gqa", "Q", "--results", "R"], "File does not exist: "),
+        (["dance"], "no command 'dance'; see vlm --help"),
+        (["score", "dance"], "no command 'score dance'; see vlm --help"),
     ],
 )
 def test_wrong_options_end_with_status_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
+    assert main(words) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("vlm: ")
     assert message in errors
@@ -103,8 +101,7 @@ def test_wrong_options_end_with_status_2(
 
 
 def test_wrong_options_say_where_the_right_ones_are(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["score", "vqa"])
+    assert main(["score", "vqa"]) == 2
     told = "; see vlm score vqa --help\n"
     assert capsys.readouterr().err.endswith(told)
 
@@ -112,12 +109,13 @@ def test_wrong_options_say_where_the_right_ones_are(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty: a config has options, as in `data: [{path: ...}]`"),
-        (b"# nothing\n", "is empty: a config has options, as in `data: [{path: ...}]`"),
-        (b"- a\n- b\n", "is no YAML mapping: a config has options, as in `data: [{path: ...}]`"),
-        (b"[{}, {}", "is no YAML mapping: a config has options, as in `data: [{path: ...}]`"),
-        (b"a word", "is no YAML mapping: a config has options, as in `data: [{path: ...}]`"),
-        (b"\x89PNG", "is not YAML: unacceptable character"),
+        (b"", "holds no options, such as `data: [{path: ...}]`"),
+        (b"# nothing\n", "holds no options, such as `data: [{path: ...}]`"),
+        (b"- a\n- b\n", "holds no options, such as `data: [{path: ...}]`"),
+        (b"[{}, {}", "holds no options, such as `data: [{path: ...}]`"),
+        (b"a word", "holds no options, such as `data: [{path: ...}]`"),
+        (b"\x89PNG", "'utf-8' codec can't decode byte 0x89"),
+        (b"\0", "special characters are not allowed"),
         (b"epochs: [\n", "did not find expected node content"),
         (b"epoch: 2\n", "Option 'epoch' is not accepted; see vlm train --help"),
         (b"model: {projector: {kind: cube}}\n", 'Parser key "model.projector.kind": Expected'),
@@ -134,22 +132,11 @@ def test_a_wrong_config_is_named_in_one_line(
     right, wrong = tmp_path / "right.yaml", tmp_path / "wrong.yaml"
     right.write_text("epochs: 3\n", encoding="utf-8")
     wrong.write_bytes(content)
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", str(right), *option, str(wrong), "--epochs=1"])
-    assert stopped.value.code == 2
+    assert main(["train", str(right), *option, str(wrong), "--epochs=1"]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"vlm: {wrong}: ")
     assert message in told
     assert told.count("\n") == 1
-
-
-def test_a_config_that_is_not_there_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", str(tmp_path / "none.yaml")])
-    told = f"vlm: {tmp_path / 'none.yaml'}: cannot be read: No such file or directory\n"
-    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("name", ["captions.jsonl", ""])
@@ -158,19 +145,16 @@ def test_data_in_the_place_of_a_config_hear_where_they_belong(
 ) -> None:
     (tmp_path / "captions.jsonl").write_text("{}\n{}\n")
     data = tmp_path / name
-    with pytest.raises(SystemExit):
-        main(["data", str(data)])
-    assert capsys.readouterr().err == (
-        f"vlm: {data}: is data, not a config: write `data: [{{path: {data}}}]` in a YAML file\n"
-    )
+    assert main(["data", str(data)]) == 2
+    told = f"vlm: {data}: is data: write `data: [{{path: {data}}}]` in a YAML file; see vlm data"
+    assert capsys.readouterr().err == f"{told} --help\n"
 
 
 def test_a_wrong_option_is_not_said_of_a_right_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "right.yaml").write_text("epochs: 3\n")
-    with pytest.raises(SystemExit):
-        main(["train", str(tmp_path / "right.yaml"), "--batch_size=many"])
+    assert main(["train", str(tmp_path / "right.yaml"), "--batch_size=many"]) == 2
     assert capsys.readouterr().err.startswith('vlm: Parser key "batch_size": Expected')
 
 
@@ -202,18 +186,55 @@ def test_ctrl_c_ends_with_status_130(tmp_path: Path) -> None:
     assert (process.returncode, told) == (130, "")
 
 
-def test_an_error_of_a_command_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["names", str(tmp_path), "--threshold=2"]) == 1
-    assert capsys.readouterr().err == "vlm: threshold must be from 0 to 1, not 2.0\n"
+def test_an_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "score pope --questions a --questions b --results=c"
+    assert main(words.split()) == 1
+    told = "vlm: 2 files of questions but 1 of results: give one for each\n"
+    assert capsys.readouterr().err == told
 
 
-def test_options_and_words_may_mix() -> None:
-    arguments = ["a b", "--load-in", "4bit", "c", "--json", "--max-tokens=3", "d", "--", "--e-f"]
-    options, words = options_and_words(arguments, {"--json"})
-    assert options == ["--load_in", "4bit", "--json", "--max_tokens=3"]
-    assert words == ["a b", "c", "d", "--e-f"]
+def called_with(*arguments: str) -> dict[str, Any]:
+    """What a function is called with."""
+    called: dict[str, Any] = {}
+
+    def command(
+        folder: Path,
+        words: list[str],
+        load_in: Literal["4bit"] | None = None,
+        max_tokens: int = 9,
+        json: bool = False,
+        interactive: bool = False,
+    ) -> None:
+        called.update(locals())
+
+    run("vlm command", command, list(arguments))
+    return called
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ("a b|--load-in|4bit|c|--json|--max-tokens=3|d", {"words": ["c", "d"], "json": True}),
+        ("a b|c|--load-in|4bit|--max_tokens|3|d", {"words": ["c", "d"], "max_tokens": 3}),
+        ("--json|a b|--|-c-d?|--load-in", {"words": ["-c-d?", "--load-in"], "json": True}),
+        ("-i|a b", {"words": [], "interactive": True}),
+        ("a b|--interactive|--no-interactive|c", {"words": ["c"], "interactive": False}),
+        ('a b|null|1|[c, d]|{c: d}|"e"', {"words": ["null", "1", "[c, d]", "{c: d}", '"e"']}),
+    ],
+)
+def test_options_and_words_may_mix(arguments: str, given: dict[str, Any]) -> None:
+    called = called_with(*arguments.split("|"))
+    assert called["folder"] == Path("a b")
+    assert called.items() >= given.items()
+
+
+def test_a_command_may_take_its_options_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("max_tokens: 3\njson: true\n")
+    called = called_with("a", "--config", str(tmp_path / "options.yaml"), "--no_json")
+    assert (called["max_tokens"], called["json"]) == (3, False)
+    (tmp_path / "options.yaml").write_text("most: 3\n")
+    with pytest.raises(UsageError, match=r"options.yaml: Option 'most' is not accepted; see vlm "):
+        called_with("a", "--config", str(tmp_path / "options.yaml"))
 
 
 @pytest.fixture
@@ -279,9 +300,7 @@ def test_a_wrong_preset_is_named(
     text = preset.read_text(encoding="utf-8").replace("trains: null", "trains: {language: frozen}")
     assert old in text
     preset.write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(SystemExit) as stopped:
-        main([command, str(preset)])
-    assert stopped.value.code == 2
+    assert main([command, str(preset)]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"vlm: {preset}: ")
     assert message in told

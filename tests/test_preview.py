@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from rich.console import Console
 
 from tests import tiny, tiny_folders
 from tests.data_folders import asked, captions, save_lines, save_photos
-from train.config import TrainConfig
 from train.order import epoch_order
 from train.preview import (
     Checked,
+    PreviewConfig,
     check_samples,
     print_samples,
     print_skipped,
@@ -37,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 
 @pytest.fixture
-def config(tmp_path: Path, model: ModelConfig) -> TrainConfig:
+def config(tmp_path: Path, model: ModelConfig) -> PreviewConfig:
     """Two captioned photos, one of them broken; three questions, one of them without a photo."""
     save_photos(tmp_path, "a.png", "broken.png", "c.png")
     (tmp_path / "broken.png").write_bytes(b"no photo")
@@ -49,7 +50,7 @@ def config(tmp_path: Path, model: ModelConfig) -> TrainConfig:
     ]
     save_lines(tmp_path / "questions", *questions)
     sources = [DataSource(str(tmp_path / name)) for name in ("captions", "questions")]
-    return TrainConfig(sources, model=model, output=tmp_path / "run")
+    return PreviewConfig(sources, model=model, output=tmp_path / "run")
 
 
 def console(**fields: object) -> Console:
@@ -158,7 +159,7 @@ def test_no_conversation_of_any_epoch_is_longer_than_the_longest(
     longest = []
     for questions in (["Who?", "Who? " * 9, "What?"], ["Who? " * 9]):
         source = DataSource(str(file), format="captions", questions=questions)
-        show(TrainConfig([source], model=model, output=tmp_path / "run"), show=0)
+        show(PreviewConfig([source], model=model, output=tmp_path / "run", show=0))
         longest.append(re.findall(r"│ +(\d+) │ none", capsys.readouterr().out))
     assert longest[0] == longest[1] != []
 
@@ -178,10 +179,10 @@ def test_what_is_skipped_is_named_up_to_a_number() -> None:
 
 
 def test_show(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: PreviewConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "250")
-    show(config, show=1)
+    show(replace(config, show=1))
     one = capsys.readouterr().out
     show(config)
     both = capsys.readouterr().out
@@ -207,8 +208,8 @@ def test_the_first_of_the_first_epoch_are_shown_as_training_sees_them(
     file = save_lines(tmp_path / "data", *lines)
     questions = [f"Question {letter}?" for letter in "ABCDEFGHIJKLMNOP"]
     source = DataSource(str(file), questions=questions)
-    config = TrainConfig([source], model=model, output=tmp_path / "run", max_length=100)
-    show(config, show=3)
+    config = PreviewConfig([source], model=model, output=tmp_path / "run", max_length=100)
+    show(replace(config, show=3))
     out = capsys.readouterr().out
     assert re.findall(r", line (\d+): /", out) == [str(order[place] + 1) for place in (1, 3, 4)]
     assert re.findall(r"Question .\?", out) == [
@@ -222,20 +223,20 @@ def test_names_that_cannot_be_encoded_are_printed(
     save_photos(tmp_path, os.fsdecode(b"caf\xe9.png"))
     lines = [{"image": image, "captions": ["a cat"]} for image in ("caf\udce9.png", "\ud800.png")]
     source = DataSource(str(save_lines(tmp_path / "data", *lines)))
-    show(TrainConfig([source], model=model, output=tmp_path / "run"))
+    show(PreviewConfig([source], model=model, output=tmp_path / "run"))
     out = capsys.readouterr().out
     assert f"data, line 1: {tmp_path}/caf\\udce9.png" in out
     assert "data, line 2: missing image \\ud800.png" in out
 
 
-def test_show_less_than_nothing(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    show(config, show=0)
+def test_show_less_than_nothing(config: PreviewConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    show(replace(config, show=0))
     assert " supervised" not in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"^show must be at least 0, not -1$"):
-        show(config, show=-1)
+        show(replace(config, show=-1))
 
 
-def test_show_at_a_length(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_at_a_length(config: PreviewConfig, capsys: pytest.CaptureFixture[str]) -> None:
     config.max_length = tiny.PATCHES
     show(config)
     out = capsys.readouterr().out
@@ -244,7 +245,7 @@ def test_show_at_a_length(config: TrainConfig, capsys: pytest.CaptureFixture[str
 
 
 def test_the_command(
-    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: PreviewConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset = {
         "data": [{"path": source.path} for source in config.data],

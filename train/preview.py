@@ -34,16 +34,30 @@ class Checked:
     lengths: list[int]
 
 
-def show(config: TrainConfig, show: int = 5) -> None:
+@dataclass
+class PreviewConfig(TrainConfig):
     """Look at training data as the model will see it; every photo is opened.
 
     Args:
-        config: of a training run.
         show: samples to print, the first of the first epoch that can be used, and of those that
             cannot.
     """
-    if show < 0:
-        raise ConfigError(f"show must be at least 0, not {show}")
+
+    show: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.show < 0:
+            raise ConfigError(f"show must be at least 0, not {self.show}")
+
+
+def show(config: PreviewConfig) -> None:
+    """Shows the data of a training run; every photo is opened.
+
+    Raises:
+        DataError: data that cannot be read.
+        ConfigError, WeightsError, CheckpointError: a model cannot be built.
+    """
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)
@@ -66,10 +80,10 @@ def show(config: TrainConfig, show: int = 5) -> None:
     samples = [sample for usable in training for sample in usable]
     epoch = first_prompts([samples[i] for i in order], prompt, config.seed, max_length)
     whole = {sample for one in checked for sample in one.found.usable}
-    shown = itertools.islice((each for each in epoch if each[0] in whole), show)
+    shown = itertools.islice((each for each in epoch if each[0] in whole), config.show)
     print_samples(shown, model.language.tokenizer, console)
     console.print(summary_table(checked))
-    print_skipped([one for each in checked for one in each.found.skipped], console, show)
+    print_skipped([one for each in checked for one in each.found.skipped], console, config.show)
 
 
 def prompting_model(config: TrainConfig) -> vlm.VisionLanguageModel:

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-# Python, torchrun and accelerate put the current folder first on the path, where a `train.py` of
-# the user's would stand before our `train`.
-if Path(sys.path[0]).resolve() != Path(__file__).resolve().parents[1]:
+# `python -m`, which torchrun and accelerate start too, puts the current folder first on the path
+# (`python -P` does not), where a `train.py` of the user's would stand before our `train`.
+if not sys.flags.safe_path and Path(sys.path[0]).resolve() != Path(__file__).resolve().parents[1]:
     del sys.path[0]
 
 from vlm.cli import main

@@ -3,10 +3,11 @@
 4000 + 1000 images of one coloured shape each, with 38575 + 9673 questions that have 13 answers; the
 PyPI package `easy-vqa` holds all of it."""
 
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 
-from vlm.cli import run_module
+from vlm import cli
 from vlm.data.easy_vqa import read_easy_vqa
 from vlm.files import disk, write_rows
 
@@ -48,4 +49,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.easyvqa", main)))

@@ -9,6 +9,7 @@ from the photo most alike.
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from train.embedded.imagenet import (
     known_things,
 )
 from train.embedded.probe import fit, mean_tokens, photos_with_things
-from vlm.cli import run_module
+from vlm import cli
 from vlm.config import VisionConfig
 from vlm.data.records import read_records
 from vlm.data.things import THINGS, main_thing, named_things
@@ -278,4 +279,4 @@ def main(
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.names", main)))

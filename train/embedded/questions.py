@@ -36,7 +36,7 @@ from train.embedded.question_words import (
     UNSURE,
     VERBS,
 )
-from vlm.cli import run_module
+from vlm import cli
 from vlm.data.records import read_records
 from vlm.data.things import named_things
 from vlm.errors import DataError
@@ -391,4 +391,4 @@ def main(captions: list[str], seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.questions", main)))

@@ -6,6 +6,7 @@ Trained on beside the images, its own answers keep its abilities with text: pseu
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from rich.console import Console
 from rich.progress import track
 
 import vlm
+from vlm import cli
 from vlm.checkpoint import read
-from vlm.cli import run_module
 from vlm.errors import DataError
 from vlm.files import write_rows
 from vlm.model import VisionLanguageModel
@@ -104,4 +105,4 @@ def main(questions: Path, output: Path, model: str = "embedded") -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.replay", main)))

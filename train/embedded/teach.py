@@ -9,6 +9,7 @@ them gives: knowledge distillation (Hinton et al. 2015) into a model that reads 
 import random
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from train.embedded.captioned import photo_of
 from train.embedded.probe import patch_tokens
 from train.embedded.stacked_attention import UNKNOWN, fit_several, probabilities
-from vlm.cli import run_module
+from vlm import cli
 from vlm.config import VisionConfig
 from vlm.data.records import read_records
 from vlm.data.sample import SkipSample, text_of, texts_of
@@ -176,4 +177,4 @@ def main(
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.teach", main)))

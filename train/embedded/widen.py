@@ -6,6 +6,7 @@ The output weights of these units start at zero: the model is at first the same 
 training has only to learn what each class means to the language model."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,8 @@ import vlm
 from train.embedded.captioned import CaptionedPhoto, read_captions
 from train.embedded.imagenet import imagenet_network
 from train.embedded.probe import fit_detectors, mean_tokens, photos_with_things
+from vlm import cli
 from vlm.checkpoint import require_new
-from vlm.cli import run_module
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import CheckpointError, DataError
@@ -166,4 +167,4 @@ def main(
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_module(main))
+    raise SystemExit(cli.main(command=partial(cli.run, "python -m train.embedded.widen", main)))

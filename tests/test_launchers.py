@@ -1,0 +1,89 @@
+"""The commands that start `vlm`, as they are typed, in a folder with a `train.py` and an `eval.py`
+of the user's own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import vlm
+from tests import tiny_runs
+from train.run_json import resolved
+
+BIN = Path(sys.executable).parent
+SPAWN = """
+import importlib, multiprocessing, runpy
+try:
+    runpy.run_module("vlm", run_name="__main__", alter_sys=True)
+except SystemExit:
+    start = multiprocessing.get_context("spawn").Process
+    worker = start(target=importlib.import_module, args=("train.config",))
+    worker.start()
+    worker.join()
+    raise SystemExit(worker.exitcode)
+"""
+"""`python -m vlm`, and then a worker process that is a new one, as on macOS, and not forked."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's folder, with a run to train, and a checkpoint and a question to ask it."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("train.py", "eval.py"):
+        (folder / name).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "__init__.py").touch()
+    config = tiny_runs.run_config(folder, epochs=1, cache="off", workers=1)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(resolved(config)))
+    vlm.build(config.model).save(folder / "checkpoint")
+    question = {"image": "data/0.png", "question": "What?", "answers": ["cat"]}
+    (folder / "own.jsonl").write_text(json.dumps(question) + "\n")
+    return folder
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a command prints that ends well."""
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_path_without_the_current_folder_is_left_as_it_is(folder: Path) -> None:
+    assert "usage: vlm COMMAND" in run(folder, "python", "-P", "-m", "vlm")
+
+
+def test_a_new_worker_process_finds_our_train(folder: Path) -> None:
+    assert run(folder, "python", "-c", SPAWN, "--version").startswith("vlm ")
+
+
+def test_python_trains(folder: Path, tmp_path: Path) -> None:
+    run(folder, "python", "-m", "vlm", "train", "tiny.yaml", "--output", str(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two processes cannot share one GPU")
+def test_torchrun_trains_one_run_in_two_processes(folder: Path) -> None:
+    run(folder, "torchrun", "--nproc_per_node", "2", "-m", "vlm", "train", "tiny.yaml")
+    about = json.loads((folder / "run" / "run.json").read_text())
+    assert about["hardware"]["processes"] == 2
+    rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
+def test_accelerate_evaluates(folder: Path) -> None:
+    words = ["-m", "vlm", "eval", "own.jsonl", "--model", "checkpoint"]
+    run(folder, "accelerate", "launch", "--num_processes", "1", *words)
+    (report,) = (folder / "runs" / "eval").glob("*/*/report.json")
+    assert json.loads(report.read_text())["questions"] == 1
