@@ -18,7 +18,7 @@ chat: .venv/installed  ## set up, ask about a photo, and wait for the next quest
 	$(BIN)/vlm chat examples/chelsea.png "What is in the picture?" --interactive
 
 test: .venv/installed-dev  ## set up and run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev  ## style, and which way imports run
 	$(BIN)/ruff check .

@@ -77,7 +77,7 @@ def test_python_trains(folder: Path, tmp_path: Path) -> None:
 def test_torchrun_trains_one_run_in_two_processes(folder: Path) -> None:
     run(folder, "torchrun", "--nproc_per_node", "2", "-m", "vlm", "train", "tiny.yaml")
     about = json.loads((folder / "run" / "run.json").read_text())
-    assert about["hardware"]["processes"] == 2
+    assert about["runs"][0]["hardware"]["processes"] == 2
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
 
