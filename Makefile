@@ -12,13 +12,16 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,quant]'
 	touch $@
 
-.PHONY: chat test lint clean
+.PHONY: chat test readme lint clean
 
 chat: .venv/installed  ## set up, ask about a photo, and wait for the next question
 	$(BIN)/vlm chat examples/chelsea.png "What is in the picture?" --interactive
 
 test: .venv/installed-dev  ## set up and run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile
+
+readme: .venv/installed-dev  ## run what README.md tells its reader to run
+	$(BIN)/pytest -m readme tests/test_readme.py
 
 lint: .venv/installed-dev  ## style, and which way imports run
 	$(BIN)/ruff check .
