@@ -43,11 +43,8 @@ def load_image(source: ImageSource) -> Image.Image:
     The source is a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://`
     or `https://` URL. Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so
     are integers (white is 65535, or the maximum if that is higher) and floats (white is 1, or 255
-    or the maximum if the values go beyond); NaN and infinities are black.
-
-    Raises:
-        ImageError: the image cannot be read; names the source and the reason.
-    """
+    or the maximum if the values go beyond); NaN and infinities are black. An ImageError names the
+    source that cannot be read, and the reason."""
     try:
         image = source if isinstance(source, Image.Image) else _open(_read(source))
         return _to_rgb(image)

@@ -21,11 +21,8 @@ def build(
     dtype: torch.dtype | None = None,
 ) -> VisionLanguageModel:
     """A model with the frozen parts that the config names and a fresh projector, which is float32
-    in any case: it is what trains.
-
-    Args:
-        device: None is CUDA where there is one, else the CPU.
-        dtype: None is bfloat16 on CUDA, float32 on the CPU (where it is faster).
+    in any case: it is what trains. A device of None is CUDA where there is one, else the CPU; a
+    dtype of None is bfloat16 on CUDA, float32 on the CPU (where it is faster).
 
     Raises:
         WeightsError: a source that is not there.

@@ -46,7 +46,6 @@ class Columns:
 
     @property
     def texts(self) -> list[str]:
-        """Those with text."""
         if self.question is None or self.answer is None:
             return [self.text]
         return [self.question, self.answer]
