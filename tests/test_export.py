@@ -169,10 +169,6 @@ def test_exported_processor_writes_the_same_inputs(tmp_path, prompt, resize, sel
             "projector.kind=linear cannot be exported: .* only the mlp",
         ),
         (
-            lambda: tiny.vision_language_model(ProjectorConfig(kind="resampler", queries=4)),
-            "projector.kind=resampler cannot be exported",
-        ),
-        (
             lambda: tiny.vision_language_model(ProjectorConfig(input_norm=True)),
             "projector.input_norm cannot be exported: .* no LayerNorm",
         ),
