@@ -60,9 +60,7 @@ def model_with(
     tower = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     vision = TransformerTower(tower, tiny.preprocessing(image_size), layers, select)
     language = tiny.language_model()
-    projector = Projector(
-        ProjectorConfig(), vision.width, language.width, vision.grid, vision.num_tokens
-    )
+    projector = Projector(ProjectorConfig(), vision, language.width)
     for parameter in projector.parameters():
         parameter.data.normal_(std=0.2)
     return VisionLanguageModel(ModelConfig(), vision, projector, language).eval()

@@ -109,9 +109,7 @@ def take_projector(
     found: nn.Module, vision: TransformerTower, language: LanguageModel
 ) -> Projector:
     """The projector inside a LLaVA as one of ours, frozen, in the language model's dtype."""
-    projector = Projector(
-        ProjectorConfig(kind="mlp"), vision.width, language.width, vision.grid, vision.num_tokens
-    )
+    projector = Projector(ProjectorConfig(kind="mlp"), vision, language.width)
     projector.projection.load_state_dict(found.state_dict(), assign=True)
     return projector.to(language.dtype).requires_grad_(False)
 
