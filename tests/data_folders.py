@@ -1,6 +1,7 @@
 """Small data sets on disk, and the samples that they hold."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 from tests import tiny
@@ -14,6 +15,13 @@ def save_photos(folder: Path, *names: str) -> None:
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         tiny.photo(number).save(folder / name)
+
+
+def png(seed: int) -> bytes:
+    """The photo of this seed as a PNG file."""
+    encoded = BytesIO()
+    tiny.photo(seed).save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def save_lines(file: Path, *lines: object) -> Path:

@@ -58,19 +58,6 @@ def test_it_is_that_of_transformers(
         assert mine == other[:stop]
 
 
-def test_one_beam_is_greedy(language: LanguageModel) -> None:
-    ids, mask = pad(ROWS, value=0, side="left")
-    greedy = language.model.generate(
-        inputs_embeds=language.embed(ids),
-        attention_mask=mask,
-        do_sample=False,
-        max_new_tokens=6,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    assert found(language, ROWS, set(), beams=1, tokens=6) == greedy.tolist()
-
-
 def test_a_search_as_wide_as_the_vocabulary_finds_the_most_probable(
     language: LanguageModel,
 ) -> None:
@@ -106,8 +93,3 @@ def test_a_model_answers_by_beams() -> None:
 def test_beams_do_not_sample(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="leave temperature at 0 and repetition_penalty at 1"):
         GenerationConfig(beams=2, **setting)
-
-
-def test_there_is_one_beam_at_least() -> None:
-    with pytest.raises(ConfigError, match="beams must be at least 1, not 0"):
-        GenerationConfig(beams=0)

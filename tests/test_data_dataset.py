@@ -1,7 +1,6 @@
 """Hugging Face data sets on disk, with encoded images and with paths."""
 
 import pickle
-from io import BytesIO
 from pathlib import Path
 
 import pyarrow
@@ -10,17 +9,11 @@ import pytest
 from datasets import Dataset, DatasetDict, Image, NamedSplit
 
 from tests import tiny
-from tests.data_folders import asked, captions, read, reasons, save_photos
+from tests.data_folders import asked, captions, png, read, reasons, save_photos
 from vlm.data.photos import FilePhoto, RowPhoto, decode, digest
 from vlm.data.sample import Sample
 from vlm.data.source import Columns
 from vlm.errors import DataError, ImageError
-
-
-def png(seed: int) -> bytes:
-    encoded = BytesIO()
-    tiny.photo(seed).save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 def save(folder: Path, split: str | None = None, **columns: list[object]) -> Path:

@@ -154,18 +154,14 @@ def test_a_named_format_is_not_second_guessed(folder: Path) -> None:
     file = save_lines(folder / "data", CAT)
     with pytest.raises(DataError, match=r"line 1: conversations missing; found image, captions, e"):
         read(file, format="llava")
-    with pytest.raises(
-        ConfigError, match=r"^format must be one of llava, captions, .* not 'lava'$"
-    ):
-        DataSource("data", format="lava")
 
 
 def test_every_format_has_a_reader() -> None:
     for format in READERS:
         assert DataSource("data", format=format).format == format
-    with pytest.raises(ConfigError) as error:
-        DataSource("data", format="")
-    assert ", ".join(READERS) in str(error.value)
+    names = ", ".join(READERS)
+    with pytest.raises(ConfigError, match=f"^format must be one of {names}, not 'lava'$"):
+        DataSource("data", format="lava")
 
 
 def test_sources_keep_their_order_and_limits(folder: Path) -> None:

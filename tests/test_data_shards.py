@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.data_folders import asked, captions, read, reasons, save_photos
+from tests.data_folders import asked, captions, png, read, reasons, save_photos
 from vlm.data.photos import FilePhoto, TarPhoto, decode, digest
 from vlm.data.shards import expand
 from vlm.data.source import Columns
 from vlm.errors import DataError, ImageError
 from vlm.images import MAX_BYTES
-
-
-def png(seed: int) -> bytes:
-    encoded = io.BytesIO()
-    tiny.photo(seed).save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 def save_shard(file: Path, members: dict[str, bytes | str], mode: str = "w") -> Path:
@@ -147,16 +141,6 @@ def test_what_is_skipped(
     found = read(save_shard(tmp_path / "data", CAT | members))
     assert len(found.usable) == 1
     assert reasons(found, tmp_path) == [("data:1", reason, detail)]
-
-
-def test_no_json_has_the_columns(tmp_path: Path) -> None:
-    shard = save_shard(tmp_path / "data", {"1.png": b"", "1.json": '{"text": "a cat"}'})
-    with pytest.raises(DataError) as error:
-        read(shard)
-    assert str(error.value) == (
-        f"{shard}: no sample can be used: 1 key missing in the JSON; the first is {shard}:1 "
-        f"{shard}:1.json: caption missing; found text, expected caption"
-    )
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:

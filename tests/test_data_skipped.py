@@ -33,21 +33,6 @@ def test_a_report_lists_each_sample(tmp_path: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_report_that_is_not_there(tmp_path: Path) -> None:
-    assert read_report(tmp_path / "report.jsonl") == []
-    with pytest.raises(DataError, match=r"^cannot read .*: Is a directory$"):
-        read_report(tmp_path)
-
-
-def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for write in (write_report, append_report):
-        with pytest.raises(
-            DataError, match=r"^cannot write .*file/report\.jsonl: (File exists|Not a directory)$"
-        ):
-            write(THREE, tmp_path / "file" / "report.jsonl")
-
-
 def test_up_to_a_share_may_be_skipped() -> None:
     file = Path("report.jsonl")
     check_share([], 0, 0.0, file)

@@ -61,11 +61,6 @@ def test_knows_what_is_in_the_photo(tower: EfficientNetTower, file: str, classes
     assert logits.argmax().item() in classes
 
 
-def test_stays_in_eval_mode(tower: EfficientNetTower) -> None:
-    torch.nn.Sequential(tower).train()
-    assert not any(module.training for module in tower.modules())
-
-
 @pytest.mark.parametrize(("count", "asleep"), [(1, "_blocks.14."), (3, "_blocks.12."), ("all", "")])
 def test_last_layers_have_gradients_one_and_all(count: int | str, asleep: str) -> None:
     tower = load_vision(VisionConfig(image_size=64))
@@ -87,11 +82,6 @@ def test_last_layers_have_gradients_one_and_all(count: int | str, asleep: str) -
         assert not tower(photo).requires_grad
 
 
-def test_more_layers_than_there_are(tower: EfficientNetTower) -> None:
-    with pytest.raises(ConfigError, match=r"last 17 layers of the vision tower .*: it has 16$"):
-        tower.last_layers(17)
-
-
 def test_bfloat16() -> None:
     tower = load_vision(VisionConfig(), torch.bfloat16)
     tokens = tower(torch.zeros(1, 3, 224, 224))
@@ -108,12 +98,6 @@ def test_size_must_be_a_multiple_of_32(size: int) -> None:
 def test_there_is_one_layer() -> None:
     with pytest.raises(ConfigError, match=r"one output, so vision.layers must be \[-1\] .* \[-2\]"):
         load_vision(VisionConfig(layers=[-2]))
-
-
-def test_efficientnet_comes_from_its_installed_wheel():
-    state = imagenet_state()
-    assert state["_conv_stem.weight"].shape == (32, 3, 3, 3)
-    assert all(isinstance(value, torch.Tensor) for value in state.values())
 
 
 def test_efficientnet_not_installed_says_what_to_install(tmp_path, monkeypatch):

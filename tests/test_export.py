@@ -60,9 +60,7 @@ def model_with(
     tower = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     vision = TransformerTower(tower, tiny.preprocessing(image_size), layers, select)
     language = tiny.language_model()
-    projector = Projector(
-        ProjectorConfig(), vision.width, language.width, vision.grid, vision.num_tokens
-    )
+    projector = Projector(ProjectorConfig(), vision, language.width)
     for parameter in projector.parameters():
         parameter.data.normal_(std=0.2)
     return VisionLanguageModel(ModelConfig(), vision, projector, language).eval()
@@ -167,10 +165,6 @@ def test_exported_processor_writes_the_same_inputs(tmp_path, prompt, resize, sel
         (
             lambda: tiny.vision_language_model(ProjectorConfig(kind="linear")),
             "projector.kind=linear cannot be exported: .* only the mlp",
-        ),
-        (
-            lambda: tiny.vision_language_model(ProjectorConfig(kind="resampler", queries=4)),
-            "projector.kind=resampler cannot be exported",
         ),
         (
             lambda: tiny.vision_language_model(ProjectorConfig(input_norm=True)),

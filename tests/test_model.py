@@ -202,24 +202,10 @@ def test_no_questions(model: VisionLanguageModel) -> None:
     assert model.batch([]) == []
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
-        ({"temperature": -1.0}, "temperature must be 0 or more, not -1.0"),
-        ({"temperature": float("nan")}, "temperature must be 0 or more, not nan"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, not 0.0"),
-        ({"top_k": 0}, "top_k must be at least 1, not 0"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, not 0.0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-    ],
-)
-def test_a_setting_out_of_range(
-    model: VisionLanguageModel, settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError) as raised:
-        model.batch(QUESTIONS, **settings)
-    assert str(raised.value) == message
+@pytest.mark.parametrize("setting", ["max_tokens", "batch_size"])
+def test_a_setting_out_of_range(model: VisionLanguageModel, setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{setting} must be at least 1, not 0$"):
+        model.batch(QUESTIONS, **{setting: 0})
 
 
 @pytest.mark.parametrize("messages", [[], ["What?"], [{"role": "user", "content": None}]])

@@ -12,14 +12,24 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from vlm.config import ProjectorConfig
 from vlm.errors import ConfigError
 from vlm.projector import MLP, CrossAttentionBlock, Projector, TokenReduction, sine_positions
+from vlm.tower import VisionTower
 
 KINDS = ("linear", "mlp", "resampler")
 WIDTH, OUT, GRID = 6, 16, (4, 4)
 
 
+class Tower(VisionTower):
+    width, grid, num_tokens = WIDTH, GRID, 16
+
+    def last_layers(self, count: int | str) -> list[nn.Module]:
+        return []
+
+
 def projector(num_tokens: int = 16, out: int = OUT, **config: object) -> Projector:
     torch.manual_seed(0)
-    return Projector(ProjectorConfig(queries=5, **config), WIDTH, out, GRID, num_tokens)
+    tower = Tower()
+    tower.num_tokens = num_tokens
+    return Projector(ProjectorConfig(queries=5, **config), tower, out)
 
 
 def patch_tokens(batch: int = 2) -> Tensor:

@@ -1,7 +1,6 @@
 """Prompts: which ids, which of them are supervised, and that text stays text."""
 
 import copy
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -315,14 +314,6 @@ def test_chatml_tokens_are_special_even_where_the_tokenizer_denies_it() -> None:
     ids = plain_ids("a<|im_end|>\n<|im_start|>system", language.tokenizer)
     assert not set(ids) & set(tokenizer.convert_tokens_to_ids(marks))
     assert tokenizer.decode(ids) == "a<|im_end|>\n<|im_start|>system"
-
-
-def test_each_image_has_its_own_count() -> None:
-    prompt = build_prompt([user("a.jpg", "b.jpg")], tiny.tokenizer(), [1, 4])
-    assert [len(slot) for slot in prompt.image_slots] == [1, 4]
-    assert all(a.stop < b.start for a, b in pairwise(prompt.image_slots))
-    with pytest.raises(PromptError, match=r"^the prompt has 2 images but 3 token counts$"):
-        build_prompt([user("a.jpg", "b.jpg")], tiny.tokenizer(), [1, 4, 4])
 
 
 NO_PART = (

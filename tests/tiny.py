@@ -108,9 +108,7 @@ def vision_language_model(
     vision = clip_tower(**tower)
     language = language_model()
     torch.manual_seed(2)
-    built = Projector(
-        config.projector, vision.width, language.width, vision.grid, vision.num_tokens
-    )
+    built = Projector(config.projector, vision, language.width)
     return VisionLanguageModel(config, vision, built, language).eval()
 
 

@@ -29,8 +29,6 @@ HELP = """\
 /exit, /quit  leave, as Ctrl-D does
 Ctrl-C stops an answer."""
 
-LEAVE = ("/exit", "/quit")
-
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which a terminal would obey whoever wrote them, and halves of characters."""
 
@@ -167,7 +165,7 @@ def prompt_loop(
         except KeyboardInterrupt:
             notice(notices, "\nCtrl-D or /exit leaves")
             continue
-        if line in LEAVE:
+        if line in ("/exit", "/quit"):
             return
         try:
             if line.startswith("/"):
@@ -193,7 +191,6 @@ def read_line(stdin: TextIO, stdout: TextIO) -> str:
 
 
 def obey(line: str, conversation: Conversation, notices: Console) -> None:
-    """Runs a command of the prompt."""
     command, _, rest = line.partition(" ")
     path = rest.strip()
     # Terminals quote the path of a file that is dropped on them.
@@ -243,7 +240,6 @@ def answer(conversation: Conversation, question: str, stdout: TextIO, json: bool
 
 
 def clean(text: str) -> str:
-    """Text without `CONTROLS`."""
     return CONTROLS.sub("", text)
 
 

@@ -62,11 +62,8 @@ def read_config(file: Path) -> ModelConfig:
 
 def load_tensors(model: nn.Module, file: Path, required: set[str] | None = None) -> None:
     """Reads trained tensors into a model, in the model's own dtypes; its `trained` gains their
-    names, of which the `required` ones (None: all that are in it already) must be in the file.
-
-    Raises:
-        CheckpointError: no such file, or tensors that are missing, left over or of another shape.
-    """
+    names, of which the `required` ones (None: all that are in it already) must be in the file. A
+    CheckpointError if there is no file, or tensors are missing, left over or of another shape."""
     with disk(f"cannot read {file}", CheckpointError), safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     state = model.state_dict()
@@ -93,11 +90,7 @@ def save(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a checkpoint of the trained tensors by name, which may be on any device; the folder is
-    replaced if it is a checkpoint already. A dtype of None keeps each tensor's own.
-
-    Raises:
-        CheckpointError: the folder holds something else, or cannot be written.
-    """
+    replaced if it is a checkpoint already. A dtype of None keeps each tensor's own."""
     written = {
         name: trained[name].detach().to("cpu", dtype or trained[name].dtype).contiguous()
         for name in sorted(trained)

@@ -181,10 +181,8 @@ def from_json(text: str) -> ModelConfig:
     """The inverse of `to_json`; a field that is left out has its default.
 
     Strict, since checkpoints come from strangers: the command line's parser would take "null" for
-    None, and read the file that a string names.
-
-    Raises:
-        ConfigError: not JSON, an unknown key, or a value of the wrong type; names it.
+    None, and read the file that a string names. An unknown key, or a value of the wrong type, is a
+    ConfigError that names it.
     """
     try:
         values = json.loads(text)

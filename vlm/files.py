@@ -129,7 +129,6 @@ def write_file(file: Path, content: str | bytes) -> None:
 
 
 def sha256(file: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -43,16 +43,16 @@ def load_image(source: ImageSource) -> Image.Image:
     The source is a path, the bytes of a file, a PIL image (never changed), or a `data:`, `http://`
     or `https://` URL. Of an animation it is the first frame. 16-bit grey is scaled to 8 bits; so
     are integers (white is 65535, or the maximum if that is higher) and floats (white is 1, or 255
-    or the maximum if the values go beyond); NaN and infinities are black.
-
-    Raises:
-        ImageError: the image cannot be read; names the source and the reason.
-    """
+    or the maximum if the values go beyond); NaN and infinities are black. An ImageError names the
+    source that cannot be read, and the reason."""
     try:
         image = source if isinstance(source, Image.Image) else _open(_read(source))
         return _to_rgb(image)
     except ImageError as error:
         raise ImageError(f"cannot read {_name(source)}: {error}") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file.
+        reason = f"it cannot be decoded: {_reason(error)}"
+        raise ImageError(f"cannot read {_name(source)}: {reason}") from error
 
 
 def image_fingerprint(image: Image.Image) -> str:
@@ -172,8 +172,6 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(f"not an image, or damaged, or not one of {known}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"it has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except Exception as error:  # Pillow's readers raise nearly anything on a damaged file.
-        raise ImageError(f"it cannot be decoded: {_reason(error)}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -181,18 +179,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(f"it has no pixels: {image.width} x {image.height}")
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"it has more than {MAX_PIXELS} pixels; make it smaller")
-    try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = _grey_to_8_bit(image)
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        if image.mode == "La":  # Pillow has no direct conversion.
-            image = image.convert("LA")
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    except Exception as error:  # As in _open: this is where the pixels are decoded.
-        raise ImageError(f"it cannot be decoded: {_reason(error)}") from error
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _grey_to_8_bit(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":  # Pillow has no direct conversion.
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:

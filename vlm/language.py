@@ -52,12 +52,10 @@ class LanguageModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the embeddings."""
         return self.table.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the embeddings."""
         return self.table.device
 
     @property
@@ -157,12 +155,8 @@ class LanguageModel(nn.Module):
 def load_language(
     config: LanguageConfig, device: torch.device, dtype: torch.dtype
 ) -> LanguageModel:
-    """Loads the language model that a config names, frozen, on its device.
-
-    Raises:
-        WeightsError: the source is not there.
-        ConfigError: quantisation without bitsandbytes, or adapters that do not fit.
-    """
+    """Loads the language model that a config names, frozen, on its device: a WeightsError if its
+    source is not there, a ConfigError for adapters that do not fit, or no bitsandbytes."""
     source = local_source(config.source, config.revision)
     where: dict[str, Any] = {"revision": config.revision}
     options = quantization_options(config.load_in, device, dtype)

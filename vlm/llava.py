@@ -32,14 +32,9 @@ def load_llava(
     config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[ModelConfig, TransformerTower, Projector, LanguageModel]:
     """The parts that the LLaVA named in `config.llava` holds, frozen but for new adapters, and the
-    config, filled in with the layers, projector and prompt format found there.
-
-    Raises:
-        WeightsError: a source that is not there or cannot be read, or tensors that are missing or
-            of another shape.
-        ConfigError: another kind of model, a setting that ours cannot follow, or one in `config`
-            that contradicts the LLaVA.
-    """
+    config, filled in with the layers, projector and prompt format found there. A WeightsError for a
+    source that cannot be read or lacks tensors; a ConfigError for another kind of model, a setting
+    that ours cannot follow, or one in `config` that contradicts the LLaVA."""
     name, where = config.llava, {"revision": config.llava_revision}
     source = local_source(name, config.llava_revision)
     written = read_config(name, source, config.llava_revision)
@@ -114,9 +109,7 @@ def take_projector(
     found: nn.Module, vision: TransformerTower, language: LanguageModel
 ) -> Projector:
     """The projector inside a LLaVA as one of ours, frozen, in the language model's dtype."""
-    projector = Projector(
-        ProjectorConfig(kind="mlp"), vision.width, language.width, vision.grid, vision.num_tokens
-    )
+    projector = Projector(ProjectorConfig(kind="mlp"), vision, language.width)
     projector.projection.load_state_dict(found.state_dict(), assign=True)
     return projector.to(language.dtype).requires_grad_(False)
 

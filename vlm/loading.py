@@ -21,16 +21,9 @@ def build(
     dtype: torch.dtype | None = None,
 ) -> VisionLanguageModel:
     """A model with the frozen parts that the config names and a fresh projector, which is float32
-    in any case: it is what trains.
-
-    Args:
-        device: None is CUDA where there is one, else the CPU.
-        dtype: None is bfloat16 on CUDA, float32 on the CPU (where it is faster).
-
-    Raises:
-        WeightsError: a source that is not there.
-        ConfigError: parts that do not fit together, or a device that is not there.
-    """
+    in any case: it is what trains. A device of None is CUDA where there is one, else the CPU; a
+    dtype of None is bfloat16 on CUDA, float32 on the CPU (where it is faster). A WeightsError for a
+    source that is not there; a ConfigError for a device that is not, or parts that do not fit."""
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
@@ -42,9 +35,7 @@ def build(
         return VisionLanguageModel(*load_llava(config, device, dtype)).eval()
     vision = load_vision(config.vision, dtype).to(device)
     language = load_language(config.language, device, dtype)
-    projector = Projector(
-        config.projector, vision.width, language.width, vision.grid, vision.num_tokens
-    ).to(device)
+    projector = Projector(config.projector, vision, language.width).to(device)
     size = vision.preprocessing.size
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     projector.match_scale(vision(noise.to(device)).float(), language.embedding_rms())

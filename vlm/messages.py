@@ -32,11 +32,7 @@ class Turn:
 
 
 def read_messages(messages: Messages) -> list[Turn]:
-    """The turns of a conversation.
-
-    Raises:
-        PromptError: names the message and what is wrong with it.
-    """
+    """The turns of a conversation; a PromptError names a message that is wrong."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, Sequence) or not messages:
@@ -58,7 +54,6 @@ def read_messages(messages: Messages) -> list[Turn]:
 
 
 def read_content(content: Any, number: int) -> Iterator[str | Slot]:
-    """The parts of one message's content, see `read_messages`."""
     if isinstance(content, str):
         yield content
         return
@@ -78,11 +73,7 @@ def read_content(content: Any, number: int) -> Iterator[str | Slot]:
 
 
 def with_images(messages: Messages, images: Images) -> Messages:
-    """Puts images in front of the text of the last message.
-
-    Raises:
-        PromptError: a malformed conversation.
-    """
+    """Puts images in front of the text of the last message."""
     several = images if isinstance(images, list | tuple) else [images]
     pictures = [{"type": "image", "image": image} for image in several if image is not None]
     if not pictures:

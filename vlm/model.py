@@ -63,7 +63,6 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the language model is."""
         return self.language.device
 
     def forward(
@@ -230,7 +229,6 @@ class VisionLanguageModel(nn.Module):
         return prefill(self.language, *self._embed_prompts(ends), after=start)
 
     def _require_room(self, prompts: list[Prompt], max_tokens: int) -> None:
-        """Checks that the language model has positions for prompts and answers."""
         longest = max(map(len, prompts))
         limit = self.language.max_length
         if limit is not None and longest + max_tokens > limit:

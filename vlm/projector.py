@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vlm.config import ProjectorConfig
 from vlm.errors import ConfigError
+from vlm.tower import VisionTower
 
 
 class TokenReduction(nn.Module):
@@ -125,19 +126,13 @@ def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
 class Projector(nn.Module):
     """Token reduction (optional), LayerNorm (optional), then the projection itself.
 
-    A vision tower has `width` D, a `grid` of (rows, columns), and as `num_tokens` N, more than that
-    grid if it keeps special tokens; the projector has as `num_tokens` M, those of one image.
+    The tower gives N tokens of width D, more than its grid has if it keeps special ones; the
+    projector has as `num_tokens` M, those of one image, of width H.
     """
 
-    def __init__(
-        self,
-        config: ProjectorConfig,
-        width: int,
-        out_width: int,
-        grid: tuple[int, int],
-        num_tokens: int,
-    ) -> None:
+    def __init__(self, config: ProjectorConfig, tower: VisionTower, out_width: int) -> None:
         super().__init__()
+        width, grid, num_tokens = tower.width, tower.grid, tower.num_tokens
         has_special = num_tokens != grid[0] * grid[1]
         if has_special and (config.reduce != "none" or config.kind == "resampler"):
             raise ConfigError(

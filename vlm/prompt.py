@@ -11,7 +11,7 @@ vocabulary, so no model has to be resized for it.
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -67,14 +67,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as the model sees it.
-
-    Attributes:
-        input_ids: T token ids, `IMAGE_SLOT` where an image token goes.
-        loss_mask: T flags: True for the assistant's words and its end of turn.
-        image_slots: where each image's tokens lie, in prompt order.
-        images: the image of each slot.
-    """
+    """A conversation as the model sees it: T ids, `IMAGE_SLOT` where an image token goes, T flags,
+    True for the assistant's words and its end of turn, and the place of each image."""
 
     input_ids: list[int]
     loss_mask: list[bool]
@@ -88,39 +82,27 @@ class Prompt:
 def build_prompt(
     messages: Messages,
     tokenizer: PreTrainedTokenizerBase,
-    image_tokens: int | Sequence[int],
+    image_tokens: int,
     prompt_format: str = "auto",
     answer_next: bool = True,
 ) -> Prompt:
-    """Turns a conversation into token ids, loss mask and image slots.
-
-    Args:
-        image_tokens: tokens that each image gives: one number, or one for each image in order.
-        prompt_format: see `resolve_format`.
-        answer_next: end with the opening of the assistant's turn, ready to generate.
-
-    Raises:
-        PromptError: a malformed message, or a format that the tokenizer cannot write.
-    """
+    """A conversation as a model sees it of whose projector an image gets `image_tokens`; with
+    `answer_next` it ends with the opening of the assistant's turn, ready to generate. A PromptError
+    for a malformed message, or a format that the tokenizer cannot write."""
     turns = read_messages(messages)
     template = FORMATS[resolve_format(tokenizer, prompt_format)]
-    segments = merge_text(write(turns, tokenizer, template, answer_next))
-    count = sum(isinstance(segment.content, Slot) for segment in segments)
-    counts = [image_tokens] * count if isinstance(image_tokens, int) else list(image_tokens)
-    if len(counts) != count:
-        raise PromptError(f"the prompt has {count} images but {len(counts)} token counts")
     ids: list[int] = []
     mask: list[bool] = []
     slots: list[range] = []
     images: list[ImageSource] = []
-    for segment in segments:
+    for segment in merge_text(write(turns, tokenizer, template, answer_next)):
         start, content = len(ids), segment.content
         if isinstance(content, str):
             ids += plain_ids(content, tokenizer)
         elif isinstance(content, int):
             ids.append(content)
         else:
-            ids += [IMAGE_SLOT] * counts[len(slots)]
+            ids += [IMAGE_SLOT] * image_tokens
             slots.append(range(start, len(ids)))
             images.append(content.image)
         mask += [segment.supervised] * (len(ids) - start)
@@ -129,11 +111,7 @@ def build_prompt(
 
 def resolve_format(tokenizer: PreTrainedTokenizerBase, prompt_format: str = "auto") -> str:
     """The name of one of `FORMATS`; `auto` is ChatML where the tokenizer has its two tokens, else
-    the tokenizer's own template.
-
-    Raises:
-        PromptError: the tokenizer has neither, or not what the format asked for needs.
-    """
+    the tokenizer's own template. A PromptError if it lacks what the format needs."""
     chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_added_vocab().keys()
     if prompt_format == "auto":
         prompt_format = "chatml" if chatml else "template"
@@ -154,11 +132,8 @@ def write(
     turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str | None, answer_next: bool
 ) -> Iterator[Segment]:
     """A chat template rendered around stand-ins for each turn's content, so that what is the
-    template's and what is the user's never mix.
-
-    Raises:
-        PromptError: the template refuses the conversation, or leaves a turn out.
-    """
+    template's and what is the user's never mix. A PromptError if the template refuses the
+    conversation, or leaves a turn out."""
     # Strings, since many a tokenizer's own template takes no other content.
     messages = [
         {"role": turn.role, "content": f"\ue000{number}\ue001"} for number, turn in enumerate(turns)

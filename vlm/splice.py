@@ -22,11 +22,8 @@ def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
 
 def splice(embeddings: Tensor, input_ids: Tensor, image_tokens: list[Tensor]) -> Tensor:
     """Embeddings (B, T, H) with each row's image tokens (M, H; M may be 0) in the slots of its ids
-    (B, T), in prompt order; differentiable with respect to both.
-
-    Raises:
-        PromptError: a row whose slots and image tokens differ in number.
-    """
+    (B, T), in prompt order; differentiable with respect to both. A PromptError if they differ in
+    number."""
     slots = input_ids == IMAGE_SLOT
     for row, (count, tokens) in enumerate(
         zip(slots.sum(dim=1).tolist(), image_tokens, strict=True)

@@ -89,7 +89,6 @@ class TransformerTower(VisionTower):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The layers."""
         return self.model.get_submodule(self.family.layers)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -190,12 +189,8 @@ class TransformerTower(VisionTower):
 
 
 def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> VisionTower:
-    """Loads the tower that a config names.
-
-    Raises:
-        WeightsError: the source is not there, or its weights are not the tower's.
-        ConfigError: no vision tower, or a layer or size that it cannot give.
-    """
+    """Loads the tower that a config names: a WeightsError if its source is not there or its weights
+    are not the tower's, a ConfigError for a layer or size that it cannot give."""
     if config.source == EFFICIENTNET:
         return EfficientNetTower(config).to(dtype)
     source = local_source(config.source, config.revision)

@@ -66,5 +66,4 @@ def folder_sample(source: DataSource, record: Record) -> Sample:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines with something in them."""
     return [line for line in text.splitlines() if line.strip()]

@@ -11,11 +11,8 @@ def load_table(
     path: str, config: str | None = None, split: str | None = None
 ) -> tuple[Any, str | None]:
     """One split of a data set, by its id on the hub or its folder, as a `datasets.Dataset`, and the
-    name of the split if it has one. None is the only config, the only split.
-
-    Raises:
-        DataError: no such data set or split, or no connection; says what there is.
-    """
+    name of the split if it has one. None is the only config, the only split. A DataError if there
+    is no such split names those that there are."""
     whole = _load(path, config)
     if not isinstance(whole, dict):
         return whole, None if whole.split is None else str(whole.split)
@@ -27,11 +24,7 @@ def load_table(
 
 
 def split_names(path: str) -> list[str]:
-    """The splits of a data set; one that was saved alone may have none.
-
-    Raises:
-        DataError: no such data set, or no connection.
-    """
+    """The splits of a data set; one that was saved alone may have none."""
     whole = _load(path)
     if isinstance(whole, dict):
         return list(whole)
@@ -45,10 +38,9 @@ def _load(path: str, config: str | None = None) -> Any:
     folder = Path(path)
     saved = any(os.path.isfile(folder / f"dataset_{kind}.json") for kind in ("info", "dict"))
     try:
-        whole = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, config)
+        return datasets.load_from_disk(path) if saved else datasets.load_dataset(path, config)
     except Exception as error:
         # It raises whatever its parsers do: YAML's errors, or a KeyError for damaged JSON.
         here = "" if os.path.exists(folder) else "no such file or folder, and on the hub: "
         reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
         raise DataError(f"cannot read the data set {path!r}: {here}{reason}") from error
-    return whole

@@ -17,8 +17,6 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 
 @dataclass(frozen=True)
 class FilePhoto:
-    """A file of its own."""
-
     path: Path
 
     @property

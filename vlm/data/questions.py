@@ -2,19 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from vlm.data.records import Record, photo_at, read_records, require
 from vlm.data.sample import Sample, SkipSample, asked, text_of, texts_of
 from vlm.data.source import DataSource
-
-
-class AskedPhoto(NamedTuple):
-    """A photo by the names that it may have, and the objects that ask about it: `question`,
-    `answers` or `answer`, and optionally `kind`."""
-
-    names: list[str]
-    questions: list[Record]
 
 
 def question_records(source: DataSource) -> Iterator[Record]:
@@ -29,11 +20,12 @@ def question_records(source: DataSource) -> Iterator[Record]:
         photos.setdefault((str(line.content["image"]), str(line.split)), []).append(line)
     for lines in photos.values():
         first = lines[0]
-        yield Record(first.where, AskedPhoto([first.content["image"]], lines), first.split)
+        yield Record(first.where, ([first.content["image"]], lines), first.split)
 
 
 def question_sample(source: DataSource, record: Record) -> Sample:
-    """One photo with a conversation for each question about it."""
+    """One photo, by the names that it may have, with a conversation for each object that asks about
+    it: `question`, `answers` or `answer`, and optionally `kind`."""
     names, questions = record.content
     photo = photo_at(Path(source.path).parent, source.images, *names)
     conversations, right, kinds = [], [], []

@@ -34,12 +34,7 @@ def read_records(
     file: Path, required: Iterable[str] = (), key: str | None = None
 ) -> Iterator[Record]:
     """The objects of a file - JSON-lines, a JSON list, or the list under `key` of a JSON object -
-    each with its place.
-
-    Raises:
-        DataError: the file cannot be read or holds no object, something in it is none, or lacks a
-            key that is required; names the place.
-    """
+    each with its place, which a DataError names for what is none or lacks a required key."""
     required = list(required)
     start = head(file)
     unit = "record"
@@ -130,11 +125,8 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
 
 def photo_at(folder: Path, images: Path | None, *names: Any) -> FilePhoto:
     """The photo that a file in a folder names; of several names, the first that is there. Paths
-    start from `images`; if that is None, from the folder or `images` in it.
-
-    Raises:
-        SkipSample: no such photo, or a path that leaves the folder.
-    """
+    start from `images`; if that is None, from the folder or `images` in it. A SkipSample if there
+    is no such photo, or its path leaves the folder."""
     for name in names:
         if not isinstance(name, str) or not name:
             raise SkipSample("image is not a path", repr(name)[:100])

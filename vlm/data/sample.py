@@ -28,12 +28,9 @@ Conversation = tuple[Message, ...]
 class Sample:
     """Conversations about the same photos, trained together behind one copy of them.
 
-    Attributes:
-        questions: what captions answer: one is drawn in each epoch and put behind the photos of
-            each first message; none where the conversations have their own.
-        answers: what evaluation compares with: all right answers to each conversation's question,
-            or one tuple of all captions; none where the conversations have them.
-        kinds: of each question, for the breakdown of scores.
+    Captions answer one of `questions`, drawn in each epoch and put behind the photos of each first
+    message. Evaluation compares with `answers`, all right ones to each conversation's question, or
+    one tuple of all captions; `kinds` of questions are for the breakdown of scores.
     """
 
     where: str

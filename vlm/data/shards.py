@@ -100,7 +100,6 @@ def _check_end(shard: Path, end: int) -> None:
 
 
 def shard_sample(source: DataSource, record: Record) -> Sample:
-    """One photo with the text beside it."""
     found = dict(record.content)
     if len(found) < len(record.content):
         names = ", ".join(place.member for _, place in record.content)

@@ -46,10 +46,7 @@ class Columns:
 
     @property
     def texts(self) -> list[str]:
-        """Those with text."""
-        if self.question is None or self.answer is None:
-            return [self.text]
-        return [self.question, self.answer]
+        return [self.text] if self.question is None else [self.question, self.answer]
 
 
 @dataclass

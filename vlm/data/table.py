@@ -24,7 +24,6 @@ from vlm.files import disk
 
 
 def table_records(source: DataSource) -> Iterator[Record]:
-    """The rows of a CSV or TSV file."""
     path, first = source.path, 1
     expected = [source.columns.image, *source.columns.texts]
     expected += [] if source.split is None else ["split"]
@@ -53,7 +52,6 @@ def table_records(source: DataSource) -> Iterator[Record]:
 
 
 def table_sample(source: DataSource, record: Record) -> Sample:
-    """One row of a file."""
     row = record.content
     if None in row or None in row.values():
         raise SkipSample("row and header differ in length")

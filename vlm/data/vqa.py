@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm.data.questions import AskedPhoto
 from vlm.data.records import Record, by_id, read_records
 from vlm.data.source import DataSource
 from vlm.errors import DataError
@@ -15,14 +14,9 @@ from vlm.files import read_json
 
 @dataclass(frozen=True)
 class VqaQuestion:
-    """A question with what people answered.
-
-    Attributes:
-        image: number of the photo in COCO.
-        answers: of ten people, as a rule; None where the annotations have none for it.
-        question_type: what it begins with, such as `how many`; None if nothing says.
-        answer_type: `yes/no`, `number` or `other`; None if nothing says.
-    """
+    """A question about the photo of this number in COCO, with what people, as a rule ten, answered:
+    None where the annotations have none. Its type is what it begins with, such as `how many`; that
+    of the answer `yes/no`, `number` or `other`."""
 
     id: Any
     image: Any
@@ -60,14 +54,13 @@ def vqa_records(source: DataSource) -> Iterator[Record]:
     questions, _ = read_vqa(Path(source.path), source.annotations)
     whole = read_json(Path(source.path))
     subtype = whole.get("data_subtype") if isinstance(whole, dict) else None
-    images: dict[str, AskedPhoto] = {}
+    images: dict[str, tuple[list[str], list[Record]]] = {}
     for question in questions:
-        asked = images.setdefault(
-            str(question.image), AskedPhoto(file_names(question.image, subtype), [])
-        )
+        names = file_names(question.image, subtype)
+        _, asked = images.setdefault(str(question.image), (names, []))
         answers = None if question.answers is None else list(question.answers)
         content = {"question": question.text, "answers": answers, "kind": question.answer_type}
-        asked.questions.append(Record(f"question {question.id}", content))
+        asked.append(Record(f"question {question.id}", content))
     for image, about in images.items():
         yield Record(f"{source.path}, image {image}", about)
 
