@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 import vlm
 from tests import tiny, tiny_folders
-from train.freeze import Trains, freeze
+from train.config import TrainConfig, Trains
+from train.freeze import freeze
 from train.loss import target_loss
 from vlm.checkpoint import TENSOR_FILE
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
@@ -49,7 +50,9 @@ def groups_of(
 ) -> tuple[list[dict], str]:
     """The parameter groups and the table."""
     console = Console(file=io.StringIO(), width=120)
-    groups = freeze(model, trains, 1e-4, 1e-3, 1e-5, weight_decay, console)
+    rates = {"projector_learning_rate": 1e-3, "vision_learning_rate": 1e-5}
+    config = TrainConfig([], trains=trains, learning_rate=1e-4, weight_decay=weight_decay, **rates)
+    groups = freeze(model, config, console)
     return groups, console.file.getvalue()
 
 
@@ -220,7 +223,9 @@ def test_groups_have_learning_rates_and_decay_of_their_own(config: ModelConfig) 
 def test_one_learning_rate_is_everyones(config: ModelConfig) -> None:
     model = vlm.build(adapted(config), "cpu")
     trains = Trains(language="lora", vision_layers=1)
-    groups = freeze(model, trains, 1e-4, None, None, 0.0, Console(file=io.StringIO()))
+    groups = freeze(
+        model, TrainConfig([], trains=trains, learning_rate=1e-4), Console(file=io.StringIO())
+    )
     assert {group["lr"] for group in groups} == {1e-4}
 
 

@@ -15,8 +15,7 @@ from accelerate.state import AcceleratorState
 
 from tests import tiny_runs
 from tests.tiny_runs import elsewhere
-from train.config import TrainConfig
-from train.freeze import Trains
+from train.config import TrainConfig, Trains
 from train.resume import remove_states, states
 from train.run import train
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig

@@ -30,16 +30,8 @@ LONGEST = 2048
 
 @dataclass
 class Epochs:
-    """What is trained on and what is held out.
-
-    Args:
-        model: whose prompts and photos these become.
-        sources: samples of each source to train on.
-        validation: of each whose samples are held out.
-        skipped: samples that cannot be used, as far as is known.
-        features: patch tokens of the photos to train on; None computes them in each step.
-        held_out_features: likewise of those held out.
-    """
+    """What is trained on and what, of `validation`, is held out; patch tokens of the photos of
+    both, or None, which computes them in each step."""
 
     config: TrainConfig
     model: VisionLanguageModel
@@ -102,7 +94,6 @@ class Epochs:
         return samples.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
 
     def batches(self, samples: list[Sample], epoch: int, accumulate: int) -> list[list[int]]:
-        """See `epoch_batches`."""
         return epoch_batches(
             [sum(map(len, sample.texts())) for sample in samples],
             self.config.batch_size,
@@ -116,7 +107,6 @@ class Epochs:
     def dataset(
         self, samples: list[Sample], features: FeatureCache | None, epoch: int
     ) -> EpochSamples:
-        """Samples in an epoch's order, as they are."""
         vision, config = self.model.vision, self.config
         return EpochSamples(
             samples,
@@ -127,15 +117,13 @@ class Epochs:
             epoch,
         )
 
-    def questions(self, answer_length: int) -> list[tuple[str, list[Image.Image], str]]:
-        """Names and images of the photos, and the first question, of a few samples, held-out ones
-        where there are some; those that cannot be read, or whose answer would have no room, are
-        left out.
-
-        Args:
-            answer_length: tokens of an answer.
-        """
-        asked = []
+    def questions(
+        self, answer_length: int
+    ) -> tuple[list[str], list[tuple[list[Image.Image], str]]]:
+        """Names of the photos, then images and first question, of a few samples, held-out ones
+        where there are some; those that cannot be read, or whose answer of so many tokens would
+        have no room, are left out."""
+        names, asked = [], []
         limit = self.model.language.max_length
         for sample in (self.held_out or self.samples)[:ASKED]:
             first = sample.messages(random.Random(self.config.seed))[0][0]["content"]
@@ -146,15 +134,12 @@ class Epochs:
                 continue
             length = len(self.model.prompt(with_images(text, images)))
             if limit is None or length + answer_length <= limit:
-                asked.append((", ".join(photo.name for photo in sample.photos), images, text))
-        return asked
+                names.append(", ".join(photo.name for photo in sample.photos))
+                asked.append((images, text))
+        return names, asked
 
     def report(self, own: list[Skipped]) -> None:
-        """Lists samples that turned out unusable, each once. All processes call it.
-
-        Raises:
-            DataError: with those before, they are more than is allowed.
-        """
+        """Lists samples that turned out unusable, each once. All processes call it."""
         before = {one.where for one in self.skipped}
         everyone: list[Skipped] = gather_object(own)
         found = {one.where: one for one in everyone if one.where not in before}
