@@ -31,8 +31,8 @@ class Cider:
         self._photos = math.log(len(photos))
 
     def __call__(self, caption: str, references: Sequence[str], ended: bool = True) -> float:
-        """The score of one caption against at least one of its photo; `ended` says whether it was
-        ended by who wrote it, as those all were."""
+        """The score of one caption against the photo's own, at least one, all of which end; `ended`
+        says whether it was ended by who wrote it."""
         own = self._vector(caption, ended)
         likeness = sum(alike(own, self._vector(text, True)) for text in references)
         return 10 * likeness / LONGEST / len(references)

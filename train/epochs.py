@@ -30,8 +30,8 @@ LONGEST = 2048
 
 @dataclass
 class Epochs:
-    """What is trained on and what, of `validation`, is held out; patch tokens of the photos of
-    both, or None, which computes them in each step."""
+    """What is trained on and what, of `validation`, is held out; patch tokens of the photos that
+    are the same each time, or None, which computes them in each step."""
 
     config: TrainConfig
     model: VisionLanguageModel
@@ -40,7 +40,6 @@ class Epochs:
     validation: list[Samples]
     skipped: list[Skipped]
     features: FeatureCache | None = None
-    held_out_features: FeatureCache | None = None
 
     def __post_init__(self) -> None:
         self.samples = [sample for source in self.sources for sample in source.usable]
@@ -81,7 +80,8 @@ class Epochs:
     def training_batches(self, epoch: int, from_step: int) -> DataLoader:
         """The batches of this process from a step of an epoch on."""
         config, order = self.config, self.order(epoch)
-        samples = self.dataset([self.samples[place] for place in order], self.features, epoch)
+        features = None if config.augments else self.features
+        samples = self.dataset([self.samples[place] for place in order], features, epoch)
         sources = [self.source_of[place] for place in order]
         samples.augmented = {at for at, source in enumerate(sources) if source.augment}
         samples.drawn = {at for at, source in enumerate(sources) if source.self_critical}
@@ -90,7 +90,7 @@ class Epochs:
 
     def held_out_batches(self) -> DataLoader:
         """The batches of held-out samples of this process, the same each time."""
-        samples = self.dataset(self.held_out, self.held_out_features, epoch=0)
+        samples = self.dataset(self.held_out, self.features, epoch=0)
         return samples.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
 
     def batches(self, samples: list[Sample], epoch: int, accumulate: int) -> list[list[int]]:

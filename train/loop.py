@@ -88,8 +88,8 @@ class Run:
 
     def step(self, together: list[Prepared], stopping: bool, began: float, waited: float) -> bool:
         """One change of the weights, every supervised token of all batches and processes weighing
-        the same; `waited` are the seconds for the batches. Whether this process, then some process,
-        was told to end."""
+        the same. `stopping` says whether this process was told to end; returned is whether any was.
+        """
         config, at = self.config, self.state.at
         rate = config.learning_rate * schedule(at.step, config.warmup, self.epochs.total_steps)
         for group in self.state.optimizer.param_groups:
@@ -123,8 +123,8 @@ class Run:
         return stop > 0
 
     def backward(self, batches: list[Batch], targets: int) -> tuple[float, float]:
-        """Computes the gradients, and clips them: the mean loss of the supervised tokens, `targets`
-        over all processes, and the norm of the gradient before."""
+        """Computes the gradients, and clips them; gives the mean loss of the supervised tokens, of
+        which all processes have `targets`, and the gradient's norm before it is clipped."""
         accelerator = self.accelerator
         total = torch.zeros((), device=accelerator.device)
         for batch in batches:

@@ -53,8 +53,8 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @dataclass
 class Position:
-    """Where a run is: steps, skipped ones included, and whole epochs so far; `closed` is the last
-    step after which an epoch ended, or all did, `best` the lowest validation loss."""
+    """Where a run is. A `step` is a change of the weights, or one that was skipped; `closed` is the
+    last one after which an epoch ended, or all did, `best` the lowest validation loss."""
 
     step: int = 0
     epoch: int = 0
@@ -247,8 +247,8 @@ def states(root: Path) -> list[Path]:
 
 
 def newest_state(root: Path, console: Console) -> Path | None:
-    """The newest state whose files are what was written, said which newer ones are damaged; None if
-    there is none at all."""
+    """The newest state whose files are what was written; None if there is none at all. Says which
+    newer ones are damaged."""
     there = states(root)
     for folder in reversed(there):
         damage = damage_of(folder)

@@ -65,9 +65,8 @@ def train(config: TrainConfig) -> Path:
     model, groups = build_to_train(config, accelerator, console)
     rewards = self_critical(model, accelerator, sources)
     epochs = Epochs(config, model, accelerator, sources, validation, skipped)
-    epochs.held_out_features = cached(config, epochs, model, accelerator, console)
-    epochs.features = None if config.augments else epochs.held_out_features
-    flops = model_flops(model, encoded=epochs.features is not None)
+    epochs.features = cached(config, epochs, model, accelerator, console)
+    flops = model_flops(model, encoded=epochs.features is not None and not config.augments)
     speed_up(model, config, accelerator)
     network, optimizer = prepare(model, groups, config, accelerator)
     # From here on, what is drawn is drawn by each process for itself.
@@ -126,8 +125,8 @@ def start(config: TrainConfig) -> Accelerator:
 
 
 def precision(asked: str, launched: str) -> str | None:
-    """What accelerate is told to compute in, where `accelerate launch` was told something or "no";
-    None leaves it to its own settings."""
+    """What accelerate is told to compute in, None to leave it to its own settings; `launched` is
+    what `accelerate launch` was told, or "no"."""
     if asked != "auto":
         return "no" if asked == "fp32" else asked
     if launched != "no" or not torch.cuda.is_available():
