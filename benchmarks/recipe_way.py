@@ -105,7 +105,7 @@ def fill(setting: Setting, folder: Path) -> Filled:
     accelerator = start(config)
     console = Console(stderr=True)
     model, *_ = build(config, accelerator)
-    freeze(model, config.trains, config.learning_rate, None, None, config.weight_decay, console)
+    freeze(model, config, console)
     cache = FeatureCache(config.cache_folder, model.vision, model.config.vision, 10**12)
     photos = [sample.photos[0] for each in read_sources(config.data) for sample in each.usable]
     report = cache.fill(photos, accelerator.device, console)

@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 import vlm
 from tests import tiny, tiny_folders
-from train.freeze import Trains, freeze
+from train.config import TrainConfig, Trains
+from train.freeze import freeze
 from train.loss import target_loss
 from vlm.checkpoint import TENSOR_FILE
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
@@ -44,12 +45,12 @@ def tied(config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Model
     return replace(config, language=LanguageConfig(str(folder)))
 
 
-def groups_of(
-    model: vlm.VisionLanguageModel, trains: Trains, weight_decay: float = 0.1
-) -> tuple[list[dict], str]:
+def groups_of(model: vlm.VisionLanguageModel, trains: Trains) -> tuple[list[dict], str]:
     """The parameter groups and the table."""
     console = Console(file=io.StringIO(), width=120)
-    groups = freeze(model, trains, 1e-4, 1e-3, 1e-5, weight_decay, console)
+    rates = {"projector_learning_rate": 1e-3, "vision_learning_rate": 1e-5}
+    config = TrainConfig([], trains=trains, learning_rate=1e-4, weight_decay=0.1, **rates)
+    groups = freeze(model, config, console)
     return groups, console.file.getvalue()
 
 
@@ -183,15 +184,11 @@ def test_adapters_on_half_precision_train_as_on_float32(config: ModelConfig) -> 
     assert torch.cosine_similarity(half, whole, dim=0) > 0.99
 
 
-def groups_by_name(groups: list[dict]) -> dict[str, dict]:
-    return {group["name"]: group for group in groups}
-
-
 def test_groups_have_learning_rates_and_decay_of_their_own(config: ModelConfig) -> None:
     projector = ProjectorConfig(kind="resampler", queries=4, depth=1, heads=2)
     model = vlm.build(replace(adapted(config), projector=projector), "cpu")
-    groups = groups_by_name(groups_of(model, Trains(language="lora", vision_layers="all"))[0])
-    assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
+    groups, _ = groups_of(model, Trains(language="lora", vision_layers="all"))
+    assert {group["name"]: (group["lr"], group["weight_decay"]) for group in groups} == {
         "vision": (1e-5, 0.1),
         "vision, no decay": (1e-5, 0.0),
         "projector": (1e-3, 0.1),
@@ -202,8 +199,8 @@ def test_groups_have_learning_rates_and_decay_of_their_own(config: ModelConfig) 
     decayed, others = (
         {
             names[id(parameter)]
-            for name, group in groups.items()
-            if name.endswith("no decay") == without
+            for group in groups
+            if group["name"].endswith("no decay") == without
             for parameter in group["params"]
         }
         for without in (False, True)
@@ -220,7 +217,9 @@ def test_groups_have_learning_rates_and_decay_of_their_own(config: ModelConfig) 
 def test_one_learning_rate_is_everyones(config: ModelConfig) -> None:
     model = vlm.build(adapted(config), "cpu")
     trains = Trains(language="lora", vision_layers=1)
-    groups = freeze(model, trains, 1e-4, None, None, 0.0, Console(file=io.StringIO()))
+    groups = freeze(
+        model, TrainConfig([], trains=trains, learning_rate=1e-4), Console(file=io.StringIO())
+    )
     assert {group["lr"] for group in groups} == {1e-4}
 
 
@@ -261,24 +260,16 @@ def test_the_table_counts_four_bit_weights(config: ModelConfig) -> None:
     assert quantised["language model"] == ["float32, nf4", *whole["language model"][1:]]
 
 
-def make(config: ModelConfig, dtype: torch.dtype, frees: bool) -> tuple:
-    """A model whose projector is in half precision, as a LLaVA's is; freed or left as it is."""
+def steps(config: ModelConfig, dtype: torch.dtype, learning_rate: float, frees: bool) -> tuple:
+    """Three steps of AdamW under autocast on a projector that is in half precision, as a LLaVA's
+    is, freed or left as it is; its weights before and after, float32."""
     model = vlm.build(config, "cpu").eval()
     model.projector.to(dtype)
+    model.requires_grad_(False).projector.requires_grad_()
     if frees:
-        return model, groups_of(model, Trains(), weight_decay=0.0)[0]
-    return model, [
-        {"params": list(model.requires_grad_(False).projector.requires_grad_().parameters())}
-    ]
-
-
-def steps(config: ModelConfig, dtype: torch.dtype, learning_rate: float, frees: bool) -> tuple:
-    """Three steps of AdamW under autocast; the projector's weights before and after, float32."""
-    model, groups = make(config, dtype, frees)
+        groups_of(model, Trains())
     weights = {name: p.detach().float().clone() for name, p in trainable(model).items()}
-    for group in groups:
-        group["lr"] = learning_rate
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainable(model).values(), learning_rate, weight_decay=0.0)
     for _ in range(3):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=dtype):

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,24 +67,14 @@ def photos(model: VisionLanguageModel) -> PhotoReader:
 
 @pytest.fixture
 def rows(samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder) -> EpochSamples:
-    return rows_of(samples, photos, prompt)
+    """The first epoch."""
+    config = TrainConfig(data=[], row_length=512)
+    return EpochSamples(samples, photos, prompt, config, max_length=512, epoch=0)
 
 
-def rows_of(
-    samples: list[Sample],
-    photos: PhotoReader,
-    prompt: PromptBuilder,
-    max_length: int = 512,
-    epoch: int = 0,
-    augmented: Set[int] = frozenset(),
-    drawn: Set[int] = frozenset(),
-    **settings: object,
-) -> EpochSamples:
-    """Samples of an epoch; settings are those of the config."""
-    config = TrainConfig(data=[], row_length=512, **settings)
-    return EpochSamples(
-        samples, photos, prompt, config, max_length, epoch, augmented=augmented, drawn=drawn
-    )
+def configured(rows: EpochSamples, **settings: object) -> EpochSamples:
+    """The same with other settings of the config."""
+    return replace(rows, config=replace(rows.config, **settings))
 
 
 @pytest.fixture
@@ -139,11 +128,9 @@ def test_text_is_shortened_and_images_are_never_cut(prompt: Prompt, max_length: 
     assert any(short.loss_mask) or len(prompt) <= max_length
 
 
-def test_questions_are_drawn_by_seed_epoch_and_place(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
-) -> None:
-    def questions(**fields: int) -> list[str]:
-        drawn = rows_of(samples * 5, photos, prompt, **fields)
+def test_questions_are_drawn_by_seed_epoch_and_place(rows: EpochSamples) -> None:
+    def questions(epoch: int = 0, seed: int = 0) -> list[str]:
+        drawn = replace(configured(rows, seed=seed), samples=rows.samples * 5, epoch=epoch)
         together = [
             {text(p).split("user\n")[1].split("<")[0].strip() for p in row.prompts} for row in drawn
         ]
@@ -170,18 +157,16 @@ def test_a_batch_has_a_row_and_the_pixels_of_each_photo(
 
 
 def test_features_take_the_place_of_pixels(
-    samples: list[Sample], cached: PhotoReader, prompt: PromptBuilder
+    samples: list[Sample], cached: PhotoReader, rows: EpochSamples
 ) -> None:
-    rows = rows_of(samples, cached, prompt)
+    rows = replace(rows, photos=cached)
     prepared = rows.collate([rows[2], rows[0]])
     expected = [cached.features.get(samples[number].photos[0]) for number in (2, 0)]
     assert torch.equal(prepared.batch.images, torch.stack(expected))
 
 
-def test_captions_that_the_model_draws_itself(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
-) -> None:
-    rows = rows_of(samples, photos, prompt, drawn={1, 2})
+def test_captions_that_the_model_draws_itself(rows: EpochSamples) -> None:
+    rows = replace(rows, drawn={1, 2})
     prepared = rows.collate([rows[place] for place in range(4)])
     assert prepared.images == 4
     assert len(prepared.batch.images) == 2
@@ -189,7 +174,7 @@ def test_captions_that_the_model_draws_itself(
         ["A cat sits on 0 dogs.", "A cat sits on 1 dogs."],
         [f"A cat sits on {i} dogs." for i in range(3)],
     ]
-    assert torch.equal(prepared.drawn[0].images[0], photos.load(samples[1].photos[0]))
+    assert torch.equal(prepared.drawn[0].images[0], rows.photos.load(rows.samples[1].photos[0]))
     assert len(rows.collate([rows[1]]).batch.target_ids) == 0
 
 
@@ -197,15 +182,8 @@ def test_captions_that_the_model_draws_itself(
     ("pack", "shape", "images"),
     [("image", 3, (1, 1, 1)), ("none", 6, (1,) * 6), ("sequence", 1, (3,))],
 )
-def test_packing(
-    samples: list[Sample],
-    photos: PhotoReader,
-    prompt: PromptBuilder,
-    pack: str,
-    shape: int,
-    images: tuple[int, ...],
-) -> None:
-    rows = rows_of(samples, photos, prompt, pack=pack)
+def test_packing(rows: EpochSamples, pack: str, shape: int, images: tuple[int, ...]) -> None:
+    rows = configured(rows, pack=pack)
     prepared = rows.collate([rows[0], rows[1], rows[2]])
     assert len(prepared.batch.input_ids) == shape
     assert prepared.batch.images_per_row == images
@@ -216,28 +194,23 @@ def test_packing(
     assert len(empty.target_ids) == 0
 
 
-def test_views_of_photos_that_are_augmented_differ_by_epoch(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
-) -> None:
+def test_views_of_photos_that_are_augmented_differ_by_epoch(rows: EpochSamples) -> None:
     def pixels(epoch: int) -> list[torch.Tensor]:
-        rows = rows_of(samples, photos, prompt, augmented={0, 2}, epoch=epoch)
-        return [row.images[0] for row in rows]
+        return [row.images[0] for row in replace(rows, augmented={0, 2}, epoch=epoch)]
 
     first, again, other = pixels(0), pixels(0), pixels(1)
     assert all(map(torch.equal, first, again))
     assert [torch.equal(*pair) for pair in zip(first, other, strict=True)] == [False, True] * 2
 
 
-def test_a_photo_is_mirrored_where_its_texts_are(
-    photos: PhotoReader, prompt: PromptBuilder, tmp_path: Path
-) -> None:
+def test_a_photo_is_mirrored_where_its_texts_are(rows: EpochSamples, tmp_path: Path) -> None:
     picture = Image.new("RGB", (100, 100), "red")
     picture.paste("blue", (50, 0, 100, 100))
     picture.save(tmp_path / "sides.png")
     sample = Sample("line 1", (FilePhoto(tmp_path / "sides.png"),), captions("Red to the left."))
     found = set()
     for epoch in range(20):
-        rows = rows_of([sample], photos, prompt, augmented={0}, epoch=epoch)
+        rows = replace(rows, samples=[sample], augmented={0}, epoch=epoch)
         (written,), (pixels,) = rows[0].prompts, rows[0].images
         red, _, blue = pixels[:, 0, 0]
         found.add(("left" in text(written), bool(red > blue)))
@@ -245,16 +218,10 @@ def test_a_photo_is_mirrored_where_its_texts_are(
 
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])
-def test_broken_photos_are_skipped(
-    samples: list[Sample],
-    photos: PhotoReader,
-    cached: PhotoReader,
-    prompt: PromptBuilder,
-    kind: str,
-) -> None:
-    file = samples[1].photos[0].path
+def test_broken_photos_are_skipped(rows: EpochSamples, cached: PhotoReader, kind: str) -> None:
+    file = rows.samples[1].photos[0].path
     file.write_bytes(b"no picture")
-    rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
+    rows = rows if kind == "pixels" else replace(rows, photos=cached)
     prepared = rows.collate([rows[0], rows[1]])
     (skipped,) = prepared.skipped
     assert (skipped.where, skipped.reason) == ("line 1", "broken image")
@@ -264,28 +231,20 @@ def test_broken_photos_are_skipped(
 
 @pytest.mark.parametrize("kind", ["pixels", "features"])
 def test_a_batch_of_nothing_can_be_trained_on(
-    samples: list[Sample],
-    photos: PhotoReader,
-    cached: PhotoReader,
-    prompt: PromptBuilder,
-    model: VisionLanguageModel,
-    kind: str,
+    rows: EpochSamples, cached: PhotoReader, model: VisionLanguageModel, kind: str
 ) -> None:
-    rows = rows_of(samples, photos if kind == "pixels" else cached, prompt)
+    rows = rows if kind == "pixels" else replace(rows, photos=cached)
     prepared = rows.collate([Skipped("line 0", "broken image")])
     assert prepared.images == 0
     assert model(prepared.batch, target_loss).item() == 0
     assert len(rows.collate([]).batch.target_ids) == 0
 
 
-def test_what_is_too_long_is_skipped(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder
-) -> None:
-    rows = rows_of(samples, photos, prompt, max_length=tiny.PATCHES)
-    assert rows[0].reason == "too long"
-    (whole,) = rows_of(samples, photos, prompt)[0].prompts
+def test_what_is_too_long_is_skipped(rows: EpochSamples) -> None:
+    assert replace(rows, max_length=tiny.PATCHES)[0].reason == "too long"
+    (whole,) = rows[0].prompts
     longest = len(whole) - 3
-    (shorter,) = rows_of(samples, photos, prompt, max_length=longest)[0].prompts
+    (shorter,) = replace(rows, max_length=longest)[0].prompts
     assert shorter.input_ids == whole.input_ids[:longest]
 
 
@@ -321,10 +280,8 @@ class DamagedCache:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_of_a_worker_is_one_line(
-    samples: list[Sample], photos: PhotoReader, prompt: PromptBuilder, workers: int
-) -> None:
-    rows = rows_of(samples, replace(photos, features=DamagedCache()), prompt)
+def test_an_error_of_a_worker_is_one_line(rows: EpochSamples, workers: int) -> None:
+    rows = replace(rows, photos=replace(rows.photos, features=DamagedCache()))
     with (
         pytest.raises(DataError, match=r"^0\.png: damaged$"),
         prepared_batches(rows.loader([[0], [1]], workers)) as batches,
@@ -338,10 +295,10 @@ def test_the_loader_leaves_the_runs_random_numbers_alone(rows: EpochSamples) -> 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_text_alone_needs_no_photo(photos: PhotoReader, prompt: PromptBuilder) -> None:
+def test_text_alone_needs_no_photo(rows: EpochSamples) -> None:
     (user, assistant) = asked("What is the capital of France?", "Paris.")
     sample = Sample("line 1", (), ((replace(user, parts=user.parts[1:]), assistant),))
-    rows = rows_of([sample], photos, prompt)
+    rows = replace(rows, samples=[sample])
     prepared = rows.collate([rows[0]])
     assert (prepared.images, prepared.batch.images_per_row) == (0, (0,))
     assert len(prepared.batch.target_ids) > 0

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import vlm
 from tests import tiny, tiny_folders
-from train.freeze import Trains, freeze
+from train.config import TrainConfig, Trains
+from train.freeze import freeze
 from train.loss import target_loss
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 
@@ -31,7 +32,8 @@ def trained(config: ModelConfig, load_in: str | None, way: str) -> vlm.VisionLan
     language = LanguageConfig(config.language.source, load_in=load_in, lora=LoraConfig(rank=4))
     torch.manual_seed(0)
     model = vlm.build(replace(config, language=language), "cpu")
-    freeze(model, Trains(language=way), 1e-4, None, None, 0.0, Console(quiet=True))
+    config = TrainConfig(data=[], trains=Trains(language=way), learning_rate=1e-4)
+    freeze(model, config, Console(quiet=True))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:

@@ -15,8 +15,7 @@ from accelerate.state import AcceleratorState
 
 from tests import tiny_runs
 from tests.tiny_runs import elsewhere
-from train.config import TrainConfig
-from train.freeze import Trains
+from train.config import TrainConfig, Trains
 from train.resume import remove_states, states
 from train.run import train
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
@@ -45,7 +44,8 @@ def test_killed_at_random_steps_it_gives_the_same_weights(
 ) -> None:
     config = replace(config, epochs=6)
     train(elsewhere(config))
-    command = tiny_runs.command(replace(config, resume=True), tmp_path / "run.json")
+    file = tmp_path / "run.json"
+    command = tiny_runs.command(replace(config, resume=True), file)
     generator = random.Random(0)
     metrics = config.output / "metrics.jsonl"
     kills = 0
@@ -62,14 +62,7 @@ def test_killed_at_random_steps_it_gives_the_same_weights(
                 break
             time.sleep(0.001)
         process.communicate()
-    done = subprocess.run(
-        command,
-        env=tiny_runs.environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = tiny_runs.run(replace(config, resume=True), file)
     assert done.returncode == 0, done.stderr
     assert "resuming from step" in done.stderr
     assert kills >= 2
@@ -115,16 +108,6 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     assert_the_same(config, elsewhere(config))
 
 
-def test_half_written_states_are_not_resumed(config: TrainConfig) -> None:
-    train(config)
-    newest = states(config.output / "state")[-1]
-    (newest / "complete.json").unlink()
-    partial = newest.with_name(".step-00000099.partial")
-    partial.mkdir()
-    train(replace(config, resume=True))
-    assert states(config.output / "state")[-1].name == "step-00000006"
-
-
 def test_only_the_last_states_are_kept(config: TrainConfig) -> None:
     train(replace(config, keep=3))
     names = [folder.name for folder in states(config.output / "state")]
@@ -145,10 +128,6 @@ def test_a_run_is_not_overwritten_by_accident(config: TrainConfig) -> None:
         train(config)
     train(replace(config, force=True, epochs=1))
     assert len(tiny_runs.metrics(config)) == 3
-
-
-def test_a_run_without_states_is_not_overwritten_either(config: TrainConfig) -> None:
-    train(config)
     remove_states(config.output / "state")
     with pytest.raises(ConfigError, match=r"run holds a run already: --resume resumes it, "):
         train(config)
@@ -229,13 +208,6 @@ def test_losses_of_other_samples_are_not_compared(config: TrainConfig) -> None:
     assert not tiny_runs.same(before, tiny_runs.weights(config))
 
 
-def test_another_precision_is_named(config: TrainConfig) -> None:
-    train(config)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(ConfigError, match=r"config\.precision: \"fp32\" then, \"bf16\" now"):
-        train(replace(config, resume=True, precision="bf16"))
-
-
 def test_a_run_with_a_scaler_resumes_bit_for_bit(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,10 +245,20 @@ def test_changed_data_are_named(config: TrainConfig) -> None:
         train(replace(config, resume=True))
 
 
-def test_what_is_trained_must_be_the_same(config: TrainConfig) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"precision": "bf16"}, r"precision: \"fp32\" then, \"bf16\" now"),
+        ({"trains": Trains(language="full")}, r"trains\.language: \"lora\" then, \"full\" now"),
+    ],
+)
+def test_what_decides_the_weights_must_be_the_same(
+    config: TrainConfig, fields: dict, message: str
+) -> None:
     train(config)
-    with pytest.raises(ConfigError, match=r"config\.trains\.language: \"lora\" then, \"full\" now"):
-        train(replace(config, resume=True, trains=Trains(language="full")))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ConfigError, match=rf"config\.{message}"):
+        train(replace(config, resume=True, **fields))
 
 
 def test_a_full_disk_leaves_the_state_before(

@@ -17,7 +17,7 @@ from train.config import TrainConfig
 from train.loader import Loaded
 from train.loss import target_loss
 from train.resume import states
-from train.rewards import DRAWS, LENGTH, Draft, SelfCritical, advantages, draft, draw
+from train.rewards import DRAWS, LENGTH, SelfCritical, advantages, draw, question
 from train.run import train
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
@@ -33,16 +33,16 @@ def model() -> VisionLanguageModel:
 
 
 @pytest.fixture
-def drafts(model: VisionLanguageModel) -> list[Draft]:
+def photos(model: VisionLanguageModel) -> list[Loaded]:
     """Two photos with questions of other lengths."""
     found = []
-    for number, question in enumerate(["What is in the picture?", "Describe."]):
+    for number, text in enumerate(["What is in the picture?", "Describe."]):
         photo = tiny.photo(number)
-        (asked,) = with_images([{"role": "user", "content": question}], photo)
+        (asked,) = with_images([{"role": "user", "content": text}], photo)
         answer = {"role": "assistant", "content": CAPTIONS[number]}
         prompt = model.prompt([asked, answer], answer_next=False)
         image = model.vision.preprocessing(photo)
-        found.append(draft(Loaded([prompt], [image], [CAPTIONS[number]])))
+        found.append(Loaded([prompt], [image], [CAPTIONS[number]]))
     return found
 
 
@@ -53,40 +53,30 @@ def config(tmp_path: Path) -> TrainConfig:
     return replace(config, data=[replace(config.data[0], self_critical=True)])
 
 
-def test_a_draft_is_the_question_as_it_is_asked(model: VisionLanguageModel) -> None:
-    photo = tiny.photo()
-    asked = model.prompt(with_images("Describe.", photo))
-    answer = {"role": "assistant", "content": "A cat."}
-    question = {"role": "user", "content": with_images("Describe.", photo)[0]["content"]}
-    whole = model.prompt([question, answer], answer_next=False)
-    assert draft(Loaded([whole], [torch.zeros(3, 32, 32)], ["A cat."])).prompt == asked
+def test_the_question_is_as_it_is_asked(model: VisionLanguageModel, photos: list[Loaded]) -> None:
+    asked = model.prompt(with_images("Describe.", tiny.photo(1)))
+    assert question(photos[1]) == asked
 
 
 def test_draws_are_of_the_models_own_probabilities(
-    model: VisionLanguageModel, drafts: list[Draft], monkeypatch: pytest.MonkeyPatch
+    model: VisionLanguageModel, photos: list[Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only the first token is looked at.
     monkeypatch.setattr(rewards_module, "LENGTH", 2)
-    prompts = [each.prompt for each in drafts]
-    images = torch.stack([each.image for each in drafts])
     torch.manual_seed(0)
-    firsts = [answer[0] for _ in range(400) for answer in draw(model, prompts, images)[1]]
+    firsts = [answer[0] for _ in range(400) for answer in draw(model, photos)[1]]
     drawn = torch.bincount(torch.tensor(firsts), minlength=len(tiny.tokenizer())) / len(firsts)
     expected = model.logits(with_images("Describe.", tiny.photo(1)))[-1].softmax(dim=-1)
     # The expected distance of 2,000 draws is about sqrt(2 / (pi n)) times the sum of sqrt(p).
     assert (drawn - expected).abs().sum() < 2 * expected.sqrt().sum() * (2 / 3.14 / 2000) ** 0.5
 
 
-def test_an_answer_ends_at_its_first_end(model: VisionLanguageModel, drafts: list[Draft]) -> None:
+def test_an_answer_ends_at_its_first_end(model: VisionLanguageModel, photos: list[Loaded]) -> None:
     ends = model.end_ids()
     with torch.no_grad():
         model.language.model.get_output_embeddings().weight[list(ends)] *= 3
     torch.manual_seed(0)
-    prompts = [each.prompt for each in drafts]
-    images = torch.stack([each.image for each in drafts])
-    answers = [
-        answer for _ in range(20) for each in draw(model, prompts, images) for answer in each
-    ]
+    answers = [answer for _ in range(20) for each in draw(model, photos) for answer in each]
     assert len(answers) == 20 * 2 * DRAWS
     assert not any(ends & set(answer[:-1]) for answer in answers)
     assert all(answer[-1] in ends or len(answer) == LENGTH for answer in answers)
@@ -99,22 +89,21 @@ def test_advantages_are_over_the_others_and_cancel_out() -> None:
 
 
 def test_the_gradient_is_that_of_each_captions_log_probability(
-    model: VisionLanguageModel, drafts: list[Draft]
+    model: VisionLanguageModel, photos: list[Loaded]
 ) -> None:
     model.projector.requires_grad_(True)
     tokenizer = model.language.tokenizer
-    prompts = [each.prompt for each in drafts]
     torch.manual_seed(1)
-    drawn = draw(model, prompts, torch.stack([each.image for each in drafts]))
+    drawn = draw(model, photos)
     # People said what is drawn first, or no reward would differ from another.
-    for each, answers in zip(drafts, drawn, strict=True):
+    for each, answers in zip(photos, drawn, strict=True):
         each.references[:] = tokenizer.batch_decode(answers[:1], skip_special_tokens=True)
-    critic = SelfCritical(model, Accelerator(cpu=True), [each.references for each in drafts])
+    critic = SelfCritical(model, Accelerator(cpu=True), [each.references for each in photos])
     torch.manual_seed(1)
-    (batch,), rewards = critic.draw_batches([drafts])
+    (batch,), rewards = critic.draw_batches([photos])
 
     scores = []
-    for each, answers in zip(drafts, drawn, strict=True):
+    for each, answers in zip(photos, drawn, strict=True):
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         scores.append(
             [
@@ -126,7 +115,7 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
     worth = [advantages(of_photo) for of_photo in scores]
     size = (sum(value**2 for of_photo in worth for value in of_photo) / (2 * DRAWS)) ** 0.5
     expected = torch.zeros(())
-    for each, answers, values in zip(drafts, drawn, worth, strict=True):
+    for each, answers, values in zip(photos, drawn, worth, strict=True):
         for answer, value in zip(answers, values, strict=True):
             expected = expected - value / size * log_probability(model, each, answer)
     assert total > 0
@@ -139,22 +128,22 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
         assert (own - other).norm() <= 1e-4 * other.norm()
 
 
-def log_probability(model: VisionLanguageModel, each: Draft, answer: list[int]) -> Tensor:
+def log_probability(model: VisionLanguageModel, each: Loaded, answer: list[int]) -> Tensor:
     """Of a whole answer, from the logits of its own sequence."""
-    ids = torch.tensor([each.prompt.input_ids + answer])
-    image_tokens = model.project(model.vision(each.image[None]))
+    ids = torch.tensor([question(each).input_ids + answer])
+    image_tokens = model.project(model.vision(each.images[0][None]))
     logits = model.language(model.embed(ids, list(image_tokens)))[0].log_softmax(dim=-1)
-    first = len(each.prompt.input_ids) - 1
+    first = len(question(each).input_ids) - 1
     return -F.nll_loss(logits[first:-1], torch.tensor(answer), reduction="sum")
 
 
 def test_weights_go_with_their_tokens_however_many_logits_at_once(
-    model: VisionLanguageModel, drafts: list[Draft], monkeypatch: pytest.MonkeyPatch
+    model: VisionLanguageModel, photos: list[Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
     (batch,), _ = SelfCritical(
         model, Accelerator(cpu=True), [[caption] for caption in CAPTIONS]
-    ).draw_batches([drafts])
+    ).draw_batches([photos])
     whole = model(batch, target_loss)
     monkeypatch.setattr("train.loss.LOGITS_AT_ONCE", 7 * len(tiny.tokenizer()))
     assert model(batch, target_loss).item() == pytest.approx(whole.item(), rel=1e-5)
@@ -205,13 +194,13 @@ def test_only_captions_can_be_drawn(config: TrainConfig, tmp_path: Path) -> None
 
 
 def test_captions_that_are_all_alike_teach_nothing(
-    model: VisionLanguageModel, drafts: list[Draft]
+    model: VisionLanguageModel, photos: list[Loaded]
 ) -> None:
     critic = SelfCritical(model, Accelerator(cpu=True), [["zebra"], ["zebra"]])
-    for each in drafts:
+    for each in photos:
         each.references[:] = ["zebra zebra zebra"]
     torch.manual_seed(1)
-    (first, second), rewards = critic.draw_batches([drafts[:1], drafts[1:]])
+    (first, second), rewards = critic.draw_batches([photos[:1], photos[1:]])
     assert not any(rewards)
     assert not first.target_weights.any()
     assert not second.target_weights.any()

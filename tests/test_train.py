@@ -16,8 +16,7 @@ from tests.test_llava import make_llava
 from tests.tiny_runs import elsewhere
 from train import run as train_run
 from train.batch import collate
-from train.config import TrainConfig
-from train.freeze import Trains
+from train.config import TrainConfig, Trains
 from train.loader import first_prompts
 from train.loss import target_loss
 from train.resume import states

@@ -2,8 +2,7 @@
 
 import pytest
 
-from train.config import TrainConfig
-from train.freeze import Trains
+from train.config import TrainConfig, Trains
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.errors import ConfigError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny, tiny_folders, tiny_runs
+from tests import tiny_folders, tiny_runs
 from tests.tiny_runs import elsewhere
 from train import run as train_run
 from train.config import TrainConfig
@@ -100,19 +100,6 @@ def test_texts_are_shortened(config: TrainConfig) -> None:
     assert tokens[0] < min(tokens[1], 13 * 54)
     images = [sum(tiny_runs.metrics(c, "images")) for c in (config, elsewhere(config))]
     assert images[0] == images[1] == 13
-
-
-def test_what_is_too_long_is_skipped(config: TrainConfig) -> None:
-    with pytest.raises(DataError) as error:
-        train(replace(config, max_length=tiny.PATCHES))
-    report = config.output / "skipped.jsonl"
-    assert str(error.value) == (
-        "2 of 7 samples cannot be used (2 too long), more than the 0.01 that allowed_unusable "
-        f"allows: see {report}"
-    )
-    (first, _) = map(json.loads, report.read_text(encoding="utf-8").splitlines())
-    assert first["reason"] == "too long"
-    assert first["detail"].endswith(f"tokens do not fit into {tiny.PATCHES}")
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])

@@ -33,11 +33,8 @@ def view(photo: Image.Image, mirrored: bool, generator: random.Random) -> Image.
 
 def mirror(sample: Sample, generator: random.Random) -> tuple[Sample, bool]:
     """Half of the time, what is true of a sample whose photos are mirrored: left and right change
-    places in its texts. Never where they are said in another sense.
-
-    Returns:
-        The sample, its photos as they are, and whether they are to be mirrored.
-    """
+    places in its texts. Never where they are said in another sense. And whether the photos, here
+    as they are, are to be mirrored."""
     named = all(len(SIDE.findall(t)) == len(EXCHANGEABLE.findall(t)) for t in sample.texts())
     if generator.random() < 0.5 or not named:
         return sample, False
@@ -45,16 +42,10 @@ def mirror(sample: Sample, generator: random.Random) -> tuple[Sample, bool]:
 
 
 def _exchange(conversation: Conversation) -> Conversation:
-    return tuple(
-        Message(
-            message.role,
-            tuple(
-                EXCHANGEABLE.sub(_other_side, part) if isinstance(part, str) else part
-                for part in message.parts
-            ),
-        )
-        for message in conversation
-    )
+    def exchanged(part: str | int) -> str | int:
+        return EXCHANGEABLE.sub(_other_side, part) if isinstance(part, str) else part
+
+    return tuple(Message(said.role, tuple(map(exchanged, said.parts))) for said in conversation)
 
 
 def _other_side(match: re.Match[str]) -> str:

@@ -22,11 +22,8 @@ Vector = tuple[list[dict[tuple[str, ...], float]], list[float], int]
 
 
 class Cider:
-    """CIDEr-D (Vedantam et al. 2015), from 0 to 10, as `pycocoevalcap` computes it.
-
-    Args:
-        captions: those of each photo of the training set; n-grams of many photos weigh little.
-    """
+    """CIDEr-D (Vedantam et al. 2015), from 0 to 10, as `pycocoevalcap` computes it. `captions` are
+    those of each photo of the training set: n-grams of many photos weigh little."""
 
     def __init__(self, captions: Iterable[Sequence[str]]) -> None:
         photos = [{n for text in texts for n in ngrams(tokenize(text), True)} for texts in captions]
@@ -34,13 +31,8 @@ class Cider:
         self._photos = math.log(len(photos))
 
     def __call__(self, caption: str, references: Sequence[str], ended: bool = True) -> float:
-        """The score of one caption.
-
-        Args:
-            caption: to be scored.
-            references: the photo's own, at least one; these end.
-            ended: whether the caption was ended by who wrote it.
-        """
+        """The score of one caption against the photo's own, at least one, all of which end; `ended`
+        says whether it was ended by who wrote it."""
         own = self._vector(caption, ended)
         likeness = sum(alike(own, self._vector(text, True)) for text in references)
         return 10 * likeness / LONGEST / len(references)

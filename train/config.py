@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from train.freeze import Trains
 from vlm.config import LoraConfig, ModelConfig, check_choices
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
+
+LanguageTraining = Literal["frozen", "lora", "qlora", "full"]
 
 RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "at least 1": (
@@ -28,6 +29,39 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "from 0 to 2**32 - 1": (lambda value: 0 <= value < 2**32, ("seed",)),
 }
 """What numbers must be, and which settings; None is always allowed."""
+
+
+@dataclass
+class Trains:
+    """Which parts of the model train.
+
+    Args:
+        projector: the projector.
+        language: of the language model nothing (`frozen`), low-rank adapters (`lora`), low-rank
+            adapters on 4-bit weights (`qlora`), or everything (`full`).
+        vision_layers: of the vision tower the last so many layers, or `all`.
+    """
+
+    projector: bool = True
+    language: LanguageTraining = "frozen"
+    vision_layers: int | Literal["all"] = 0
+
+    def __post_init__(self) -> None:
+        ways = get_args(LanguageTraining)
+        if self.language not in ways:
+            raise ConfigError(
+                f"trains.language must be one of {', '.join(ways)}, not {self.language!r}"
+            )
+        layers = self.vision_layers
+        if layers != "all" and (not isinstance(layers, int) or layers < 0):
+            raise ConfigError(f"trains.vision_layers must be 0 or more, or all, not {layers!r}")
+        if not self.projector and self.language == "frozen" and layers == 0:
+            raise ConfigError("nothing trains: choose trains.projector, language or vision_layers")
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it is adapters that train, not the language model itself."""
+        return self.language in ("lora", "qlora")
 
 
 @dataclass

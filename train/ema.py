@@ -9,12 +9,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Begins with the weights as they are.
-
-    Args:
-        model: whose parameters that train are averaged.
-        decay: share of the average that each step keeps; None averages nothing.
-    """
+    """Begins with the weights as they are; each step keeps `decay` of it. None averages nothing."""
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay or 0.0

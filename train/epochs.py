@@ -30,16 +30,8 @@ LONGEST = 2048
 
 @dataclass
 class Epochs:
-    """What is trained on and what is held out.
-
-    Args:
-        model: whose prompts and photos these become.
-        sources: samples of each source to train on.
-        validation: of each whose samples are held out.
-        skipped: samples that cannot be used, as far as is known.
-        features: patch tokens of the photos to train on; None computes them in each step.
-        held_out_features: likewise of those held out.
-    """
+    """What is trained on and what, of `validation`, is held out; patch tokens of the photos that
+    are the same each time, or None, which computes them in each step."""
 
     config: TrainConfig
     model: VisionLanguageModel
@@ -48,7 +40,6 @@ class Epochs:
     validation: list[Samples]
     skipped: list[Skipped]
     features: FeatureCache | None = None
-    held_out_features: FeatureCache | None = None
 
     def __post_init__(self) -> None:
         self.samples = [sample for source in self.sources for sample in source.usable]
@@ -89,7 +80,8 @@ class Epochs:
     def training_batches(self, epoch: int, from_step: int) -> DataLoader:
         """The batches of this process from a step of an epoch on."""
         config, order = self.config, self.order(epoch)
-        samples = self.dataset([self.samples[place] for place in order], self.features, epoch)
+        features = None if config.augments else self.features
+        samples = self.dataset([self.samples[place] for place in order], features, epoch)
         sources = [self.source_of[place] for place in order]
         samples.augmented = {at for at, source in enumerate(sources) if source.augment}
         samples.drawn = {at for at, source in enumerate(sources) if source.self_critical}
@@ -98,11 +90,10 @@ class Epochs:
 
     def held_out_batches(self) -> DataLoader:
         """The batches of held-out samples of this process, the same each time."""
-        samples = self.dataset(self.held_out, self.held_out_features, epoch=0)
+        samples = self.dataset(self.held_out, self.features, epoch=0)
         return samples.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
 
     def batches(self, samples: list[Sample], epoch: int, accumulate: int) -> list[list[int]]:
-        """See `epoch_batches`."""
         return epoch_batches(
             [sum(map(len, sample.texts())) for sample in samples],
             self.config.batch_size,
@@ -116,7 +107,6 @@ class Epochs:
     def dataset(
         self, samples: list[Sample], features: FeatureCache | None, epoch: int
     ) -> EpochSamples:
-        """Samples in an epoch's order, as they are."""
         vision, config = self.model.vision, self.config
         return EpochSamples(
             samples,
@@ -127,15 +117,13 @@ class Epochs:
             epoch,
         )
 
-    def questions(self, answer_length: int) -> list[tuple[str, list[Image.Image], str]]:
-        """Names and images of the photos, and the first question, of a few samples, held-out ones
-        where there are some; those that cannot be read, or whose answer would have no room, are
-        left out.
-
-        Args:
-            answer_length: tokens of an answer.
-        """
-        asked = []
+    def questions(
+        self, answer_length: int
+    ) -> tuple[list[str], list[tuple[list[Image.Image], str]]]:
+        """Names of the photos, then images and first question, of a few samples, held-out ones
+        where there are some; those that cannot be read, or whose answer of so many tokens would
+        have no room, are left out."""
+        names, asked = [], []
         limit = self.model.language.max_length
         for sample in (self.held_out or self.samples)[:ASKED]:
             first = sample.messages(random.Random(self.config.seed))[0][0]["content"]
@@ -146,15 +134,12 @@ class Epochs:
                 continue
             length = len(self.model.prompt(with_images(text, images)))
             if limit is None or length + answer_length <= limit:
-                asked.append((", ".join(photo.name for photo in sample.photos), images, text))
-        return asked
+                names.append(", ".join(photo.name for photo in sample.photos))
+                asked.append((images, text))
+        return names, asked
 
     def report(self, own: list[Skipped]) -> None:
-        """Lists samples that turned out unusable, each once. All processes call it.
-
-        Raises:
-            DataError: with those before, they are more than is allowed.
-        """
+        """Lists samples that turned out unusable, each once. All processes call it."""
         before = {one.where for one in self.skipped}
         everyone: list[Skipped] = gather_object(own)
         found = {one.where: one for one in everyone if one.where not in before}

@@ -1,17 +1,17 @@
 """What trains: the one place that freezes, keeps what trains in float32 and sets learning rates."""
 
+from collections import Counter
 from collections.abc import Set
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from train.config import TrainConfig, Trains
 from vlm.errors import ConfigError
 from vlm.model import VisionLanguageModel
 
-LanguageTraining = Literal["frozen", "lora", "qlora", "full"]
 PARTS = {
     "vision": "vision tower",
     "projector": "projector",
@@ -21,70 +21,23 @@ PARTS = {
 """What a parameter can be part of, and how the table calls it."""
 
 
-@dataclass
-class Trains:
-    """Which parts of the model train.
-
-    Args:
-        projector: the projector.
-        language: of the language model nothing (`frozen`), low-rank adapters (`lora`), low-rank
-            adapters on 4-bit weights (`qlora`), or everything (`full`).
-        vision_layers: of the vision tower the last so many layers, or `all`.
-    """
-
-    projector: bool = True
-    language: LanguageTraining = "frozen"
-    vision_layers: int | Literal["all"] = 0
-
-    def __post_init__(self) -> None:
-        ways = get_args(LanguageTraining)
-        if self.language not in ways:
-            raise ConfigError(
-                f"trains.language must be one of {', '.join(ways)}, not {self.language!r}"
-            )
-        layers = self.vision_layers
-        if layers != "all" and (not isinstance(layers, int) or layers < 0):
-            raise ConfigError(f"trains.vision_layers must be 0 or more, or all, not {layers!r}")
-        if not self.projector and self.language == "frozen" and layers == 0:
-            raise ConfigError("nothing trains: choose trains.projector, language or vision_layers")
-
-    @property
-    def adapts(self) -> bool:
-        """Whether it is adapters that train, not the language model itself."""
-        return self.language in ("lora", "qlora")
-
-
 def freeze(
-    model: VisionLanguageModel,
-    trains: Trains,
-    learning_rate: float,
-    projector_learning_rate: float | None,
-    vision_learning_rate: float | None,
-    weight_decay: float,
-    console: Console,
+    model: VisionLanguageModel, config: TrainConfig, console: Console
 ) -> list[dict[str, Any]]:
-    """Freezes all but what trains, and prints a table of both.
+    """Freezes all but what trains, and prints a table of both; gives AdamW's parameter groups.
 
     What trains becomes float32, whatever it was: half precision loses small updates (bfloat16) and
     AdamW's squared gradients (float16). What is frozen keeps its dtype, so the two go together
     under autocast. The names of what trains are added to `model.trained`.
 
-    Args:
-        model: changed in place, as `vlm.build` gives it.
-        weight_decay: of weight matrices. Biases, norms and learned inputs (a resampler's queries, a
-            tower's positions, words' embeddings) have none: it would only pull them towards zero.
-
-    Returns:
-        AdamW's parameter groups, each with `name`, `params`, `lr` and `weight_decay`.
-
-    Raises:
-        ConfigError: the model has not what is to train, or cannot train it.
+    Biases, norms and learned inputs (a resampler's queries, a tower's positions, words' embeddings)
+    have no weight decay: it would only pull them towards zero.
     """
-    check(model, trains)
-    set_trained(model, trains)
-    rates = dict.fromkeys(PARTS, learning_rate)
-    rates["projector"] = projector_learning_rate or learning_rate
-    rates["vision"] = vision_learning_rate or learning_rate
+    check(model, config.trains)
+    set_trained(model, config.trains)
+    rates = dict.fromkeys(PARTS, config.learning_rate)
+    rates["projector"] = config.projector_learning_rate or config.learning_rate
+    rates["vision"] = config.vision_learning_rate or config.learning_rate
     members: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
     for name, parameter in model.named_parameters():
         part = "adapters" if ".lora_" in name else name.split(".")[0]
@@ -94,7 +47,9 @@ def freeze(
     return [
         group
         for part, parameters in members.items()
-        for group in parameter_groups(part, parameters, rates[part], weight_decay, embeddings)
+        for group in parameter_groups(
+            part, parameters, rates[part], config.weight_decay, embeddings
+        )
     ]
 
 
@@ -121,11 +76,7 @@ def set_trained(model: VisionLanguageModel, trains: Trains) -> None:
 
 
 def check(model: VisionLanguageModel, trains: Trains) -> None:
-    """Checks that a model has what is to train, in a form that trains.
-
-    Raises:
-        ConfigError: it does not; says what to change.
-    """
+    """Checks that a model has what is to train, in a form that trains."""
     language, way = model.config.language, trains.language
     wrong = None
     if way == "full" and language.load_in:
@@ -175,16 +126,15 @@ def table_of(members: dict[str, dict[str, nn.Parameter]], rates: dict[str, float
     for title in ("trainable", "frozen", "learning rate"):
         table.add_column(title, justify="right")
     for part, parameters in members.items():
-        if not parameters:
-            continue
-        counts, dtypes = {True: 0, False: 0}, set()
+        counts, dtypes = Counter(), set()
         for parameter in parameters.values():
             size, dtype = stored(parameter)
             counts[parameter.requires_grad] += size
             dtypes.add(dtype)
-        rate = f"{rates[part]:g}" if counts[True] else ""
-        told = ", ".join(sorted(dtypes))
-        table.add_row(PARTS[part], told, f"{counts[True]:,}", f"{counts[False]:,}", rate)
+        if parameters:
+            rate = f"{rates[part]:g}" if counts[True] else ""
+            told = ", ".join(sorted(dtypes))
+            table.add_row(PARTS[part], told, f"{counts[True]:,}", f"{counts[False]:,}", rate)
     return table
 
 

@@ -29,21 +29,13 @@ PromptBuilder = Callable[[list[dict]], Prompt]
 def prompts_of(
     sample: Sample, prompt: PromptBuilder, generator: random.Random, max_length: int
 ) -> list[Prompt]:
-    """The conversations of a sample, none of them longer than `max_length` tokens.
-
-    Raises:
-        SkipSample: an image that would not fit, or no answer that would.
-    """
+    """The conversations of a sample, none of them longer than `max_length` tokens."""
     return [shorten(prompt(messages), max_length) for messages in sample.messages(generator)]
 
 
 def shorten(prompt: Prompt, max_length: int) -> Prompt:
-    """Leaves out the end of a conversation that is too long; an image's tokens are never cut.
-
-    Raises:
-        SkipSample: an image ends behind the last token that fits, or no supervised token is in
-            front of it.
-    """
+    """Leaves out the end of a conversation that is too long. A SkipSample where that would cut an
+    image's tokens, or all supervised ones."""
     if len(prompt) <= max_length:
         return prompt
     inside = not prompt.image_slots or prompt.image_slots[-1].stop <= max_length
@@ -55,12 +47,8 @@ def shorten(prompt: Prompt, max_length: int) -> Prompt:
 
 @dataclass(frozen=True)
 class PhotoReader:
-    """How the photos of training samples become what the model takes.
-
-    Attributes:
-        features: patch tokens of photos that are not augmented; None computes them in each step.
-        shape: (N, D) of the patch tokens.
-    """
+    """How the photos of training samples become what the model takes: patch tokens of the `shape`
+    (N, D) where there are `features`, else pixel values."""
 
     preprocessing: Preprocessing
     features: FeatureCache | None
@@ -74,11 +62,7 @@ class PhotoReader:
         return torch.empty((0, 3, size, size))
 
     def load(self, photo: Photo) -> Tensor:
-        """Patch tokens (N, D), or pixel values (3, H, W).
-
-        Raises:
-            SkipSample: the photo cannot be read.
-        """
+        """Patch tokens (N, D), or pixel values (3, H, W)."""
         if self.features is None:
             return self.preprocessing(read_photo(photo))
         found = self.features.get(photo)
@@ -89,11 +73,7 @@ class PhotoReader:
 
 
 def read_photo(photo: Photo) -> Image.Image:
-    """The photo as RGB.
-
-    Raises:
-        SkipSample: it cannot be read.
-    """
+    """The photo as RGB; a SkipSample if it cannot be read."""
     try:
         return decode(photo)
     except ImageError as error:
@@ -102,13 +82,8 @@ def read_photo(photo: Photo) -> Image.Image:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample that can be used.
-
-    Attributes:
-        prompts: its conversations.
-        images: its photos, each (3, H, W) or (N, D).
-        references: captions by people, where the model is to draw its own; else None.
-    """
+    """A sample that can be used: its conversations, its photos, each (3, H, W) or (N, D), and,
+    where the model is to draw captions of its own, those by people."""
 
     prompts: list[Prompt]
     images: list[Tensor]
@@ -117,13 +92,8 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One batch, and what is missing from it.
-
-    Attributes:
-        images: photos in batch and `drawn`.
-        skipped: samples that were to be in it and cannot be used.
-        drawn: samples that are not in it, because the model is to draw their captions.
-    """
+    """One batch, and what is missing from it: samples that cannot be used, and those `drawn`, whose
+    captions the model is to draw. `images` counts the photos of these too."""
 
     batch: Batch
     images: int
@@ -133,16 +103,11 @@ class Prepared:
 
 @dataclass(eq=False)
 class EpochSamples(Dataset):
-    """The samples of one epoch.
+    """The samples of one epoch, in its order. The config's seed, the epoch, counted from 0, and the
+    place determine whatever is random.
 
     Args:
-        samples: in the epoch's order.
-        photos: how photos are read.
-        prompt: how conversations are written.
-        config: how they are packed, and the seed, which with epoch and place determines whatever is
-            random.
         max_length: tokens of one conversation.
-        epoch: counted from 0.
         augmented: places of samples whose photos are cropped and mirrored at random.
         drawn: places of samples whose captions the model draws itself, see train/rewards.py.
     """
@@ -193,20 +158,19 @@ class EpochSamples(Dataset):
 
     def batch(self, rows: list[Loaded]) -> Batch:
         """Samples, if there are any, packed as the config has it."""
-        images = [image for row in rows for image in row.images]
         if self.config.pack == "none":
-            # Each conversation has a copy of its sample's images.
-            images = [image for row in rows for _ in row.prompts for image in row.images]
+            # Each conversation with a copy of its sample's images.
+            rows = [Loaded([prompt], row.images) for row in rows for prompt in row.prompts]
+        images = [image for row in rows for image in row.images]
         stacked = torch.stack(images) if images else self.photos.none()
         groups = [row.prompts for row in rows]
         if self.config.pack == "none":
             # Without blocks, which FlashAttention does not know.
-            return collate([prompt for group in groups for prompt in group] or [NOTHING], stacked)
+            return collate([prompt for (prompt,) in groups] or [NOTHING], stacked)
         row_length = self.config.row_length if self.config.pack == "sequence" else None
         return pack(groups, stacked, row_length) if groups else empty_batch(stacked)
 
     def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
-        """The given batches in their order."""
         return DataLoader(
             self,
             batch_sampler=batches,
@@ -222,11 +186,7 @@ class EpochSamples(Dataset):
 @contextmanager
 def prepared_batches(loader: Iterable[Prepared | VLMError]) -> Iterator[Iterator[Prepared]]:
     """Within, the batches of a loader; its workers end with the block, however it ends: they ignore
-    the signal by which Python would end them, and would wait for it forever.
-
-    Raises:
-        VLMError: that of a worker, in place of its batch.
-    """
+    the signal by which Python would end them, and would wait for it forever."""
     batches = iter(loader)
 
     def each() -> Iterator[Prepared]:

@@ -33,12 +33,7 @@ ANSWER_LENGTH = 48
 
 @dataclass
 class Run:
-    """What trains, on what.
-
-    Attributes:
-        flops: what a step costs.
-        rewards: draws captions to learn from; None if none are to be drawn.
-    """
+    """What trains, on what; `rewards` is None where the model draws no captions."""
 
     config: TrainConfig
     state: TrainingState
@@ -52,13 +47,7 @@ class Run:
         self.accelerator, self.model, self.network = state.accelerator, state.model, state.network
 
     def train(self) -> None:
-        """Runs to the end, from wherever it is.
-
-        Raises:
-            VLMError: too many losses that are not numbers, or a signal to end.
-            DataError: too many samples that cannot be used.
-            CheckpointError: the disk refuses.
-        """
+        """Runs to the end, from wherever it is; a VLMError at a signal to end."""
         at = self.state.at
         self.train_mode()
         with signals() as received:
@@ -84,7 +73,7 @@ class Run:
                 if within and due(config.answer_every, at.step):
                     self.answer()
                 if stop or (within and due(config.save_every, at.step)):
-                    self.save_state()
+                    self.state.save(config)
                 if stop:
                     name = signal.Signals(received[0]).name if received else "a signal"
                     raise VLMError(
@@ -95,25 +84,20 @@ class Run:
             at.epoch, at.step_in_epoch = at.epoch + 1, 0
         self.validate()
         self.answer()
-        self.save_state()
+        self.state.save(config)
 
     def step(self, together: list[Prepared], stopping: bool, began: float, waited: float) -> bool:
         """One change of the weights, every supervised token of all batches and processes weighing
-        the same.
-
-        Args:
-            stopping: whether this process was told to end.
-            began: by `perf_counter`.
-            waited: seconds since then, for the batches.
-
-        Returns:
-            Whether some process was told to end.
+        the same. `stopping` says whether this process was told to end; returned is whether any was.
         """
         config, at = self.config, self.state.at
         rate = config.learning_rate * schedule(at.step, config.warmup, self.epochs.total_steps)
         for group in self.state.optimizer.param_groups:
             group["lr"] = group["peak"] * rate / config.learning_rate
-        batches, reward = self.batches(together)
+        batches, reward = [prepared.batch for prepared in together], None
+        if self.rewards is not None:
+            with self.decoding():
+                batches, reward = self.rewards(together)
         images = sum(prepared.images for prepared in together)
         skipped = [sample for prepared in together for sample in prepared.skipped]
         own = torch.tensor([*sizes(batches), images, len(skipped), int(stopping)])
@@ -138,22 +122,9 @@ class Run:
         )
         return stop > 0
 
-    def batches(self, together: list[Prepared]) -> tuple[list[Batch], float | None]:
-        """The batches of a step, and the mean reward of the captions that the model draws now."""
-        if self.rewards is None:
-            return [prepared.batch for prepared in together], None
-        with self.decoding():
-            return self.rewards(together)
-
     def backward(self, batches: list[Batch], targets: int) -> tuple[float, float]:
-        """Computes the gradients, and clips them.
-
-        Args:
-            targets: supervised tokens, of all processes.
-
-        Returns:
-            The mean loss of a supervised token, and the norm of the gradient before it is clipped.
-        """
+        """Computes the gradients, and clips them; gives the mean loss of the supervised tokens, of
+        which all processes have `targets`, and the gradient's norm before it is clipped."""
         accelerator = self.accelerator
         total = torch.zeros((), device=accelerator.device)
         for batch in batches:
@@ -169,11 +140,7 @@ class Run:
         return float(accelerator.reduce(total, "sum")) / max(targets, 1), float(norm)
 
     def update(self, loss: float, norm: float) -> None:
-        """Changes the weights; skips that, and counts it, where loss or gradient is not a number.
-
-        Raises:
-            VLMError: that was so too often.
-        """
+        """Changes the weights, or counts it as skipped, where loss or gradient is not a number."""
         state, at, scaler = self.state, self.state.at, self.accelerator.scaler
         # A float16 scaler looks for its scale by overflowing: it skips such a step by itself.
         searching = scaler is not None and scaler.get_scale() > 1
@@ -209,12 +176,7 @@ class Run:
 
     def validate(self) -> None:
         """Measures the loss of the held-out samples, and keeps the checkpoint if it is the best;
-        without such samples, keeps it in any case.
-
-        Raises:
-            VLMError: the loss is not a number, so that none can be the best.
-            DataError: too many samples cannot be used.
-        """
+        without such samples, keeps it in any case."""
         at = self.state.at
         with self.state.average.applied():
             if not self.epochs.held_out:
@@ -243,13 +205,11 @@ class Run:
         if self.accelerator.is_main_process:
             with self.decoding(), self.state.average.applied():
                 self.model.forget_images()
-                asked = self.epochs.questions(ANSWER_LENGTH)
-                pairs = [(images, text) for _, images, text in asked]
+                names, pairs = self.epochs.questions(ANSWER_LENGTH)
                 answers = self.model.batch(pairs, max_tokens=ANSWER_LENGTH)
                 self.model.forget_images()
-            told = [
-                (name, text, answer) for (name, _, text), answer in zip(asked, answers, strict=True)
-            ]
+            texts = [text for _, text in pairs]
+            told = list(zip(names, texts, answers, strict=True))
             self.log.answers(self.state.at.step, told)
         self.accelerator.wait_for_everyone()
 
@@ -275,10 +235,6 @@ class Run:
         if self.accelerator.is_main_process:
             save(self.model.config, trained, self.config.output / "checkpoint")
         self.accelerator.wait_for_everyone()
-
-    def save_state(self) -> None:
-        """Writes all that is needed to resume from here into `state`."""
-        self.state.save(self.config.output / "state", self.config.keep)
 
 
 def sizes(batches: list[Batch]) -> list[int]:

@@ -12,11 +12,7 @@ def epoch_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch
 
     A sample of a source of weight 2 comes twice; of weight 0.25, a quarter of the samples come, in
     each epoch others until all have been seen. No sample comes more often than another of its
-    source by more than one.
-
-    Args:
-        sizes: samples of each source.
-        epoch: counted from 0.
+    source by more than one. `sizes` are the sources' samples; epochs count from 0.
     """
     order: list[int] = []
     first = 0
@@ -40,16 +36,13 @@ def epoch_batches(
     world: int = 1,
     accumulate: int = 1,
 ) -> list[list[int]]:
-    """The samples of each batch of one process, `accumulate` batches for each step.
+    """The samples, of `lengths` in the epoch's order, of each batch of one process, `accumulate`
+    batches for each step.
 
     Samples of like length meet in one step, so that little of a batch is padding, and all lengths
     alternate. `world` processes that accumulate once see the same samples together as one that
     accumulates `world` times. The last step has what is left; where that does not go round, a batch
     is empty.
-
-    Args:
-        lengths: of the samples, already in the epoch's order.
-        epoch: counted from 0.
     """
     size = batch_size * world * accumulate
     whole = len(lengths) - len(lengths) % size

@@ -52,12 +52,7 @@ class PreviewConfig(TrainConfig):
 
 
 def show(config: PreviewConfig) -> None:
-    """Shows the data of a training run; every photo is opened.
-
-    Raises:
-        DataError: data that cannot be read.
-        ConfigError, WeightsError, CheckpointError: a model cannot be built.
-    """
+    """Shows the data of a training run; every photo is opened."""
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)
@@ -76,7 +71,7 @@ def show(config: PreviewConfig) -> None:
     # Training too finds out only on the way what cannot be used: the order is that of all.
     training = [one.usable for one in sources[: len(config.data)]]
     weights = [source.weight for source in config.data]
-    order = epoch_order([len(usable) for usable in training], weights, config.seed, epoch=0)
+    order = epoch_order(list(map(len, training)), weights, config.seed, epoch=0)
     samples = [sample for usable in training for sample in usable]
     epoch = first_prompts([samples[i] for i in order], prompt, config.seed, max_length)
     whole = {sample for one in checked for sample in one.found.usable}

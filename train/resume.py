@@ -53,16 +53,8 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @dataclass
 class Position:
-    """Where a run is.
-
-    Attributes:
-        step: changes of the weights so far, skipped ones included.
-        epoch: passes over the data that are complete.
-        step_in_epoch: steps of the epoch that it is in.
-        closed: the last step after which an epoch ended, or all did.
-        skipped_steps: steps whose loss or gradient was not a number.
-        best: lowest validation loss so far.
-    """
+    """Where a run is. A `step` is a change of the weights, or one that was skipped; `closed` is the
+    last one after which an epoch ended, or all did, `best` the lowest validation loss."""
 
     step: int = 0
     epoch: int = 0
@@ -74,12 +66,8 @@ class Position:
 
 @dataclass
 class TrainingState:
-    """All that changes while a run trains, random numbers aside.
-
-    Attributes:
-        network: the model as the accelerator prepared it.
-        data: fingerprint of the samples.
-    """
+    """All that changes while a run trains, random numbers aside; `network` is the model as the
+    accelerator prepared it, `data` the fingerprint of the samples."""
 
     accelerator: Accelerator
     model: VisionLanguageModel
@@ -94,8 +82,8 @@ class TrainingState:
         tensors = get_model_state_dict(self.network, options=WHOLE)
         return {name: tensors[name] for name in sorted(self.model.trained) if name in tensors}
 
-    def save(self, root: Path, keep: int) -> None:
-        """See `write_state`. All processes call it."""
+    def save(self, config: TrainConfig) -> None:
+        """Writes all that is needed to resume from here. All processes call it."""
         training: dict[str, Any] = {
             "at": asdict(self.at),
             # Not accelerate's wrapper, whose step asks a float16 scaler that has not begun.
@@ -107,16 +95,12 @@ class TrainingState:
         }
         if self.accelerator.scaler is not None:
             training["scaler"] = self.accelerator.scaler.state_dict()
-        trained = self.trained_tensors()
-        write_state(root, self.at.step, trained, training, self.accelerator, keep)
+        root, trained = config.output / "state", self.trained_tensors()
+        write_state(root, self.at.step, trained, training, self.accelerator, config.keep)
 
     def load(self, folder: Path) -> None:
         """Puts back what `save` wrote, but for what the config says: learning rates and such, an
-        average that the run did not have before.
-
-        Raises:
-            CheckpointError: written by fewer processes, or something else was trained.
-        """
+        average that the run did not have before."""
         trained, training = read_state(folder)
         self._check_trained(folder, trained)
         options = StateDictOptions(full_state_dict=True, strict=False)
@@ -160,14 +144,9 @@ class TrainingState:
 def state_to_resume(
     config: TrainConfig, data: str, accelerator: Accelerator, console: Console
 ) -> Path | None:
-    """The newest whole state of the run in the output folder, if that is to be resumed. A cache
-    that the run decided on is then decided in `config`.
-
-    Raises:
-        ConfigError: a run is there and nothing says what to do with it, or it had another config or
-            other data.
-        CheckpointError: all its states are damaged.
-    """
+    """The newest whole state of the run in the output folder, if that is to be resumed; a
+    ConfigError if it had another config or other data. A cache that the run decided on is then
+    decided in `config`."""
     root = config.output / "state"
     if not config.resume:
         there = states(root) or (config.output / "checkpoint").exists()
@@ -181,16 +160,14 @@ def state_to_resume(
         return None
     found = newest_state(root, console)
     before = starts(config.output)[-1:] if found else []
-    if before and config.cache == "auto":
-        config.cache = before[0]["config"]["cache"]
-    if config.force:
-        return found
-    now = {"config": resolved(config), "data": data, "processes": accelerator.num_processes}
     for entry in before:
-        then = {"config": entry["config"], "data": entry["data"]}
+        if config.cache == "auto":
+            config.cache = entry["config"]["cache"]
+        then = {name: entry[name] for name in ("config", "data")}
         then["processes"] = entry["hardware"]["processes"]
-        free = {f"config.{name}" for name in FREE_TO_DIFFER}
-        if changed := differences(then, now, free):
+        now = {"config": resolved(config), "data": data, "processes": accelerator.num_processes}
+        changed = differences(then, now, {f"config.{name}" for name in FREE_TO_DIFFER})
+        if changed and not config.force:
             raise ConfigError(
                 f"{config.output} cannot be resumed, its settings have changed: "
                 f"{'; '.join(changed)}; --force resumes it all the same"
@@ -206,14 +183,8 @@ def write_state(
     accelerator: Accelerator,
     keep: int,
 ) -> None:
-    """Writes the state of a run; of older ones, the newest `keep - 1` stay. All processes call it.
-
-    Args:
-        training: besides the tensors that train; `torch.load(weights_only=True)` must read it.
-
-    Raises:
-        CheckpointError: in all processes; the disk refuses. The states before are whole.
-    """
+    """Writes the state of a run; of older ones, the newest `keep - 1` stay. All processes call it,
+    and raise a CheckpointError where the disk of one refuses; the states before stay whole."""
     folder = root / f"step-{step:08d}"
     random_states = gather_object([random_state()])
 
@@ -259,9 +230,8 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def prune(root: Path, newest: Path, keep: int) -> None:
     """Removes all states but the newest, which was just written, and `keep - 1` before it. Later
     ones are of a run that was resumed from before them, because they were damaged."""
-    before = [folder for folder in states(root) if folder < newest]
-    later = [folder for folder in states(root) if folder > newest]
-    for folder in [*before[: max(0, len(before) - keep + 1)], *later]:
+    kept = [folder for folder in states(root) if folder <= newest][-keep:]
+    for folder in set(states(root)) - set(kept):
         shutil.rmtree(folder)
 
 
@@ -278,21 +248,18 @@ def states(root: Path) -> list[Path]:
 
 def newest_state(root: Path, console: Console) -> Path | None:
     """The newest state whose files are what was written; None if there is none at all. Says which
-    newer ones are damaged.
-
-    Raises:
-        CheckpointError: all of them are.
-    """
-    for folder in reversed(states(root)):
+    newer ones are damaged."""
+    there = states(root)
+    for folder in reversed(there):
         damage = damage_of(folder)
         if damage is None:
             return folder
         console.print(f"warning: {folder} is damaged ({damage}); trying the state before it")
-    if states(root):
-        raise CheckpointError(
-            f"every state in {root} is damaged: --force instead of --resume begins anew"
-        )
-    return None
+    if not there:
+        return None
+    raise CheckpointError(
+        f"every state in {root} is damaged: --force instead of --resume begins anew"
+    )
 
 
 def damage_of(folder: Path) -> str | None:
@@ -317,11 +284,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(folder: Path, rank: int) -> None:
-    """Puts back what `random_state` gave in this process.
-
-    Raises:
-        CheckpointError: the run had fewer processes.
-    """
+    """Puts back what `random_state` gave in this process."""
     file = folder / f"random-{rank}.pt"
     if not file.is_file():
         raise CheckpointError(f"{folder} was written by fewer processes: it has no {file.name}")

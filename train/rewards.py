@@ -7,7 +7,7 @@ probable if it is worse; the others' mean as the baseline: Luo 2020).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -31,37 +31,10 @@ LENGTH = 40
 """Tokens of a drawn caption, at most."""
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A photo of which captions are still to be drawn.
-
-    Attributes:
-        prompt: photo and question, ready for the answer.
-        image: what the model takes: (3, H, W) or (N, D).
-        references: captions by people.
-    """
-
-    prompt: Prompt
-    image: Tensor
-    references: list[str]
-
-
-def draft(sample: Loaded) -> Draft:
-    """A photo without its captions."""
-    prompt, image = sample.prompts[0], sample.images[0]
-    asked = prompt.loss_mask.index(True)
-    ids, mask = prompt.input_ids[:asked], prompt.loss_mask[:asked]
-    return Draft(replace(prompt, input_ids=ids, loss_mask=mask), image, sample.references)
-
-
 def self_critical(
     model: VisionLanguageModel, accelerator: Accelerator, sources: list[Samples]
 ) -> "SelfCritical | None":
-    """What draws the captions of the sources that ask for it; None if none does.
-
-    Raises:
-        ConfigError: a sample of theirs is no caption.
-    """
+    """What draws the captions of the sources that ask for it; None if none does."""
     samples = [one for found in sources if found.source.self_critical for one in found.usable]
     for sample in samples:
         if not sample.questions:
@@ -71,12 +44,7 @@ def self_critical(
 
 
 class SelfCritical:
-    """Draws captions and weighs them.
-
-    Args:
-        model: that draws, and is to learn from it.
-        captions: those of each photo of the training set, see `Cider`.
-    """
+    """Draws captions and weighs them; `captions` are those of each photo of the training set."""
 
     def __init__(
         self,
@@ -93,30 +61,29 @@ class SelfCritical:
         model is ready to decode.
         """
         given = [p.batch for p in together if len(p.batch.target_ids) or not p.drawn]
-        drafts = [[draft(sample) for sample in p.drawn] for p in together if p.drawn]
-        drawn, rewards = self.draw_batches(drafts) if drafts else ([], [])
+        photos = [p.drawn for p in together if p.drawn]
+        drawn, rewards = self.draw_batches(photos) if photos else ([], [])
         sums = torch.tensor([sum(rewards), len(rewards)], dtype=torch.float32)
         sums = self.accelerator.reduce(sums.to(self.accelerator.device), "sum")
         rewarded, count = sums.tolist()
         return given + drawn, rewarded / count if count else None
 
-    def draw_batches(self, batches: list[list[Draft]]) -> tuple[list[Batch], list[float]]:
+    def draw_batches(self, batches: list[list[Loaded]]) -> tuple[list[Batch], list[float]]:
         """Photos -> the batches to learn from, and the reward of each caption in them.
 
         Draws for all batches at once, from torch's global random numbers.
         """
-        drafts = [each for batch in batches for each in batch]
-        images = torch.stack([each.image for each in drafts]).to(self.model.device)
-        drawn = draw(self.model, [each.prompt for each in drafts], images)
-        rewards = [self.rewards(*pair) for pair in zip(drafts, drawn, strict=True)]
+        photos = [photo for batch in batches for photo in batch]
+        drawn = draw(self.model, photos)
+        rewards = [self.rewards(*pair) for pair in zip(photos, drawn, strict=True)]
         worth = torch.tensor([advantages(of_photo) for of_photo in rewards])
         # One size whatever the reward's: beside it, other samples weigh 1.
         worth /= worth.square().mean().sqrt().clamp(min=1e-6)
-        made = iter(zip(drafts, drawn, worth.tolist(), strict=True))
+        made = iter(zip(photos, drawn, worth.tolist(), strict=True))
         learned = [weighed([next(made) for _ in batch]) for batch in batches]
         return learned, [reward for of_photo in rewards for reward in of_photo]
 
-    def rewards(self, photo: Draft, answers: list[list[int]]) -> list[float]:
+    def rewards(self, photo: Loaded, answers: list[list[int]]) -> list[float]:
         """The CIDEr of each caption of a photo."""
         texts = self.model.language.tokenizer.batch_decode(answers, skip_special_tokens=True)
         ends = self.model.end_ids()
@@ -126,16 +93,14 @@ class SelfCritical:
         ]
 
 
-def weighed(photos: list[tuple[Draft, list[list[int]], list[float]]]) -> Batch:
+def weighed(photos: list[tuple[Loaded, list[list[int]], list[float]]]) -> Batch:
     """Photos, their drawn captions and what each caption counts -> one batch."""
-    groups = [[answered(each.prompt, answer) for answer in answers] for each, answers, _ in photos]
-    weights = [
-        weight
-        for _, answers, worth in photos
-        for answer, weight in zip(answers, worth, strict=True)
-        for _ in answer
-    ]
-    batch = pack(groups, torch.stack([each.image for each, _, _ in photos]))
+    groups, weights = [], []
+    for photo, answers, worth in photos:
+        asked = question(photo)
+        groups.append([answered(asked, answer) for answer in answers])
+        weights += [w for answer, w in zip(answers, worth, strict=True) for _ in answer]
+    batch = pack(groups, torch.stack([photo.images[0] for photo, _, _ in photos]))
     return replace(batch, target_weights=torch.tensor(weights))
 
 
@@ -145,6 +110,13 @@ def advantages(rewards: list[float]) -> list[float]:
     return [reward - (sum(rewards) - reward) / others for reward in rewards]
 
 
+def question(photo: Loaded) -> Prompt:
+    """Photo and question, ready for an answer."""
+    prompt = photo.prompts[0]
+    asked = prompt.loss_mask.index(True)
+    return replace(prompt, input_ids=prompt.input_ids[:asked], loss_mask=prompt.loss_mask[:asked])
+
+
 def answered(question: Prompt, answer: list[int]) -> Prompt:
     """The conversation with the answer that was drawn, all of it supervised."""
     ids, mask = question.input_ids + answer, question.loss_mask + [True] * len(answer)
@@ -152,26 +124,17 @@ def answered(question: Prompt, answer: list[int]) -> Prompt:
 
 
 @torch.inference_mode()
-def draw(
-    model: VisionLanguageModel, questions: list[Prompt], images: Tensor
-) -> list[list[list[int]]]:
-    """Captions as the model's own probabilities have them.
-
-    Args:
-        questions: one photo each.
-        images: theirs, (I, 3, H, W) or (I, N, D).
-
-    Returns:
-        For each photo the token ids of `DRAWS` captions; the last one ends it, if it is not cut off
-        at `LENGTH`.
-    """
+def draw(model: VisionLanguageModel, photos: list[Loaded]) -> list[list[list[int]]]:
+    """For each photo the token ids of `DRAWS` captions as the model's own probabilities have them;
+    the last token ends one, if it is not cut off at `LENGTH`."""
+    images = torch.stack([photo.images[0] for photo in photos]).to(model.device)
     image_tokens = model.project(model.vision(images) if images.ndim == 4 else images)
-    input_ids, mask = pad([question.input_ids for question in questions], value=0, side="left")
+    input_ids, mask = pad([question(photo).input_ids for photo in photos], value=0, side="left")
     embeddings = model.embed(input_ids.to(model.device), list(image_tokens))
     start = prefill(model.language, embeddings, mask.to(model.device))
-    start = start.select(torch.arange(len(questions), device=model.device).repeat_interleave(DRAWS))
+    start = start.select(torch.arange(len(photos), device=model.device).repeat_interleave(DRAWS))
     ends = model.end_ids()
-    answers: list[list[int]] = [[] for _ in range(len(questions) * DRAWS)]
+    answers: list[list[int]] = [[] for _ in range(len(photos) * DRAWS)]
     unfinished = list(range(len(answers)))
     while True:
         drawn = sample(start.logits)

@@ -48,16 +48,8 @@ MEASURED = 64
 def train(config: TrainConfig) -> Path:
     """Train: the projector on captions (stage align), or the whole on instructions (instruct).
 
-    Under `accelerate launch` or `torchrun`, on every process that starts.
-
-    Returns:
-        The folder of the checkpoint.
-
-    Raises:
-        ConfigError: settings that do not fit together, or not to the run that is resumed.
-        DataError: data that cannot be used.
-        CheckpointError: a checkpoint that cannot be read or written.
-        VLMError: a run that was told to end, or whose losses are no longer numbers.
+    Under `accelerate launch` or `torchrun`, on every process that starts. Gives the folder of the
+    checkpoint; whatever ends it before is a VLMError.
     """
     malloc.keep_freed_memory()
     config.resolve()
@@ -73,9 +65,8 @@ def train(config: TrainConfig) -> Path:
     model, groups = build_to_train(config, accelerator, console)
     rewards = self_critical(model, accelerator, sources)
     epochs = Epochs(config, model, accelerator, sources, validation, skipped)
-    epochs.held_out_features = cached(config, epochs, model, accelerator, console)
-    epochs.features = None if config.augments else epochs.held_out_features
-    flops = model_flops(model, encoded=epochs.features is not None)
+    epochs.features = cached(config, epochs, model, accelerator, console)
+    flops = model_flops(model, encoded=epochs.features is not None and not config.augments)
     speed_up(model, config, accelerator)
     network, optimizer = prepare(model, groups, config, accelerator)
     # From here on, what is drawn is drawn by each process for itself.
@@ -107,11 +98,7 @@ def train(config: TrainConfig) -> Path:
 
 def start(config: TrainConfig) -> Accelerator:
     """What runs this on one process or many, as the environment says. The config then has the
-    precision that it computes in.
-
-    Raises:
-        ConfigError: it cannot, such as float16 on a CPU, or with DeepSpeed.
-    """
+    precision that it computes in."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
             "DeepSpeed is not supported: launch with FSDP2 (configs/accelerate/fsdp2.yaml)"
@@ -138,12 +125,8 @@ def start(config: TrainConfig) -> Accelerator:
 
 
 def precision(asked: str, launched: str) -> str | None:
-    """What accelerate is told to compute in; None leaves it to its own settings.
-
-    Args:
-        asked: the run's setting.
-        launched: what `accelerate launch` was told; "no" where nobody said anything.
-    """
+    """What accelerate is told to compute in, None to leave it to its own settings; `launched` is
+    what `accelerate launch` was told, or "no"."""
     if asked != "auto":
         return "no" if asked == "fp32" else asked
     if launched != "no" or not torch.cuda.is_available():
@@ -154,11 +137,7 @@ def precision(asked: str, launched: str) -> str | None:
 def check_usable(
     sources: list[Samples], config: TrainConfig, console: Console, main: bool, resumed: bool
 ) -> list[Skipped]:
-    """Reports the samples that cannot be used, those that a resumed run has found among them.
-
-    Raises:
-        DataError: more than the config allows.
-    """
+    """Reports the samples that cannot be used, those that a resumed run has found among them."""
     skipped, file = [one for found in sources for one in found.skipped], report_file(config)
     if resumed:
         read = {one.where for one in skipped}
@@ -174,22 +153,9 @@ def check_usable(
 def build_to_train(
     config: TrainConfig, accelerator: Accelerator, console: Console
 ) -> tuple[vlm.VisionLanguageModel, list[dict[str, Any]]]:
-    """The model with its first weights, all but what trains frozen; and AdamW's parameter groups.
-
-    Raises:
-        ConfigError: parts that do not fit together.
-        CheckpointError: a checkpoint that cannot be read.
-    """
+    """The model with its first weights, all but what trains frozen, and AdamW's groups."""
     model, tensors, required = build(config, accelerator)
-    groups = freeze(
-        model,
-        config.trains,
-        config.learning_rate,
-        config.projector_learning_rate,
-        config.vision_learning_rate,
-        config.weight_decay,
-        console,
-    )
+    groups = freeze(model, config, console)
     if tensors is not None:
         # Only now that what trains is float32: in the others' dtype, it would be rounded.
         load_tensors(model, tensors, required)
@@ -201,12 +167,8 @@ def build_to_train(
 def build(
     config: TrainConfig, accelerator: Accelerator
 ) -> tuple[vlm.VisionLanguageModel, Path | None, set[str]]:
-    """The model that trains, made as the config says or as the checkpoint to start from.
-
-    Returns:
-        The model, with adapters if they train; the tensors to start from, not yet in it; the names
-        that must be among them.
-    """
+    """The model that trains, made as the config says or as the checkpoint to start from; the
+    tensors to start from, not yet in it; the names that must be among them."""
     # FSDP shards what has one dtype; it computes in the lower precision all the same.
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = sharded or accelerator.mixed_precision == "no"
@@ -234,11 +196,7 @@ def build(
 
 def adapters(config: TrainConfig, there: LoraConfig | None) -> LoraConfig | None:
     """The adapters of a model that starts from a checkpoint: those that are there, with the dropout
-    that this run asks for; without any, those that it asks for.
-
-    Raises:
-        ConfigError: it asks for others than are there.
-    """
+    that this run asks for; without any, those that it asks for."""
     asked = config.model.language.lora
     if asked is None:
         return there or (LoraConfig() if config.trains.adapts else None)
@@ -329,11 +287,7 @@ def prepare(
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Model and AdamW as the accelerator's processes need them.
-
-    Raises:
-        ConfigError: what needs whole weights, where they are sharded.
-    """
+    """Model and AdamW as the accelerator's processes need them."""
     for group in groups:
         group["peak"] = group["lr"]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
