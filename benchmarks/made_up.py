@@ -12,8 +12,6 @@ from settings import CAPTIONS, Setting
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -67,21 +65,20 @@ def write_llava(setting: Setting, folder: Path) -> None:
     """Writes a transformers LLaVA with random weights, its tokenizer and its preprocessing."""
     words = tokenizer()
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**setting.vision),
-        text_config=LlamaConfig(**setting.language),
+        vision_config=setting.vision,
+        text_config=setting.language,
         image_token_index=words.convert_tokens_to_ids("<image>"),
         image_seq_length=setting.tokens,
         vision_feature_layer=-2,
-        tie_word_embeddings=setting.language["tie_word_embeddings"],
+        tie_word_embeddings=setting.language.tie_word_embeddings,
     )
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    side = setting.vision["image_size"]
-    crop = {"height": side, "width": side}
-    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop).save_pretrained(folder)
+    side = setting.vision.image_size
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side).save_pretrained(folder)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
