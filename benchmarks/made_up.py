@@ -2,7 +2,6 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from json import dumps
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+
+from vlm.files import write_rows
 
 QUESTION = "What is in the picture?"
 
@@ -36,7 +37,7 @@ SmolLM2, the full stop among them."""
 def write(setting: Setting, folder: Path) -> None:
     """Writes `captions.jsonl` with its photos, and `llava`, where both sides start from."""
     generator = random.Random(0)
-    words, lines = WORDS.split(), []
+    words, rows = WORDS.split(), []
 
     def save(number: int) -> None:
         photo(number).save(folder / f"{number}.jpg", quality=90)
@@ -46,8 +47,8 @@ def write(setting: Setting, folder: Path) -> None:
     for number in range(setting.all_photos):
         lengths = [min(max(3, round(generator.gauss(*LENGTH))), 30) for _ in range(CAPTIONS)]
         captions = [" ".join(generator.choices(words, k=length)) for length in lengths]
-        lines.append(dumps({"image": f"{number}.jpg", "captions": captions}) + "\n")
-    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+        rows.append({"image": f"{number}.jpg", "captions": captions})
+    write_rows(folder / "captions.jsonl", rows)
     write_llava(setting, folder / "llava")
 
 
@@ -92,9 +93,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(
-        [WORDS, *WORDS.title().split(), QUESTION, "user", "assistant"], trainer
-    )
+    texts = [WORDS, *WORDS.title().split(), QUESTION, "user", "assistant"]
+    backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|im_start|>",

@@ -48,7 +48,6 @@ def workers() -> int:
 
 
 def machine() -> str:
-    where = f"{torch.get_num_threads()} CPU threads"
-    if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
+    on_gpu = torch.cuda.is_available()
+    where = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     return f"{where}, torch {torch.__version__}"

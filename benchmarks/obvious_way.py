@@ -104,9 +104,8 @@ def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
         image_token=model.config.image_token_index,
     )
     loss = Trainer(model, arguments, collator, prompts, callbacks=[clock]).train().training_loss
-    seconds = median(
-        end - start for start, end in pairwise(clock.times[max(0, setting.warm_up - 1) :])
-    )
+    timed = clock.times[max(0, setting.warm_up - 1) :]
+    seconds = median(end - start for start, end in pairwise(timed))
     steps = setting.total_steps
     tokens = sum(map(len, prompts)) / steps
     needed = flops.step(
