@@ -2,7 +2,6 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from json import dumps
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ from settings import CAPTIONS, Setting
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+
+from vlm.files import write_rows
 
 QUESTION = "What is in the picture?"
 
@@ -38,7 +37,7 @@ SmolLM2, the full stop among them."""
 def write(setting: Setting, folder: Path) -> None:
     """Writes `captions.jsonl` with its photos, and `llava`, where both sides start from."""
     generator = random.Random(0)
-    words, lines = WORDS.split(), []
+    words, rows = WORDS.split(), []
 
     def save(number: int) -> None:
         photo(number).save(folder / f"{number}.jpg", quality=90)
@@ -48,8 +47,8 @@ def write(setting: Setting, folder: Path) -> None:
     for number in range(setting.all_photos):
         lengths = [min(max(3, round(generator.gauss(*LENGTH))), 30) for _ in range(CAPTIONS)]
         captions = [" ".join(generator.choices(words, k=length)) for length in lengths]
-        lines.append(dumps({"image": f"{number}.jpg", "captions": captions}) + "\n")
-    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+        rows.append({"image": f"{number}.jpg", "captions": captions})
+    write_rows(folder / "captions.jsonl", rows)
     write_llava(setting, folder / "llava")
 
 
@@ -67,21 +66,20 @@ def write_llava(setting: Setting, folder: Path) -> None:
     """Writes a transformers LLaVA with random weights, its tokenizer and its preprocessing."""
     words = tokenizer()
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**setting.vision),
-        text_config=LlamaConfig(**setting.language),
+        vision_config=setting.vision,
+        text_config=setting.language,
         image_token_index=words.convert_tokens_to_ids("<image>"),
         image_seq_length=setting.tokens,
         vision_feature_layer=-2,
-        tie_word_embeddings=setting.language["tie_word_embeddings"],
+        tie_word_embeddings=setting.language.tie_word_embeddings,
     )
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    side = setting.vision["image_size"]
-    crop = {"height": side, "width": side}
-    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop).save_pretrained(folder)
+    side = setting.vision.image_size
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side).save_pretrained(folder)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -95,9 +93,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(
-        [WORDS, *WORDS.title().split(), QUESTION, "user", "assistant"], trainer
-    )
+    texts = [WORDS, *WORDS.title().split(), QUESTION, "user", "assistant"]
+    backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|im_start|>",

@@ -12,15 +12,9 @@ from train.flops import ModelFlops
 
 @dataclass(frozen=True)
 class Measured:
-    """A way to train.
-
-    Attributes:
-        captions: in a second, by the median step.
-        tokens: of text and images in a second, likewise, without padding.
-        memory: see `peak_memory`.
-        loss: mean over all steps, warm-up included.
-        mfu: share of the device's peak; None where the peak is not known.
-    """
+    """A way to train: captions and tokens (of text and images, without padding) a second by the
+    median step, `peak_memory`, mean loss over all steps, warm-up included, and the share of the
+    device's peak where that is known."""
 
     captions: float
     tokens: float
@@ -31,12 +25,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Filled:
-    """The filling of the feature cache.
-
-    Attributes:
-        photos: in a second.
-        flops: what a training step costs where the tower runs in it.
-    """
+    """The filling of the feature cache: photos a second, `peak_memory`, and what a training step
+    costs where the tower runs in it."""
 
     photos: float
     memory: int
@@ -58,8 +48,6 @@ def workers() -> int:
 
 
 def machine() -> str:
-    """What it runs on."""
-    where = f"{torch.get_num_threads()} CPU threads"
-    if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
+    on_gpu = torch.cuda.is_available()
+    where = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     return f"{where}, torch {torch.__version__}"

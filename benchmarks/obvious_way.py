@@ -2,13 +2,10 @@
 
 One sequence for each caption, each with its own copy of the photo, which the frozen tower encodes
 anew; loss from the logits of all positions, as the class does it. Otherwise as good as its settings
-allow: what is frozen is kept in the precision that it is computed in, keys and values are not
-cached, nothing is saved, evaluated or logged, and captions of like length meet, since it gets the
-recipe's own batches.
+allow, see README.md: among others, it gets the recipe's own batches.
 """
 
 import random
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +19,6 @@ from PIL import Image
 from recipe_way import RECIPE, config_of
 from settings import CAPTIONS, Setting
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -32,6 +28,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from train.batch import collate
+from train.config import TrainConfig
 from train.flops import ModelFlops, peak_flops
 from train.loader import prompts_of
 from train.order import epoch_batches, epoch_order
@@ -41,29 +39,19 @@ from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 OBVIOUS = "transformers' Trainer"
 
 
-@dataclass
-class Collator:
+def inputs_of(prompts: list[Prompt], processor: Any, image_token: int) -> dict[str, Tensor]:
     """Captions of a step -> what LlavaForConditionalGeneration takes."""
-
-    processor: Any
-    image_token: int
-
-    def __call__(self, prompts: list[Prompt]) -> dict[str, Tensor]:
-        photos = [Image.open(prompt.images[0].path).convert("RGB") for prompt in prompts]
-        ids = [
-            torch.tensor([self.image_token if i == IMAGE_SLOT else i for i in prompt.input_ids])
-            for prompt in prompts
-        ]
-        labels = [
-            own.masked_fill(~torch.tensor(prompt.loss_mask), -100)
-            for own, prompt in zip(ids, prompts, strict=True)
-        ]
-        return {
-            "pixel_values": self.processor(photos, return_tensors="pt")["pixel_values"],
-            "input_ids": pad_sequence(ids, batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], batch_first=True),
-        }
+    photos = [Image.open(prompt.images[0].path).convert("RGB") for prompt in prompts]
+    pixel_values = processor(photos, return_tensors="pt")["pixel_values"]
+    batch = collate(prompts, pixel_values)
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[batch.target_rows, batch.target_positions + 1] = batch.target_ids
+    return {
+        "pixel_values": pixel_values,
+        "input_ids": batch.input_ids.masked_fill(batch.input_ids == IMAGE_SLOT, image_token),
+        "labels": labels,
+        "attention_mask": batch.attention_mask,
+    }
 
 
 class Clock(TrainerCallback):
@@ -108,14 +96,16 @@ def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
         report_to="none",
         disable_tqdm=True,
     )
-    processor = AutoImageProcessor.from_pretrained(folder / "llava")
-    prompts = in_recipe_order(setting, folder)
+    prompts = in_recipe_order(setting, folder, config)
     clock = Clock()
-    collator = Collator(processor, model.config.image_token_index)
-    loss = Trainer(model, arguments, collator, prompts, callbacks=[clock]).train().training_loss
-    seconds = median(
-        end - start for start, end in pairwise(clock.times[max(0, setting.warm_up - 1) :])
+    collator = partial(
+        inputs_of,
+        processor=AutoImageProcessor.from_pretrained(folder / "llava"),
+        image_token=model.config.image_token_index,
     )
+    loss = Trainer(model, arguments, collator, prompts, callbacks=[clock]).train().training_loss
+    timed = clock.times[max(0, setting.warm_up - 1) :]
+    seconds = median(end - start for start, end in pairwise(timed))
     steps = setting.total_steps
     tokens = sum(map(len, prompts)) / steps
     needed = flops.step(
@@ -130,14 +120,13 @@ def time_trainer(setting: Setting, folder: Path, flops: ModelFlops) -> Measured:
         tokens=tokens / seconds,
         memory=peak_memory(),
         loss=loss,
-        mfu=None if peak is None else needed / seconds / peak,
+        mfu=peak and needed / seconds / peak,
     )
 
 
-def in_recipe_order(setting: Setting, folder: Path) -> list[Prompt]:
+def in_recipe_order(setting: Setting, folder: Path, config: TrainConfig) -> list[Prompt]:
     """A sequence for each caption, written before it begins: those of the recipe's first step, of
     its second, and so on to the end of the run."""
-    config = config_of(setting, folder, RECIPE)
     (source,) = read_sources(config.data)
     order = epoch_order([len(source.usable)], [source.source.weight], config.seed, epoch=0)
     samples = [source.usable[place] for place in order]
@@ -150,7 +139,7 @@ def in_recipe_order(setting: Setting, folder: Path) -> list[Prompt]:
         answer_next=False,
     )
     steps = epoch_batches(lengths, config.batch_size, config.seed, epoch=0)
-    most = setting.language["max_position_embeddings"]
+    most = setting.language.max_position_embeddings
     return [
         one
         for step in steps[: config.max_steps]

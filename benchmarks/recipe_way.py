@@ -1,16 +1,11 @@
 """This project's way: `vlm train`, timed by its own log, as it is and with less."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from json import loads
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
-from types import ModuleType
-from typing import Any
 from unittest.mock import patch
 
-from made_up import QUESTION
+from made_up import QUESTION, write
 from measured import Filled, Measured, peak_memory, workers
 from rich.console import Console
 from settings import CAPTIONS, Setting
@@ -26,10 +21,9 @@ from train.config import TrainConfig
 from train.features import FeatureCache
 from train.flops import model_flops
 from train.freeze import freeze
+from train.log import METRICS, read_log
 from train.loss import cross_entropy
 from train.mask import block_mask
-from train.run import build, start
-from train.run import train as run
 from vlm.config import ModelConfig
 from vlm.data.read import read_sources
 from vlm.data.source import DataSource
@@ -53,33 +47,27 @@ def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batc
     )
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to run the recipe: fields of the `TrainConfig`, and what has no setting, since nobody
-    should want it otherwise, replaced: module, name, and what stands there instead."""
-
-    config: dict[str, Any] = field(default_factory=dict)
-    replaced: tuple[tuple[ModuleType, str, Any], ...] = ()
-
-
+# What has no setting, since nobody should want it otherwise: what stands there instead.
 NO_GROUPING = (train.order, "POOL", 1)
 ALL_LOGITS = (train.loop, "target_loss", loss_from_all_logits)
 NO_KEEPING = (train.malloc, "keep_freed_memory", lambda: None)
 NO_ONEDNN = (train.run, "uses_onednn", lambda *_: False)
 
 VARIANTS = {
-    RECIPE: Variant(),
-    "without shared-image packing": Variant({"pack": "none"}),
-    "without the feature cache": Variant({"cache": "off"}),
-    "without length grouping": Variant(replaced=(NO_GROUPING,)),
-    "with logits at all positions": Variant(replaced=(ALL_LOGITS,)),
-    "without oneDNN": Variant(replaced=(NO_ONEDNN,)),
-    "without keeping freed memory": Variant(replaced=(NO_KEEPING,)),
-    "all six switched off": Variant(
-        {"pack": "none", "cache": "off"}, (NO_GROUPING, ALL_LOGITS, NO_ONEDNN, NO_KEEPING)
+    RECIPE: ({}, ()),
+    "without shared-image packing": ({"pack": "none"}, ()),
+    "without the feature cache": ({"cache": "off"}, ()),
+    "without length grouping": ({}, (NO_GROUPING,)),
+    "with logits at all positions": ({}, (ALL_LOGITS,)),
+    "without oneDNN": ({}, (NO_ONEDNN,)),
+    "without keeping freed memory": ({}, (NO_KEEPING,)),
+    "all six switched off": (
+        {"pack": "none", "cache": "off"},
+        (NO_GROUPING, ALL_LOGITS, NO_ONEDNN, NO_KEEPING),
     ),
-    "with sequence packing": Variant({"pack": "sequence"}),
+    "with sequence packing": ({"pack": "sequence"}, ()),
 }
+"""Ways to run the recipe: fields of the `TrainConfig`, and what is replaced."""
 
 
 def config_of(setting: Setting, folder: Path, name: str) -> TrainConfig:
@@ -92,19 +80,20 @@ def config_of(setting: Setting, folder: Path, name: str) -> TrainConfig:
         max_steps=setting.total_steps,
         workers=workers(),
         trackers=[],
-        **{"cache": "on", "cache_folder": folder / "features"} | VARIANTS[name].config,
+        **{"cache": "on", "cache_folder": folder / "features"} | VARIANTS[name][0],
     )
     config.resolve()
     return config
 
 
-def fill(setting: Setting, folder: Path) -> Filled:
-    """Encodes the photos, for all runs that follow."""
+def prepare(setting: Setting, folder: Path) -> Filled:
+    """Writes what is trained on, and fills the feature cache, for all runs that follow."""
+    write(setting, folder)
     train.malloc.keep_freed_memory()
     config = config_of(setting, folder, RECIPE)
-    accelerator = start(config)
+    accelerator = train.run.start(config)
     console = Console(stderr=True)
-    model, *_ = build(config, accelerator)
+    model, *_ = train.run.build(config, accelerator)
     freeze(model, config, console)
     cache = FeatureCache(config.cache_folder, model.vision, model.config.vision, 10**12)
     photos = [sample.photos[0] for each in read_sources(config.data) for sample in each.usable]
@@ -115,10 +104,11 @@ def fill(setting: Setting, folder: Path) -> Filled:
 def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
     """Runs a variant, as the `vlm` command would; the features it needs are there."""
     config = config_of(setting, folder, name)
-    with replaced(VARIANTS[name]):
-        run(config)
-    lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(loads, lines) if "loss" in row]
+    with ExitStack() as stack:
+        for replaced in VARIANTS[name][1]:
+            stack.enter_context(patch.object(*replaced))
+        train.run.train(config)
+    rows = [row for row in read_log(config.output / METRICS) if "loss" in row]
     timed = rows[setting.warm_up :]
     seconds = median(row["seconds"] for row in timed)
     return Measured(
@@ -128,12 +118,3 @@ def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
         loss=mean(row["loss"] for row in rows),
         mfu=median(row["mfu"] for row in timed) if "mfu" in timed[0] else None,
     )
-
-
-@contextmanager
-def replaced(variant: Variant) -> Iterator[None]:
-    """Within, what a variant replaces is replaced."""
-    with ExitStack() as stack:
-        for module, name, value in variant.replaced:
-            stack.enter_context(patch.object(module, name, value))
-        yield

@@ -1,7 +1,8 @@
 """What is trained in the benchmark: shapes of real models, and how much in a step."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig
 
 from train.order import POOL
 
@@ -11,18 +12,12 @@ CAPTIONS = 5
 
 @dataclass(frozen=True)
 class Setting:
-    """One comparison.
-
-    Attributes:
-        name: of tower and language model.
-        vision: shape of the CLIP tower; `language`, of the Llama.
-        photos: in a step, with `CAPTIONS` captions each.
-        steps: that are timed, behind `warm_up` that are not.
-    """
+    """One comparison: `photos` in a step, with `CAPTIONS` captions each, and `steps` that are timed
+    behind `warm_up` that are not."""
 
     name: str
-    vision: dict[str, int]
-    language: dict[str, Any]
+    vision: CLIPVisionConfig
+    language: LlamaConfig
     photos: int
     steps: int
     warm_up: int
@@ -30,11 +25,10 @@ class Setting:
     @property
     def tokens(self) -> int:
         """Image tokens of a photo."""
-        return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
+        return (self.vision.image_size // self.vision.patch_size) ** 2
 
     @property
     def total_steps(self) -> int:
-        """Steps of a run."""
         return self.warm_up + self.steps
 
     @property
@@ -43,43 +37,28 @@ class Setting:
         return self.photos * max(POOL, self.total_steps)
 
 
-VIT_B_32 = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
-VIT_B_16 = VIT_B_32 | {"patch_size": 16}
-VIT_L_14 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-SMOLLM2_135M = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
-VICUNA_7B = {
-    "vocab_size": 32064,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-}
+# What is not set is transformers' default: the shape of ViT-B/32, and of Llama 7B.
+VIT_B_32 = CLIPVisionConfig()
+VIT_B_16 = CLIPVisionConfig(patch_size=16)
+VIT_L_14 = CLIPVisionConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    image_size=336,
+    patch_size=14,
+)
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+VICUNA_7B = LlamaConfig(vocab_size=32064, max_position_embeddings=4096)
 
 CPU = [
     Setting("CLIP ViT-B/32 + SmolLM2-135M", VIT_B_32, SMOLLM2_135M, photos=4, steps=4, warm_up=1),

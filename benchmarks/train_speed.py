@@ -11,7 +11,6 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from json import dumps
 from multiprocessing import get_context
@@ -23,10 +22,9 @@ from typing import Any
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import torch
-from made_up import write
 from measured import Filled, Measured, machine
 from obvious_way import OBVIOUS, time_trainer
-from recipe_way import RECIPE, VARIANTS, fill, time_recipe
+from recipe_way import RECIPE, VARIANTS, prepare, time_recipe
 from rich.console import Console
 from rich.table import Table
 from settings import CAPTIONS, CPU, CUDA, Setting
@@ -57,17 +55,14 @@ def main(tokens: int | None = None, quick: bool = False, json: bool = False) -> 
 def compare(
     setting: Setting, variants: list[str], console: Console
 ) -> tuple[Filled, dict[str, Measured]]:
-    """Measures one setting, each row in a process of its own, so that its peak memory is its own.
-
-    Returns:
-        The filling of the feature cache, and the rows of the table.
-    """
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    """Measures one setting: the filling of the feature cache, and the rows of the table. Each has a
+    process of its own, so that its peak memory is its own."""
+    with TemporaryDirectory() as folder:
 
         def row(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
             console.print(f"{setting.name}: {name}", style="dim")
-            return in_own_process(function, setting, folder, *arguments)
+            with ProcessPoolExecutor(1, get_context("spawn"), be_quiet) as executor:
+                return executor.submit(function, setting, Path(folder), *arguments).result()
 
         filled = row("photos, captions, weights and feature cache", prepare)
         first, *others = variants
@@ -78,22 +73,9 @@ def compare(
     return filled, rows
 
 
-def prepare(setting: Setting, folder: Path) -> Filled:
-    """Writes what is trained on, and fills the feature cache."""
-    write(setting, folder)
-    return fill(setting, folder)
-
-
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, run in a new process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-        return executor.submit(quietly, function, *arguments).result()
-
-
-def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, without what it prints."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        return function(*arguments)
+def be_quiet() -> None:
+    """For a process: what it prints is not shown."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def amortised(filled: Filled, recipe: Measured) -> float:
@@ -136,13 +118,7 @@ def table_of(setting: Setting, filled: Filled, rows: dict[str, Measured]) -> Tab
 
 
 def summary(setting: Setting, filled: Filled, rows: dict[str, Measured]) -> dict[str, Any]:
-    """What the line of JSON says of a setting.
-
-    Returns:
-        `speedup_N`, N being the image tokens, counts the filling of the cache, spread over `EPOCHS`
-        epochs; `steady_speedup_N` is that of an epoch after it. `memory_N` is the recipe's peak,
-        the filling included, as a share of the obvious way's.
-    """
+    """What the line of JSON says of a setting, see README.md."""
     recipe, obvious, tokens = rows[RECIPE], rows[OBVIOUS], setting.tokens
     return {
         f"speedup_{tokens}": round(amortised(filled, recipe) / obvious.captions, 2),

@@ -11,35 +11,35 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import eval_speed
 import train_speed
-from made_up import write
 from obvious_way import OBVIOUS, time_trainer
-from recipe_way import NO_GROUPING, RECIPE, VARIANTS, fill, time_recipe
+from recipe_way import NO_GROUPING, RECIPE, VARIANTS, prepare, time_recipe
 from settings import Setting
+from transformers import CLIPVisionConfig, LlamaConfig
 
 import vlm
 from tests import tiny, tiny_folders
 
 TINY = Setting(
     "tiny",
-    vision={
-        "hidden_size": 24,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "image_size": tiny.IMAGE_SIZE,
-        "patch_size": tiny.PATCH,
-    },
-    language={
-        "vocab_size": 1024,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.2,
-    },
+    vision=CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=tiny.IMAGE_SIZE,
+        patch_size=tiny.PATCH,
+    ),
+    language=LlamaConfig(
+        vocab_size=1024,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    ),
     photos=2,
     steps=3,
     warm_up=1,
@@ -47,11 +47,10 @@ TINY = Setting(
 
 
 def test_every_way_to_train_has_the_losses_of_the_obvious_one(tmp_path: Path) -> None:
-    write(TINY, tmp_path)
-    filled = fill(TINY, tmp_path)
+    filled = prepare(TINY, tmp_path)
     obvious = time_trainer(TINY, tmp_path, filled.flops)
     losses = {name: time_recipe(TINY, tmp_path, name).loss for name in VARIANTS}
-    shuffled = {name for name in VARIANTS if NO_GROUPING in VARIANTS[name].replaced}
+    shuffled = {name for name in VARIANTS if NO_GROUPING in VARIANTS[name][1]}
     for name in VARIANTS.keys() - shuffled:
         assert losses[name] == pytest.approx(obvious.loss, abs=1e-4), name
     # In another order, the first steps have other photos.

@@ -110,10 +110,6 @@ def test_a_resumed_run_adds_an_entry(settings: Settings, tmp_path: Path) -> None
     assert [entry["data"] for entry in starts(tmp_path)] == ["anew"]
 
 
-def test_no_entries_in_a_folder_without_a_run(tmp_path: Path) -> None:
-    assert starts(tmp_path) == []
-
-
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"runs": [{'])
 def test_a_damaged_run_json(settings: Settings, tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Batch: whole conversations -> the tensors of one training step."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,39 +11,25 @@ from vlm.splice import pad
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees. Text is padded on the right.
+    """What one training step sees. Text is padded on the right. `images` are row by row in prompt
+    order: pixel values, or the patch tokens that the vision tower gave for them. `blocks` of packed
+    rows: number of the group in its row, from 0, and number of the conversation in its group, from
+    1, or 0 for what the group has in common; -1 for both is padding."""
 
-    Attributes:
-        input_ids: (B, T), `IMAGE_SLOT` where an image token goes, 0 for padding.
-        attention_mask: (B, T), 1 for a token and 0 for padding.
-        position_ids: (B, T).
-        target_rows: row of each supervised token (n,).
-        target_positions: position whose logits predict it (n,).
-        target_ids: the token itself (n,).
-        images: all images, row by row in prompt order: pixel values (I, 3, H, W), or the patch
-            tokens (I, N, D) that the vision tower gave for them.
-        images_per_row: how many images each row has.
-        target_weights: what the loss of each supervised token counts (n,), float32; None is 1.
-        blocks: (B, T, 2) for packed rows: number of the group in its row, from 0, and number of the
-            conversation in its group, from 1, or 0 for what the group has in common; -1 for both is
-            padding. None is one conversation a row.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    target_rows: Tensor
-    target_positions: Tensor
-    target_ids: Tensor
-    images: Tensor
+    input_ids: Tensor  # (B, T), `IMAGE_SLOT` where an image token goes, 0 for padding
+    attention_mask: Tensor  # (B, T), 1 for a token and 0 for padding
+    position_ids: Tensor  # (B, T)
+    target_rows: Tensor  # (n,), row of each supervised token
+    target_positions: Tensor  # (n,), position whose logits predict it
+    target_ids: Tensor  # (n,), the token itself
+    images: Tensor  # (I, 3, H, W) or (I, N, D)
     images_per_row: tuple[int, ...]
-    blocks: Tensor | None = None
-    target_weights: Tensor | None = None
+    blocks: Tensor | None = None  # (B, T, 2); None is one conversation a row
+    target_weights: Tensor | None = None  # (n,), float32, of each one's loss; None is 1
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device) for k, v in tensors.items() if isinstance(v, Tensor)}
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
 

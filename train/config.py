@@ -116,7 +116,7 @@ class TrainConfig:
         cache: the frozen tower's features on disk: `on`, `off`, or `auto`, which weighs epochs and
             disk. Never for photos that are augmented or when the tower trains.
         cache_folder: where; None is this project's cache.
-        cache_gb: most disk it may take.
+        cache_gb: most disk that the features of one tower may take.
         cache_dtype: of the features on the disk; bfloat16 where they go beyond float16's range.
         workers: processes that prepare the batches of each training process.
         save_every: changes of the weights between two states to resume from.

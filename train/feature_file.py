@@ -29,14 +29,13 @@ CREATE INDEX IF NOT EXISTS numbers ON records (number);
 
 
 class FeatureFile:
-    """The features of one tower, found by keys; several keys may name one record. `root` holds the
-    folders of several towers, or is `folder` itself, and in all at most `max_bytes` of features.
+    """The features of one tower, found by keys; several keys may name one record.
 
     Can be pickled, and used after a fork: each process opens the files for itself.
     """
 
-    def __init__(self, folder: Path, root: Path, tower: dict[str, Any], max_bytes: int) -> None:
-        self.folder, self.root, self.max_bytes = folder.absolute(), root.absolute(), max_bytes
+    def __init__(self, folder: Path, tower: dict[str, Any], max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder.absolute(), max_bytes
         self.shape = (tower["tokens"], tower["width"])
         self.dtype: torch.dtype = getattr(torch, tower["dtype"])
         self.record_bytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
@@ -69,7 +68,7 @@ class FeatureFile:
     def add(self, features: Mapping[bytes, Tensor], names: Mapping[bytes, bytes]) -> int:
         """Stores features (N, D), on the CPU in this file's dtype, by their keys, and further keys
         that name the record of another one. Returns how many features have no room: the last."""
-        with self._naming_errors(), FileLock(self.root / ".lock"):
+        with self._naming_errors(), FileLock(self.folder / ".lock"):
             fresh = [key for key in features if self.number(key) is None]
             fits = fresh[: self.room // self.record_bytes]
             first = self._count
@@ -89,10 +88,8 @@ class FeatureFile:
 
     @property
     def room(self) -> int:
-        """Bytes that this tower's features may still grow by."""
-        files = [path for path in self.root.rglob(f"*{self._file.suffix}") if path != self._file]
-        others = sum(path.stat().st_size for path in files)
-        return max(0, self.max_bytes - others - self._count * self.record_bytes)
+        """Bytes that the features may still grow by."""
+        return max(0, self.max_bytes - self._count * self.record_bytes)
 
     @property
     def _count(self) -> int:
@@ -107,7 +104,7 @@ class FeatureFile:
                 "choose another folder"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / ".lock"):
+        with FileLock(self.folder / ".lock"):
             if not description.is_file():
                 write_file(description, json.dumps(tower, indent=2) + "\n")
             self._file.touch()

@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import disk_usage
 from time import perf_counter
@@ -29,20 +28,20 @@ from vlm.tower import VisionTower
 AT_ONCE = 64
 """Photos stored together: the disk may take as long to confirm as a small batch to be encoded."""
 
-Prepared = tuple[bytes | None, bytes, Tensor | ImageError | None]
-"""A photo on its way to the tower: its stamp, its digest, and pixel values, what is wrong with it,
-or None if its features are there."""
+Prepared = tuple[Photo, bytes | None, bytes | None, Tensor | None]
+"""A photo on its way to the tower; its stamp; its digest, None if it is broken; and its pixel
+values, None if its features are there."""
 
 
 @dataclass(frozen=True)
 class FillReport:
-    """What `FeatureCache.fill` did: photos encoded, found (or another one's bytes under a second
-    name), left out for want of room, and broken, by name with the reason."""
+    """What `FeatureCache.fill` did: photos encoded, found (also under another name), left out for
+    want of room, and broken."""
 
     encoded: int = 0
     found: int = 0
     left_out: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
+    broken: int = 0
     seconds: float = 0.0
     bytes: int = 0
 
@@ -60,7 +59,7 @@ class FillReport:
         if self.left_out:
             parts.append(f"{self.left_out:,} left out for want of room")
         if self.broken:
-            parts.append(f"{len(self.broken):,} broken")
+            parts.append(f"{self.broken:,} broken")
         return ", ".join(parts)
 
 
@@ -70,20 +69,15 @@ def together(reports: Sequence[FillReport]) -> FillReport:
         encoded=sum(report.encoded for report in reports),
         found=sum(report.found for report in reports),
         left_out=sum(report.left_out for report in reports),
-        broken={name: why for report in reports for name, why in report.broken.items()},
+        broken=sum(report.broken for report in reports),
         seconds=max(report.seconds for report in reports),
         bytes=sum(report.bytes for report in reports),
     )
 
 
 class FeatureCache:
-    """Patch tokens of photos on the disk, by the photos' content. Can be pickled and sent to loader
-    workers, where `get` works and `fill` does not.
-
-    Args:
-        folder: of this one tower; None is one in this project's cache, beside those of others.
-        max_bytes: bound of the features on the disk, those of the other towers included.
-        dtype: they are stored in: float16, or bfloat16 where they go beyond its range.
+    """Patch tokens of photos on the disk, by the photos' content, at most `max_bytes` of one tower.
+    Can be pickled and sent to loader workers, where `get` works and `fill` does not.
 
     Raises:
         DataError: `folder` is of another tower or of something else; here and from every method:
@@ -101,11 +95,10 @@ class FeatureCache:
         self.tower: VisionTower | None = tower
         self.dtype = dtype
         description = describe(tower, config, dtype)
-        root = folder or cache_dir() / "features"
         if folder is None:
             key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-            folder = root / key.hexdigest()[:32]
-        self.file = FeatureFile(folder, root, description, max_bytes)
+            folder = cache_dir() / "features" / key.hexdigest()[:32]
+        self.file = FeatureFile(folder, description, max_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tower": None}
@@ -137,18 +130,16 @@ class FeatureCache:
         began = perf_counter()
         own = list(dict.fromkeys(photos))[rank::world]
         absent = [photo for photo in own if self._number(photo) is None]
-        found, encoded, left_out = len(own) - len(absent), 0, len(absent)
-        broken: dict[str, str] = {}
+        found, encoded, left_out, broken = len(own) - len(absent), 0, len(absent), 0
         groups = [absent[start : start + AT_ONCE] for start in range(0, len(absent), AT_ONCE)]
         prepared = self._prepare_ahead(groups, device)
         bar = track(prepared, "Encoding photos", len(groups), console=console, transient=True)
         for group in bar:
             fresh: dict[bytes, tuple[Photo, Tensor]] = {}
             stamps: dict[bytes, bytes] = {}
-            for photo, (seen, key, ready) in group:
-                if isinstance(ready, ImageError):
-                    reason = str(ready).removeprefix("cannot read image bytes: ")
-                    broken[photo.name] = reason.removeprefix(f"cannot read {photo.name!r}: ")
+            for photo, seen, key, ready in group:
+                if key is None:
+                    broken += 1
                     continue
                 if seen is not None:
                     stamps[seen] = key
@@ -166,15 +157,15 @@ class FeatureCache:
 
     def decide(
         self,
-        mode: Literal["auto", "on", "off"],
+        mode: Literal["auto", "on"],
         photos: Sequence[Photo],
         passes: float,
         rate: float | None = None,
     ) -> tuple[bool, str]:
         """Whether to fill it for these photos, and a line that says why, see `decide`."""
-        free = disk_usage(self.file.folder).free
-        size, room = self.file.record_bytes, self.file.room
-        return decide(mode, self.missing(photos), size, free, room, passes, rate)
+        file, missing = self.file, self.missing(photos)
+        free = disk_usage(file.folder).free
+        return decide(mode, missing, file.record_bytes, free, file.room, passes, rate)
 
     def _number(self, photo: Photo) -> int | None:
         seen = stamp(photo)
@@ -182,16 +173,16 @@ class FeatureCache:
 
     def _prepare_ahead(
         self, groups: list[list[Photo]], device: torch.device
-    ) -> Iterator[list[tuple[Photo, Prepared]]]:
+    ) -> Iterator[list[Prepared]]:
         """Each group prepared, in threads, while the one before it is encoded."""
         # A CPU is busy with the tower: more threads would only take turns with it.
         threads = min(16, os.cpu_count() or 1) if device.type == "cuda" else 1
         with ThreadPoolExecutor(threads) as executor:
-            coming = None
-            for group, after in pairwise([*groups, []]):
-                ready = coming or executor.map(self._prepare, group)
-                coming = executor.map(self._prepare, after)
-                yield list(zip(group, ready, strict=True))
+            coming: Iterator[Prepared] | None = None
+            for group in [*groups, []]:
+                ready, coming = coming, executor.map(self._prepare, group)
+                if ready is not None:
+                    yield list(ready)
 
     def _prepare(self, photo: Photo) -> Prepared:
         # Before it is read: if it changes meanwhile, its stamp is not that of the new bytes.
@@ -200,10 +191,10 @@ class FeatureCache:
             data = photo.data()
             key = hashlib.sha256(data).digest()
             if self.file.number(key) is not None:
-                return seen, key, None
-            return seen, key, self.tower.preprocessing(load_image(data))
-        except ImageError as error:
-            return seen, b"", error
+                return photo, seen, key, None
+            return photo, seen, key, self.tower.preprocessing(load_image(data))
+        except ImageError:
+            return photo, seen, None, None
 
     @torch.no_grad()
     def _encode(
@@ -226,7 +217,7 @@ class FeatureCache:
 
 
 def describe(tower: VisionTower, config: VisionConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """All that the features depend on but the photos, by names that a user knows."""
+    """All that the features depend on but the photos."""
     weights = hashlib.sha256()
     for name, tensor in tower.state_dict().items():
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -263,7 +254,7 @@ def stamp(photo: Photo) -> bytes | None:
 
 
 def decide(
-    mode: Literal["auto", "on", "off"],
+    mode: Literal["auto", "on"],
     missing: int,
     photo_bytes: int,
     free_bytes: int,
@@ -282,9 +273,7 @@ def decide(
         cost += f" and {_duration(missing / rate)}"
         saving += f", about {_duration(saved / rate)}"
     against = None
-    if mode == "off":
-        against = "the cache is off"
-    elif mode == "auto" and missing:
+    if mode == "auto" and missing:
         if saved < passes / 2:
             against = f"the run is short, a cache would save {saving}"
         elif needed > max_bytes:

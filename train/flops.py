@@ -42,15 +42,9 @@ bfloat16, in float16."""
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """Operations of one training step, forward and backward, by what it is made of.
-
-    Attributes:
-        token: for each token of text and images in front of the output layer, without padding.
-        pair: for each pair of tokens of the same sequence: T x T for a sequence of T tokens; those
-            packed into one row count each for itself.
-        target: for each supervised token, whose logits are computed.
-        image: for each image: vision tower, unless its features are cached, and projector.
-    """
+    """Operations of one training step, forward and backward: for each token of text and images in
+    front of the output layer, without padding; for each pair of tokens of the same sequence (T x T
+    of T tokens); for each supervised token, whose logits are computed; and for each image."""
 
     token: float
     pair: float
@@ -58,7 +52,6 @@ class ModelFlops:
     image: float
 
     def step(self, tokens: int, pairs: int, targets: int, images: int) -> float:
-        """Operations of a step with so many of each."""
         return self.token * tokens + self.pair * pairs + self.target * targets + self.image * images
 
 
@@ -107,15 +100,15 @@ def image_flops(model: VisionLanguageModel, encoded: bool) -> float:
     counter = FlopCounterMode(display=False)
     with counter, mixed, sdpa_kernel(SDPBackend.MATH):
         tokens = model.project(images if encoded else tower(images))
-        trained = [p for part in (tower, model.projector) for p in part.parameters()]
-        trained = [parameter for parameter in trained if parameter.requires_grad]
+        parameters = (*tower.parameters(), *model.projector.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         if tokens.requires_grad:
             torch.autograd.grad(tokens.sum(), trained, allow_unused=True)
     return float(counter.get_total_flops())
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Operations a second of a device; None if they are not known."""
+    """Operations a second; None if they are not known."""
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 

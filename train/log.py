@@ -35,11 +35,8 @@ have every step's own values."""
 
 class RunLog:
     """The log of one run, a context manager. Every process has one; the main one shows and writes.
-
-    Args:
-        first_step: steps done before; 0 begins the files anew.
-        peak_flops: floating-point operations a second that one process's device can do, if known.
-        trackers: names of accelerate's trackers; None is TensorBoard if it is installed.
+    `first_step` are the steps done before (0 begins the files anew), `peak_flops` the operations a
+    second that one process's device can do.
 
     Raises:
         ConfigError: a tracker that does not exist, is not installed or does not start.
@@ -83,7 +80,11 @@ class RunLog:
                     write_rows(file, [row for row in rows if row["step"] <= self._first_step])
             stack.enter_context(self._tracking())
             if self._accelerator.is_main_process and self._console.is_terminal:
-                stack.enter_context(Live(get_renderable=self._shown, console=self._console))
+                shown = Live(
+                    get_renderable=lambda: Group(self._bar, Text(self._status)),
+                    console=self._console,
+                )
+                stack.enter_context(shown)
             self._stack = stack.pop_all()
         return self
 
@@ -93,26 +94,21 @@ class RunLog:
     def step(
         self,
         step: int,
-        epoch: int,
-        loss: float,
-        learning_rate: float,
-        gradient_norm: float,
         tokens: int,
         images: int,
         seconds: float,
         waited: float,
         flops: float | None = None,
         reward: float | None = None,
+        **others: float,
     ) -> None:
-        """A step, counted from 1, is done: mean loss of a supervised token, norm of the gradient
-        before clipping, tokens of text and images, images and operations of all processes, seconds
-        and those spent waiting for data, mean reward of the captions that the model drew."""
+        """A step, counted from 1, is done: tokens of text and images, images and operations of all
+        processes, seconds and those spent waiting for data, mean reward of the captions that the
+        model drew; `others` are kept as they are: epoch, mean loss of a supervised token, learning
+        rate, norm of the gradient before clipping."""
         row = {
             "step": step,
-            "epoch": epoch,
-            "loss": loss,
-            "learning_rate": learning_rate,
-            "gradient_norm": gradient_norm,
+            **others,
             "tokens": tokens,
             "images": images,
             "seconds": seconds,
@@ -125,8 +121,7 @@ class RunLog:
             row["mfu"] = flops / seconds / self._peak_flops
         if reward is not None:
             row["reward"] = reward
-        self._smooth(loss=loss, reward=reward, flops=flops, tokens=tokens, images=images)
-        self._smooth(seconds=seconds, waited=waited)
+        self._smooth(row | {"waited": waited, "flops": flops})
         self._status = self._words(row["memory"])
         self._bar.update(self._task, completed=step)
         self._write(METRICS, step, [row], row)
@@ -197,10 +192,7 @@ class RunLog:
                     tracker.finish()
             accelerator.trackers.clear()
 
-    def _shown(self) -> Group:
-        return Group(self._bar, Text(self._status))
-
-    def _smooth(self, **values: float | None) -> None:
+    def _smooth(self, values: dict[str, float | None]) -> None:
         for name, value in values.items():
             if value is not None and math.isfinite(value):
                 total, weight = self._smoothed.get(name, (0.0, 0.0))

@@ -64,11 +64,9 @@ def head_loss(
     head: nn.Module, hidden: Tensor, ids: Tensor, at_once: int, weights: Tensor | None = None
 ) -> Tensor:
     """Hidden states (n, H), tokens to predict (n,) and their weights -> cross-entropy of an output
-    head's logits, summed, float32 scalar; n may be 0.
-
-    More than `at_once` tokens are taken so many at a time, and their logits are computed again for
-    the gradient; or on CUDA by Liger's fused kernel (Hsu et al. 2024) where it is installed.
-    """
+    head's logits, summed, float32 scalar; n may be 0. More than `at_once` tokens are taken so many
+    at a time, and their logits are computed again for the gradient; or on CUDA by Liger's fused
+    kernel (Hsu et al. 2024) where it is installed."""
 
     def loss(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
         return cross_entropy(head(hidden), ids, weights)

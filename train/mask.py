@@ -48,17 +48,11 @@ def attention_for(model: PreTrainedModel, dtype: torch.dtype, packed: bool, long
 def block_mask(
     blocks: Tensor, position_ids: Tensor, model: PreTrainedModel, dtype: torch.dtype
 ) -> Mask | dict[str, Mask]:
-    """What a model takes as `attention_mask` for packed rows: `blocks` (B, T, 2) of a `Batch` and
-    `position_ids` (B, T).
-
-    Returns:
-        (B, 1, T, T), for `sdpa` on CUDA bool, True where a row sees a column; else in `dtype`, 0
-        there and the least number elsewhere. For `flex_attention` a BlockMask. A model that mixes
-        full and sliding windows gets one for each, by the kind of layer.
-
-    Raises:
-        ConfigError: model or attention implementation cannot keep packed conversations apart.
-    """
+    """What a model takes as `attention_mask` for packed rows, from `blocks` (B, T, 2) of a `Batch`
+    and `position_ids` (B, T): (B, 1, T, T), for `sdpa` on CUDA bool, True where a row sees a
+    column; else in `dtype`, 0 there and the least number elsewhere. For `flex_attention` a
+    BlockMask. A model that mixes full and sliding windows gets one for each, by the kind of layer.
+    A ConfigError if model or implementation cannot keep packed conversations apart."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     only = "full_attention" if window is None else "sliding_attention"
@@ -98,9 +92,7 @@ def build(sees: Visible, position_ids: Tensor, implementation: str, dtype: torch
     device = position_ids.device
     if implementation == "flex_attention":
         compiled = device.type == "cuda"
-        return create_block_mask(
-            sees, rows, None, length, length, device=str(device), _compile=compiled
-        )
+        return create_block_mask(sees, rows, None, length, length, str(device), _compile=compiled)
     if implementation not in ("sdpa", "eager", SHORT_ROWS):
         raise ConfigError(
             f"{implementation} cannot keep packed conversations apart: use sdpa or flex_attention"

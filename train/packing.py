@@ -9,7 +9,6 @@ Here several share a row, blind to each other, with positions that start again.
 Both are exact: the loss and the gradients are those of separate sequences.
 """
 
-from dataclasses import dataclass
 from itertools import accumulate, takewhile
 
 import torch
@@ -24,32 +23,16 @@ NOTHING = Prompt([0], [False], [], [])
 """A conversation that nothing is learned from."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """A group of conversations in one sequence: of each token its id, its position, and 0 for the
-    common part or the number of the conversation, from 1; of each supervised token the place whose
-    logits predict it, and its id."""
-
-    tokens: list[tuple[int, int, int]]
-    targets: list[tuple[int, int]]
-
-
 def pack(groups: list[list[Prompt]], images: Tensor, row_length: int | None = None) -> Batch:
-    """Conversations grouped by their images -> a batch.
-
-    Args:
-        groups: of conversations about the same images, or about none (`answer_next=False`).
-        images: each group's once, in order, see `Batch`.
-        row_length: tokens of a row that groups may share; None gives each a row of its own.
-
-    Raises:
-        PromptError: conversations of one group that do not begin alike up to behind their images.
-    """
+    """Groups of conversations about the same images or none (`answer_next=False`), and each group's
+    images once, in order -> a batch. Groups share rows of `row_length` tokens; for None each has a
+    row of its own. A PromptError if conversations of one group do not begin alike up to behind
+    their images."""
     blocks = [lay_out(prompts) for prompts in groups]
     counts = [len(prompts[0].images) for prompts in groups]
     rows = [[number] for number in range(len(groups))]
     if row_length is not None:
-        rows = fill_rows([len(block.tokens) for block in blocks], row_length)
+        rows = fill_rows([len(own) for own, _ in blocks], row_length)
         ends = list(accumulate(counts))
         order = [i for row in rows for n in row for i in range(ends[n] - counts[n], ends[n])]
         images = images[torch.tensor(order, dtype=torch.long)]
@@ -57,22 +40,20 @@ def pack(groups: list[list[Prompt]], images: Tensor, row_length: int | None = No
     targets: list[tuple[int, int, int]] = []
     for row, members in enumerate(rows):
         of_row: list[tuple[int, ...]] = []
-        for group, block in enumerate(blocks[n] for n in members):
-            targets += [(row, len(of_row) + place, target) for place, target in block.targets]
-            of_row += [(token, position, group, own) for token, position, own in block.tokens]
+        for group, (of_block, predicted) in enumerate(blocks[n] for n in members):
+            targets += [(row, len(of_row) + place, target) for place, target in predicted]
+            of_row += [(token, position, group, own) for token, position, own in of_block]
         tokens.append(torch.tensor(of_row))
     padded = pad_sequence(tokens, batch_first=True, padding_value=-1)
     mask = padded[..., 2] >= 0
-    target_rows, target_positions, target_ids = (
-        torch.tensor(targets, dtype=torch.long).reshape(-1, 3).unbind(dim=1)
-    )
+    places = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
     return Batch(
         input_ids=padded[..., 0].where(mask, 0),
         attention_mask=mask.long(),
         position_ids=padded[..., 1].where(mask, 0),
-        target_rows=target_rows,
-        target_positions=target_positions,
-        target_ids=target_ids,
+        target_rows=places[:, 0],
+        target_positions=places[:, 1],
+        target_ids=places[:, 2],
         images=images,
         images_per_row=tuple(sum(counts[n] for n in members) for members in rows),
         blocks=padded[..., 2:].contiguous(),
@@ -86,9 +67,11 @@ def empty_batch(images: Tensor) -> Batch:
     return pack([[NOTHING]], images)
 
 
-def lay_out(prompts: list[Prompt]) -> Block:
-    """Puts the conversations of one group behind what they have in common; of each one's own, what
-    something is predicted from."""
+def lay_out(prompts: list[Prompt]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+    """The conversations of one group behind what they have in common; of each one's own, what
+    something is predicted from: of each token its id, its position, and 0 for the common part or
+    the number of the conversation, from 1; of each supervised token the place whose logits predict
+    it, and its id."""
     shared = shared_length(prompts)
     tokens = [(token, position, 0) for position, token in enumerate(prompts[0].input_ids[:shared])]
     targets: list[tuple[int, int]] = []
@@ -104,7 +87,7 @@ def lay_out(prompts: list[Prompt]) -> Block:
         last = max((at for at in range(len(prompt)) if supervised[at]), default=0)
         end = max([last, *(slot.stop for slot in prompt.image_slots)])
         tokens += [(prompt.input_ids[at], at, number) for at in range(shared, end)]
-    return Block(tokens, targets)
+    return tokens, targets
 
 
 def shared_length(prompts: list[Prompt]) -> int:

@@ -29,20 +29,19 @@ def plot(metrics: Path, output: Path) -> None:
     rates.set_ylabel("learning rate", color=RATE)
     at, losses = [row["step"] for row in steps], [row["loss"] for row in steps]
     lines = [
-        *rates.plot(at, [row["learning_rate"] for row in steps], color=RATE, linestyle=":"),
+        *rates.plot(at, [row["learning_rate"] for row in steps], ":", color=RATE),
         *axes.plot(at, losses, color=TRAINING, alpha=0.25, linewidth=0.7),
         *axes.plot(at, smoothed(losses, span=max(1, len(at) // 50)), color=TRAINING),
     ]
-    names = ["learning rate", "training", "training, smoothed"]
+    names = ["learning rate", "training", "training, smoothed", "validation"]
     if held_out:
         validation = [row["validation_loss"] for row in held_out]
         lines += axes.plot([row["step"] for row in held_out], validation, "o", color=VALIDATION)
-        names.append("validation")
     rates.set_ylim(bottom=0)
     axes.set_zorder(rates.get_zorder() + 1)
     axes.patch.set_visible(False)
     axes.grid(alpha=0.3)
-    axes.legend(lines, names)
+    axes.legend(lines, names[: len(lines)])
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_file(output, picture.getvalue())

@@ -22,25 +22,12 @@ from vlm.data.sample import Sample
 from vlm.errors import DataError
 from vlm.files import read_json, write_file
 
-PACKAGES = (
-    "vlm",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "bitsandbytes",
-    "numpy",
-)
+PACKAGES = ["torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "numpy"]
 
 
 def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool) -> None:
     """Writes `config.yaml` and `run.json` into a run folder; a resumed run adds an entry to those
-    that are there. `data` is the `fingerprint` of the samples.
-
-    Raises:
-        DataError: a `run.json` that this did not write, or the folder cannot be written.
-    """
+    that are there. `data` is the `fingerprint` of the samples."""
     entry = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -48,7 +35,10 @@ def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool
         "config": resolved(config),
         "data": data,
         "source": source(Path(__file__).resolve().parents[1]),
-        "packages": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
+        "packages": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("vlm", *PACKAGES)},
+        },
         "hardware": hardware() | {"processes": processes},
     }
     before = starts(folder) if resumed else []
@@ -72,11 +62,8 @@ def starts(folder: Path) -> list[dict[str, Any]]:
 
 def resolved(config: Any) -> Any:
     """A config as JSON has it: dataclasses as objects, tuples as lists, paths as strings."""
-
-    def plain(value: Any) -> Any:
-        return asdict(value) if is_dataclass(value) else str(value)
-
-    return json.loads(json.dumps(config, default=plain))
+    plain = json.dumps(config, default=lambda v: asdict(v) if is_dataclass(v) else str(v))
+    return json.loads(plain)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
@@ -126,7 +113,7 @@ def source(folder: Path) -> dict[str, Any] | None:
 
 
 def version(package: str) -> str | None:
-    """Of an installed package; None: it is not installed."""
+    """None: it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -146,10 +133,8 @@ def hardware() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Model of the CPU, or its architecture where the system does not say more."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     named = (line.partition(":")[2] for line in text.splitlines() if line.startswith("model name"))
     return next(named, "").strip() or platform.processor() or platform.machine()
 
