@@ -69,8 +69,7 @@ def runner(
     model.forget_images()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.jsonl"
-        quiet = Console(quiet=True)
-        found = answer_all(BENCHMARK, questions, ModelAnswerer(model), file, batch_size, quiet)
+        found = answer_all(BENCHMARK, questions, ModelAnswerer(model), file, batch_size)
     return [one.prediction for one in found]
 
 

@@ -81,11 +81,7 @@ class ModelAnswerer:
         return answers
 
     def look(self, question: Question) -> Image.Image:
-        """What the model is shown.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """What the model is shown; an ImageError if it cannot be read."""
         return question.photo()
 
 

@@ -21,7 +21,7 @@ Make = Callable[[dict[str, Any], Any], Question | list[Question]]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: where its questions are, and how answers are scored.
+    """Where the questions of a benchmark are, and how answers are scored.
 
     Attributes:
         title: as people write it, with the metric.
@@ -53,16 +53,7 @@ class Benchmark:
     file: Path | None = None
 
     def questions(self, data: Path, split: str | None, from_hub: bool = False) -> list[Question]:
-        """The questions of a split.
-
-        Args:
-            data: folder with a folder for each benchmark.
-            split: None is the first.
-            from_hub: take them from the hub instead.
-
-        Raises:
-            DataError: no such split, or the data is not there or not whole.
-        """
+        """The questions of a split, of the first if None, from its folder in `data` or the hub."""
         split = split or self.splits[0]
         if split not in self.splits:
             name = self.file or self.name
@@ -85,7 +76,6 @@ class Benchmark:
         return require_unlike(folder, split, questions)
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-        """The scores of an answer to each question."""
         if self.score_all is not None:
             return self.score_all(questions, answers)
         each = [self.each(*pair) for pair in zip(questions, answers, strict=True)]
@@ -93,11 +83,8 @@ class Benchmark:
 
 
 def make(rows: Iterable[Row], question: Make) -> list[Question]:
-    """The questions that rows hold.
-
-    Raises:
-        DataError: a row that lacks something, or has something else there.
-    """
+    """The questions that rows hold; a DataError for one that lacks something, or has something
+    else there."""
     questions: list[Question] = []
     for where, content, image in rows:
         try:
@@ -106,8 +93,8 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
             if not all(isinstance(text, str) for one in found for text in one.answers):
                 raise TypeError("an answer is no text")
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            told = f"not as it should be: {type(error).__name__} {error}"
-            raise DataError(f"{where}: {told}") from error
+            told = f"{where}: not as it should be: {type(error).__name__} {error}"
+            raise DataError(told) from error
         questions += found
     return questions
 
@@ -119,11 +106,7 @@ def breakdowns(questions: Iterable[Question]) -> dict[str, list[str | None]]:
 
 
 def photo_of(image: Any) -> Any:
-    """A row's photo as a question has it.
-
-    Raises:
-        ValueError: a path that leaves its folder.
-    """
+    """A row's photo as a question has it; a ValueError for a path that leaves its folder."""
     if not isinstance(image, tuple):
         return image
     folder, name = image
@@ -133,11 +116,7 @@ def photo_of(image: Any) -> Any:
 
 
 def require_unlike(place: Any, split: str, questions: list[Question]) -> list[Question]:
-    """Questions, if there are any and each has an id of its own.
-
-    Raises:
-        DataError: otherwise.
-    """
+    """Questions; a DataError if there are none, or two of one id."""
     if not questions:
         raise DataError(f"{place}: no question in split '{split}'")
     alike = len(questions) - len({question.id for question in questions})

@@ -10,7 +10,6 @@ from eval.benchmarks import BENCHMARKS
 
 
 def show_catalogue(json: bool) -> None:
-    """Prints every benchmark, as a table or as one line of JSON."""
     if json:
         print(dumps(catalogue(), ensure_ascii=False))
         return

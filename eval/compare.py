@@ -14,8 +14,8 @@ from rich.table import Table
 
 from eval.metrics.scores import interval
 from eval.predictions import read_predictions
-from eval.report import QuestionScore, read_scores
-from vlm.errors import DataError
+from eval.report import read_scores
+from vlm.errors import ConfigError, DataError
 
 SHOWN = 20
 """Changed questions shown."""
@@ -29,8 +29,7 @@ class Difference:
         first: mean score of the first run, in percent.
         interval: of the difference, second less first, 95%.
         gained: questions that only the second has right; `lost`, only the first.
-        p: McNemar's test (1947), exact: how likely so uneven a split of gained and lost would be,
-            were the runs equally good.
+        p: how likely so uneven a split of both would be, were the runs equally good.
     """
 
     questions: int
@@ -53,8 +52,8 @@ def difference(first: list[float], second: list[float]) -> Difference:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p-value: of as many fair coins, how often at most the fewer, or at least
-    the more, fall on one side."""
+    """The exact two-sided p-value (McNemar 1947): of as many fair coins, how often at most the
+    fewer, or at least the more, fall on one side."""
     changed = gained + lost
     logs = [
         math.lgamma(changed + 1) - math.lgamma(k + 1) - math.lgamma(changed - k + 1)
@@ -64,15 +63,8 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
-    """Compares two runs' folders.
-
-    Returns:
-        `overall`, each breakdown by name, and `changed`, the ids of the questions that are right in
-        one of them only.
-
-    Raises:
-        DataError: a folder that holds no finished run, or runs on different questions.
-    """
+    """Two runs' folders -> `overall`, each breakdown by name, and `changed`, the ids of the
+    questions that are right in one of them only; a DataError for runs on different questions."""
     one, two = read_scores(first), read_scores(second)
     for here, there, folder in ((one, two, second), (two, one, first)):
         missing = [number for number in here if number not in there]
@@ -86,28 +78,23 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         return difference([one[n].score for n in numbers], [two[n].score for n in numbers])
 
     result: dict[str, Any] = {"overall": between(list(one))}
-    for name, groups in breakdowns(one).items():
-        result[f"per_{name}"] = {label: between(groups[label]) for label in sorted(groups)}
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for number, score in one.items():
+        for name, label in score.labels.items():
+            if label:
+                groups[name, label].append(number)
+    for name, label in sorted(groups):
+        result.setdefault(f"per_{name}", {})[label] = between(groups[name, label])
     result["changed"] = [n for n in one if (one[n].score >= 0.5) != (two[n].score >= 0.5)]
     return result
 
 
-def breakdowns(scores: dict[str, QuestionScore]) -> dict[str, dict[str, list[str]]]:
-    """The ids of the questions in each group of each breakdown, by its name."""
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for number, score in scores.items():
-        for name, label in score.labels.items():
-            if label:
-                found[name][label].append(number)
-    return dict(sorted(found.items()))
-
-
-def show_comparison(first: Path, second: Path, json: bool) -> None:
-    """Prints how two runs differ, as tables with the first questions that changed or as JSON.
-
-    Raises:
-        DataError: see `compare`.
-    """
+def show_comparison(folder: str, others: list[str], json: bool) -> None:
+    """Prints how another run differs, as tables with the first questions that changed or as
+    JSON."""
+    if len(others) != 1:
+        raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
+    first, second = Path(folder), Path(others[0])
     result = compare(first, second)
     if json:
         print(json_format.dumps(result, default=vars))
@@ -126,7 +113,6 @@ def show_comparison(first: Path, second: Path, json: bool) -> None:
 
 
 def table_of(title: str, result: dict[str, Any]) -> Table:
-    """All differences of a comparison."""
     table = Table("", title=escape(title))
     for column in ("questions", "first", "second", "difference", "gained", "lost", "p"):
         table.add_column(column, justify="right")

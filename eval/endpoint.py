@@ -1,20 +1,17 @@
 """Any model behind an OpenAI-compatible address (OpenAI, Anthropic, vLLM, llama.cpp): the same
 questions, for the same table."""
 
-import base64
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import httpx
 
 from eval.answerers import Answer
-from eval.question import Question
-from vlm.errors import ConfigError, VLMError
+from eval.question import Question, data_url
+from vlm.errors import ConfigError, ImageError, VLMError
 
 RETRIES = 5
 """Further tries of a request that the server was too busy for, or that got lost."""
@@ -28,15 +25,6 @@ REFUSED = {401, 403, 404}
 """The same would happen to every question: the run ends."""
 
 
-@dataclass
-class Usage:
-    """What the server counted; tokens in include images."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class EndpointAnswerer:
     """Asks a server, several questions at a time.
 
@@ -44,10 +32,8 @@ class EndpointAnswerer:
         url: what `/chat/completions` is put behind, such as `http://localhost:8000/v1`.
         key: sent as bearer token; None sends none.
         concurrency: requests under way at a time.
+        prices: dollars for a million tokens of input and of output, as `2.5,10`.
         first_wait: seconds before the second try; they double with each.
-
-    Raises:
-        ConfigError: an address that is none.
     """
 
     def __init__(
@@ -56,6 +42,7 @@ class EndpointAnswerer:
         name: str,
         key: str | None = None,
         concurrency: int = 8,
+        prices: str | None = None,
         first_wait: float = 1.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
@@ -65,29 +52,29 @@ class EndpointAnswerer:
         self.name = name
         self.concurrency = concurrency
         self.first_wait = first_wait
-        self.usage = Usage()
+        self.prices = None if prices is None else prices_of(prices)
+        self.answers, self.tokens_in, self.tokens_out = 0, 0, 0
         self._address = f"{url.rstrip('/')}/chat/completions"
         self._lock = threading.Lock()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=120)
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """See `Answerer`. A question that fails after all tries is an error of its own.
-
-        Raises:
-            VLMError: the server refuses the key, or knows no such address or model.
-        """
+        """See `Answerer`. A question that fails after all tries is an error of its own; a VLMError
+        if the server refuses the key, or knows no such address or model."""
         with ThreadPoolExecutor(self.concurrency) as executor:
             return list(executor.map(lambda question: self._ask(question, max_tokens), questions))
 
     def _ask(self, question: Question, max_tokens: int) -> Answer:
         try:
-            content = [
-                {"type": "image_url", "image_url": {"url": data_url(question)}},
-                {"type": "text", "text": question.text},
-            ]
-        except VLMError as error:
+            # As PNG, so that the server sees the pixels that our models see.
+            photo = data_url(question.photo(), "png")
+        except ImageError as error:
             return Answer("", str(error))
+        content = [
+            {"type": "image_url", "image_url": {"url": photo}},
+            {"type": "text", "text": question.text},
+        ]
         body = {
             "model": self.name,
             "messages": [{"role": "user", "content": content}],
@@ -115,7 +102,6 @@ class EndpointAnswerer:
         return Answer("", problem)
 
     def _read(self, reply: httpx.Response) -> Answer:
-        """The answer in a reply, its tokens counted."""
         try:
             found: dict[str, Any] = reply.json()
             text = found["choices"][0]["message"]["content"]
@@ -123,16 +109,24 @@ class EndpointAnswerer:
             return Answer("", f"no answer in the reply: {shortened(reply)}")
         usage = found.get("usage") or {}
         with self._lock:
-            self.usage.requests += 1
-            self.usage.prompt_tokens += usage.get("prompt_tokens") or 0
-            self.usage.completion_tokens += usage.get("completion_tokens") or 0
+            self.answers += 1
+            self.tokens_in += usage.get("prompt_tokens") or 0
+            self.tokens_out += usage.get("completion_tokens") or 0
         if not isinstance(text, str):
             return Answer("", "the reply has no text")
         return Answer(text.strip())
 
+    def spent(self) -> str:
+        """What the server counted, images included, and what that costs."""
+        told = f"{self.answers:,} answers, {self.tokens_in:,} tokens in, "
+        told += f"{self.tokens_out:,} tokens out"
+        if self.prices is None:
+            return told
+        cost = self.tokens_in * self.prices[0] + self.tokens_out * self.prices[1]
+        return f"{told}, {cost / 1e6:.2f} dollars"
+
 
 def shortened(reply: httpx.Response) -> str:
-    """The beginning of a reply, in one line."""
     return " ".join(reply.text.split())[:200]
 
 
@@ -144,34 +138,9 @@ def seconds(header: str | None) -> float:
         return 0.0
 
 
-def data_url(question: Question) -> str:
-    """The photo as a `data:` URL: as PNG, so that a server sees the pixels that our models see.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    file = BytesIO()
-    question.photo().save(file, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def prices_of(prices: str) -> tuple[float, float]:
-    """Dollars for a million tokens of input and output, from `--prices`.
-
-    Raises:
-        ConfigError: they are not two numbers.
-    """
+def prices_of(text: str) -> tuple[float, float]:
     try:
-        for_input, for_output = (float(price) for price in prices.split(","))
+        for_input, for_output = map(float, text.split(","))
     except ValueError as error:
-        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {prices}") from error
+        raise ConfigError(f"prices are two numbers, such as 2.5,10, not {text}") from error
     return for_input, for_output
-
-
-def spent(usage: Usage, prices: tuple[float, float] | None) -> str:
-    """What the endpoint counted, and what that costs at the prices of `prices_of`."""
-    tokens = usage.prompt_tokens, usage.completion_tokens
-    told = f"{usage.requests:,} answers, {tokens[0]:,} tokens in, {tokens[1]:,} tokens out"
-    if prices is None:
-        return told
-    return f"{told}, {(tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6:.2f} dollars"

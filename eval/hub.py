@@ -42,11 +42,7 @@ class Hub:
     images: str | None = None
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The rows of a split; those without an `id` have their number for one.
-
-        Raises:
-            DataError: no such split there, no connection, or a column or photo that is missing.
-        """
+        """The rows of a split; those without an `id` have their number for one."""
         if split not in self.splits:
             raise DataError(f"{self.id} has no split '{split}': {', '.join(self.splits)}")
         data, _ = load_table(self.id, self.config, self.splits[split])
@@ -62,6 +58,5 @@ class Hub:
             key = place if self.same_image is None else row[self.same_image]
             if self.images is not None and key not in first:
                 raise DataError(f"{where}: there is no image {key}")
-            yield Row(
-                where, {"id": str(place), **row}, RowImage(photos, first.setdefault(key, place))
-            )
+            image = RowImage(photos, first.setdefault(key, place))
+            yield Row(where, {"id": str(place), **row}, image)

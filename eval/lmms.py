@@ -127,11 +127,7 @@ def generation(settings: dict[str, Any]) -> dict[str, Any]:
 
 def conversation(text: str, visuals: Any) -> list[dict[str, Any]]:
     """Text and images as a conversation of ours, each image where the text has `<image>`, or all in
-    front.
-
-    Raises:
-        DataError: something else than images is to be looked at.
-    """
+    front; a DataError if something else is to be looked at."""
     images = list(flat(visuals or []))
     other = [type(each).__name__ for each in images if not isinstance(each, Image.Image)]
     if other:

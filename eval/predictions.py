@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
@@ -37,21 +36,21 @@ class Prediction:
     answers: tuple[str, ...]
     error: str | None = None
 
+    @classmethod
+    def of(cls, question: Question, answer: Answer) -> "Prediction":
+        name = Path(question.image).name if isinstance(question.image, str | Path) else None
+        return cls(question.id, name, question.text, answer.text, question.answers, answer.error)
+
 
 def read_predictions(file: Path) -> dict[str, Prediction]:
-    """The answers that a file has, by question; none if there is no file.
-
-    Raises:
-        DataError: a line that is no answer, or a second one to its question.
-    """
+    """The answers that a file has, by question; none if there is no file."""
     found: dict[str, Prediction] = {}
     for number, row in read_rows(file):
         try:
             one = Prediction(**row | {"answers": tuple(row["answers"])})
         except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{file}, line {number}: no answer as this project writes it"
-            ) from error
+            told = f"{file}, line {number}: no answer as this project writes it"
+            raise DataError(told) from error
         if one.question_id in found:
             raise DataError(f"{file}, line {number}: a second answer to {one.question_id}")
         found[one.question_id] = one
@@ -59,12 +58,9 @@ def read_predictions(file: Path) -> dict[str, Prediction]:
 
 
 def answered(file: Path, questions: Sequence[Question]) -> dict[str, Prediction]:
-    """The answers that are there already, by question. Those that failed are removed, from the file
-    too: a server that was down is asked again.
-
-    Raises:
-        DataError: they belong to other questions, or the file cannot be read or written.
-    """
+    """The answers that are there already, by question; a DataError if they belong to other
+    questions. Those that failed are removed, from the file too: a server that was down is asked
+    again."""
     found = read_predictions(file)
     done = {number: one for number, one in found.items() if one.error is None}
     if len(done) < len(found):
@@ -72,14 +68,11 @@ def answered(file: Path, questions: Sequence[Question]) -> dict[str, Prediction]
     texts = {question.id: question.text for question in questions}
     others = [one for one in done.values() if texts.get(one.question_id) != one.question]
     if others:
-        first = others[0]
-        now = texts.get(first.question_id)
+        now = texts.get(others[0].question_id)
         what = "other questions" if now is None else "questions that are now worded otherwise"
-        asked = "" if now is None else f", now {now!r}"
-        raise DataError(
-            f"{file} has answers to {len(others):,} {what}, the first is {first.question!r}{asked}:"
-            " give another --output"
-        )
+        told = f"{file} has answers to {len(others):,} {what}, the first is {others[0].question!r}"
+        told += "" if now is None else f", now {now!r}"
+        raise DataError(f"{told}: give another --output")
     return done
 
 
@@ -92,9 +85,7 @@ def in_order(questions: Sequence[Question]) -> list[Question]:
         image = question.image
         key = id(image) if isinstance(image, Image.Image) else image
         by_image.setdefault(key, []).append(question)
-    groups = sorted(
-        by_image.values(), key=lambda group: -max(len(question.text) for question in group)
-    )
+    groups = sorted(by_image.values(), key=lambda group: -max(len(one.text) for one in group))
     return [question for group in groups for question in group]
 
 
@@ -104,18 +95,12 @@ def answer_all(
     answerer: Answerer,
     file: Path,
     batch_size: int,
-    console: Console,
 ) -> list[Prediction]:
     """Asks what has no answer yet, `batch_size` questions at a time. Each process of several takes
     every so many-th batch and the first writes: the file is the same as that of one process.
-
-    Returns:
-        In the first process an answer to each question, in their order; in others nothing.
-
-    Raises:
-        DataError: see `answered`.
-    """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    Returns an answer to each question, in their order; in processes other than the first
+    nothing."""
+    state = PartialState()
     first = state.is_main_process
     done = answered(file, questions) if first else {}
     (known,) = gather_object([set(done)] if first else [])
@@ -129,13 +114,13 @@ def answer_all(
         return [benchmark.each(asked[one.question_id], one.prediction) for one in predictions]
 
     worth = worth_of(done.values())
-    with progress_bar(console, disable=not first) as bar:
+    with progress_bar(disable=not first) as bar:
         task = bar.add_task(benchmark.name, total=len(asked), completed=len(known), score="")
         for start in range(0, len(batches), state.num_processes):
             side_by_side = batches[start : start + state.num_processes]
             mine = next(iter(side_by_side[state.process_index :]), [])
             answers = answerer.answer(mine, benchmark.max_tokens) if mine else []
-            new = gather_object([predicted(*pair) for pair in zip(mine, answers, strict=True)])
+            new = gather_object(list(map(Prediction.of, mine, answers)))
             if first:
                 append_rows(file, map(asdict, new), durable=True)
                 done |= {one.question_id: one for one in new}
@@ -145,21 +130,14 @@ def answer_all(
     return [done[question.id] for question in questions] if first else []
 
 
-def progress_bar(console: Console, disable: bool) -> Progress:
-    """How many questions are answered, and the score so far."""
+def progress_bar(disable: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f}  {task.speed!s:.5} a second"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[score]}"),
-        console=console,
+        console=Console(stderr=True, highlight=False),
         transient=True,
         disable=disable,
     )
-
-
-def predicted(question: Question, answer: Answer) -> Prediction:
-    """An answer as it is written down."""
-    name = Path(question.image).name if isinstance(question.image, str | Path) else None
-    return Prediction(question.id, name, question.text, answer.text, question.answers, answer.error)

@@ -11,7 +11,6 @@ UNANSWERABLE = (
 
 
 def short(text: str) -> str:
-    """A question to be answered in a word."""
     return text + "\n" + SHORT_ANSWER
 
 

@@ -1,6 +1,8 @@
 """A question of a benchmark, and the photo that it is about."""
 
+import base64
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 from PIL import Image
@@ -18,11 +20,6 @@ class RowImage:
     place: int
 
     def open(self) -> Image.Image:
-        """Decodes it.
-
-        Raises:
-            ImageError: there is none, or it cannot be decoded.
-        """
         try:
             image = self.data[self.place]["image"]
         except (OSError, ValueError) as error:
@@ -55,22 +52,22 @@ class Question:
     scored_as: Any = None
 
     def photo(self) -> Image.Image:
-        """The image as a model is shown it.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """The image as a model is shown it; an ImageError if it cannot be read."""
         if isinstance(self.image, TarPhoto | RowPhoto):
             return decode(self.image)
         return load_image(self.image.open() if isinstance(self.image, RowImage) else self.image)
 
 
-def texts_in(row: dict[str, Any], key: str = "answers", least: int = 1) -> tuple[str, ...]:
-    """The texts that a row lists; of objects, as VQA v2 has them, the `answer` of each.
+def data_url(image: Image.Image, kind: str, **settings: Any) -> str:
+    """A photo as a `data:` URL, encoded as that kind of file."""
+    file = BytesIO()
+    image.save(file, format=kind, **settings)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
-    Raises:
-        KeyError, TypeError: the key, or a list of texts under it, is missing.
-    """
+
+def texts_in(row: dict[str, Any], key: str = "answers", least: int = 1) -> tuple[str, ...]:
+    """The texts that a row lists; of objects, as VQA v2 has them, the `answer` of each. A KeyError
+    or TypeError if the key, or a list of texts under it, is missing."""
     listed = row[key]
     if isinstance(listed, list) and len(listed) >= least:
         texts = [one.get("answer") if isinstance(one, dict) else one for one in listed]

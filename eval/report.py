@@ -29,11 +29,7 @@ class QuestionScore:
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes down the settings of a run, or compares them with those of the run to be resumed.
-
-    Raises:
-        DataError: the folder holds a run with other settings, or cannot be written.
-    """
+    """Writes down the settings of a run; a DataError if the folder holds one with others."""
     file = folder / "run.json"
     if not os.path.exists(file):
         write_file(file, as_text(settings))
@@ -52,11 +48,7 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def seconds_of(folder: Path) -> float:
-    """What a run took, by its report; 0 if there is none.
-
-    Raises:
-        DataError: a file that is no report.
-    """
+    """What a run took, by its report; 0 if there is none."""
     file = folder / "report.json"
     if not os.path.exists(file):
         return 0.0
@@ -75,15 +67,9 @@ def write_report(
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
 ) -> tuple[dict[str, Any], list[float]]:
-    """Scores a run's answers, one to each question, and writes the scores down.
-
-    Returns:
-        The report, and what each answer is worth.
-
-    Raises:
-        DataError: a file that cannot be written.
-    """
-    scores = benchmark.score(list(questions), [one.prediction for one in predictions])
+    """Scores a run's answers, one to each question, and writes the scores down. Returns the report,
+    and what each answer is worth."""
+    scores = benchmark.score(questions, [one.prediction for one in predictions])
     report = {
         "benchmark": benchmark.name,
         "title": benchmark.title,
@@ -92,30 +78,25 @@ def write_report(
         **scores.to_json(),
         "failed": sum(one.error is not None for one in predictions),
         "seconds": round(seconds, 1),
+        **settings,
     }
-    report |= settings
     worth = scores.each
     if benchmark.each is not None:
         # A score of circular evaluation is of several questions.
         pairs = zip(questions, predictions, strict=True)
         worth = [benchmark.each(question, one.prediction) for question, one in pairs]
-    each = zip(questions, worth, strict=True)
-    write_rows(folder / SCORES, (asdict(QuestionScore(q.id, w, q.labels)) for q, w in each))
+    rows = [QuestionScore(q.id, w, q.labels) for q, w in zip(questions, worth, strict=True)]
+    write_rows(folder / SCORES, map(asdict, rows))
     write_file(folder / "report.json", as_text(report))
     return report, worth
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """JSON to be read by people."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_scores(folder: Path) -> dict[str, QuestionScore]:
-    """What each answer of a run was worth, by the id of its question.
-
-    Raises:
-        DataError: no such file, or one that is not a run's.
-    """
+    """What each answer of a run was worth, by the id of its question."""
     file = folder / SCORES
     try:
         records = read_records(file, ("question_id", "score", "labels"))

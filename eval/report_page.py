@@ -1,18 +1,16 @@
 """`report.html`, the page of a run: photos with question, answers, prediction and score, to look
 through."""
 
-import base64
 import random
 from collections import Counter
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
 from eval.predictions import Prediction
-from eval.question import Question
+from eval.question import Question, data_url
 from vlm.errors import ImageError
 from vlm.files import write_file
 
@@ -30,11 +28,7 @@ def write_page(
     predictions: Sequence[Prediction],
     worth: Sequence[float],
 ) -> None:
-    """Writes one HTML file with all that it shows inside.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
+    """Writes one HTML file with all that it shows inside."""
     # Who answers everything alike has as many worst answers as questions: then any will do.
     order = list(range(len(questions)))
     random.Random(0).shuffle(order)
@@ -54,7 +48,6 @@ def write_page(
 
 
 def row(question: Question, prediction: Prediction, score: float) -> dict[str, Any]:
-    """What the page shows of a question."""
     counts = Counter(question.answers).most_common()
     return {
         "photo": thumbnail(question),
@@ -74,6 +67,4 @@ def thumbnail(question: Question) -> str | None:
     except ImageError:
         return None
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = BytesIO()
-    small.save(file, format="JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_url(small, "jpeg", quality=80)

@@ -28,7 +28,7 @@ from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.own import own
 from eval.catalogue import show_catalogue
 from eval.compare import show_comparison
-from eval.endpoint import EndpointAnswerer, prices_of, spent
+from eval.endpoint import EndpointAnswerer
 from eval.predictions import answer_all, answered
 from eval.question import Question
 from eval.report import begin, seconds_of, write_report
@@ -85,13 +85,9 @@ def evaluate(
         json: print JSON instead of tables.
     """
     if compare is not None:
-        if len(benchmarks) != 1:
-            raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
-        show_comparison(Path(compare), Path(benchmarks[0]), json)
-        return
+        return show_comparison(compare, benchmarks, json)
     if not benchmarks:
-        show_catalogue(json)
-        return
+        return show_catalogue(json)
     for option, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1, not {value}")
@@ -99,30 +95,14 @@ def evaluate(
     server = server_of(endpoint, name, concurrency, prices)
     # All data first: what is missing should not end a run of hours.
     asked = [(each, each.questions(data, split, hub)[:limit]) for each in chosen]
-    # Without being told, accelerate takes processes on CPUs each for the only one.
-    state = PartialState(cpu=not torch.cuda.is_available())
     everyone = all_who_answer(model, beams, baselines, server)
-    silent = run_all(asked, everyone, {"split": split, "limit": limit}, output, batch_size, json)
-    if server is not None and state.is_main_process:
-        cost = None if prices is None else prices_of(prices)
-        Console(stderr=True, highlight=False).print(spent(server.usage, cost))
-    # A process that ends while another still talks to it can be aborted by gloo's threads.
-    state.wait_for_everyone()
-    state.destroy_process_group()
-    if silent:
-        raise VLMError(
-            f"not one answer of {', '.join(silent)}: put the reason right, and the same command "
-            "asks again"
-        )
+    silent = run_all(asked, everyone, split, limit, output, batch_size, json)
+    finish(server, silent)
 
 
 def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
-    """The benchmark of a name, or a file or folder of one's own.
-
-    Raises:
-        ConfigError: there is none, or it has an instruction of its own.
-        DataError: data that cannot be read.
-    """
+    """The benchmark of a name, or a file or folder of one's own; a ConfigError if there is none,
+    or it has an instruction of its own."""
     if name not in BENCHMARKS and (os.path.exists(name) or Path(name).suffix):
         return own(Path(name), instruction)
     if instruction is not None:
@@ -135,35 +115,25 @@ def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
 def server_of(
     endpoint: str | None, name: str | None, concurrency: int, prices: str | None
 ) -> EndpointAnswerer | None:
-    """The server that is asked, if any.
-
-    Raises:
-        ConfigError: options that do not go together, or have no such form.
-    """
+    """The server that is asked, if any; a ConfigError for options that do not go together."""
     if (endpoint is None) != (name is None):
         raise ConfigError("--endpoint and --name go together: an address and the model there")
-    if prices is not None:
-        if endpoint is None:
-            raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
-        prices_of(prices)
     if endpoint is None or name is None:
+        if prices is not None:
+            raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
         return None
-    return EndpointAnswerer(endpoint, name, os.environ.get("OPENAI_API_KEY"), concurrency)
+    return EndpointAnswerer(endpoint, name, os.environ.get("OPENAI_API_KEY"), concurrency, prices)
 
 
 def all_who_answer(
     model: str | None, beams: int, baselines: bool, server: EndpointAnswerer | None
 ) -> list[Who]:
-    """Everyone who is asked, the model loaded.
-
-    Raises:
-        ConfigError: nobody, or two of one name.
-        VLMError: a model that cannot be loaded.
-    """
+    """Everyone who is asked, the model loaded; a ConfigError for nobody, or two of one name."""
+    # Without being told, accelerate takes processes on CPUs each for the only one.
+    state = PartialState(cpu=not torch.cuda.is_available())
     everyone = []
     if model is not None:
-        device = PartialState(cpu=not torch.cuda.is_available()).device
-        loaded, label = vlm.load(model, device=str(device)), label_of(model)
+        loaded, label = vlm.load(model, device=str(state.device)), label_of(model)
         settings = {"beams": beams, "weights": weights_of(model)}
         everyone.append(Who(label, lambda _: ModelAnswerer(loaded, beams), settings))
         if baselines:
@@ -183,27 +153,39 @@ def all_who_answer(
     return everyone
 
 
+def finish(server: EndpointAnswerer | None, silent: list[str]) -> None:
+    """Tells what the server counted, and a VLMError of those who gave not one answer."""
+    state = PartialState()
+    if server is not None and state.is_main_process:
+        Console(stderr=True, highlight=False).print(server.spent())
+    # A process that ends while another still talks to it can be aborted by gloo's threads.
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    if silent:
+        raise VLMError(
+            f"not one answer of {', '.join(silent)}: put the reason right, and the same command "
+            "asks again"
+        )
+
+
 def run_all(
     asked: list[tuple[Benchmark, list[Question]]],
     everyone: list[Who],
-    settings: dict[str, Any],
+    split: str | None,
+    limit: int | None,
     output: Path,
     batch_size: int,
     json: bool,
 ) -> list[str]:
-    """Everyone answers every benchmark, and the first process prints the scores.
-
-    Returns:
-        Who gave not one answer to what.
-    """
+    """Everyone answers every benchmark, and the first process prints the scores. Returns who gave
+    not one answer to what."""
     all_reports, silent = [], []
     for benchmark, questions in asked:
-        split = settings["split"] or benchmark.splits[0]
         reports, lines = [], []
         for who in everyone:
             folder = output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
-            tied_to = {**settings, "split": split, **who.settings}
-            run = run_one(benchmark, questions, who, tied_to, folder, batch_size)
+            settings = {"split": split or benchmark.splits[0], "limit": limit, **who.settings}
+            run = run_one(benchmark, questions, who, settings, folder, batch_size)
             if run is not None:
                 report, told = run
                 reports.append(report)
@@ -228,25 +210,18 @@ def run_one(
     folder: Path,
     batch_size: int,
 ) -> tuple[dict[str, Any], list[str]] | None:
-    """One who answers one benchmark, resumed if `folder` has the beginning.
-
-    Returns:
-        The report and lines to print under it; in processes other than the first nothing.
-
-    Raises:
-        DataError: a folder that holds a run with other settings, or that cannot be written.
-    """
-    first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
-    file = folder / "predictions.jsonl"
+    """One who answers one benchmark, resumed if `folder` has the beginning. Returns the report and
+    lines to print under it; in processes other than the first nothing."""
+    first = PartialState().is_main_process
+    file, page = folder / "predictions.jsonl", folder / "report.html"
     there, seconds = 0, 0.0
     if first:
         begin(folder, settings)
         there = len(answered(file, questions))
         # What a killed run took is not known.
         seconds = seconds_of(folder) if there else 0.0
-    console = Console(stderr=True, highlight=False)
     began = time.perf_counter()
-    predictions = answer_all(benchmark, questions, who.make(questions), file, batch_size, console)
+    predictions = answer_all(benchmark, questions, who.make(questions), file, batch_size)
     if not first:
         return None
     if there < len(questions):
@@ -254,7 +229,6 @@ def run_one(
     report, worth = write_report(
         folder, benchmark, who.label, settings, seconds, questions, predictions
     )
-    page = folder / "report.html"
     write_page(page, report, questions, predictions, worth)
     errors = [one.error for one in predictions if one.error is not None]
     failed = f"{who.label}: {len(errors):,} of {len(questions):,} not answered, the first: "

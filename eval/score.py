@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.benchmark import make
+from eval.benchmarks.choice import Options
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.gqa import GQA, rows_of
@@ -22,7 +23,6 @@ from eval.benchmarks.textvqa import TEXT_VQA
 from eval.benchmarks.vqa_v2 import VQA_V2, annotated
 from eval.hub import Row
 from eval.metrics.captions import Tokenizer, score_captions
-from eval.metrics.choice import ChoiceQuestion
 from eval.metrics.scores import Scores
 from eval.metrics.vqa import Variant
 from eval.question import Question, texts_in
@@ -122,7 +122,6 @@ def choice(*, questions: Path, results: Path, json: bool = False) -> None:
 
 
 def choice_question(row: dict[str, Any], image: Any) -> Question:
-    """A question with options."""
     options, answer = row["options"], row["answer"]
     if isinstance(options, list):
         options = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False))
@@ -130,8 +129,9 @@ def choice_question(row: dict[str, Any], image: Any) -> Question:
     if not whole or answer not in options:
         raise ValueError("'options' by letter, and 'answer', one of the letters, are needed")
     group = None if row.get("group") is None else str(row["group"])
-    scored_as = ChoiceQuestion(options, answer, row.get("category"), group)
-    return Question(str(row["question_id"]), image, "", (answer,), scored_as=scored_as)
+    labels = {} if row.get("category") is None else {"category": row["category"]}
+    scored_as = Options(options, group)
+    return Question(str(row["question_id"]), image, "", (answer,), labels, scored_as)
 
 
 def exact(*, questions: Path, results: Path, split: str | None = None, json: bool = False) -> None:
@@ -152,7 +152,6 @@ def exact(*, questions: Path, results: Path, split: str | None = None, json: boo
 
 
 def exact_question(row: dict[str, Any], image: Any) -> Question:
-    """A question with one answer or several."""
     kind = row.get("kind")
     if not isinstance(kind, str | None):
         raise TypeError("'kind' is no text")
@@ -175,14 +174,12 @@ def captions(
         asked = make(rows_in(annotations, "image"), caption_question)
     else:
         said: dict[str, list[str]] = defaultdict(list)
-        for place, (_, entry, _) in enumerate(
-            read_records(annotations, (), "annotations"), start=1
-        ):
+        records = read_records(annotations, (), "annotations")
+        for place, (_, entry, _) in enumerate(records, start=1):
             number, caption = entry.get("image_id"), entry.get("caption")
             if not is_id(number) or not isinstance(caption, str):
-                raise DataError(
-                    f"{annotations}: annotation {place} has no 'image_id' and 'caption'"
-                )
+                told = f"{annotations}: annotation {place} has no 'image_id' and 'caption'"
+                raise DataError(told)
             said[str(number)].append(caption)
         asked = [Question(number, b"", "", tuple(texts)) for number, texts in said.items()]
     answers = read_results(results, asked, "image_id", "caption")
@@ -190,7 +187,6 @@ def captions(
 
 
 def caption_question(row: dict[str, Any], image: Any) -> Question:
-    """A photo with its captions."""
     return Question(str(row["image"]), image, "", texts_in(row, "captions"))
 
 
@@ -213,11 +209,7 @@ def read_results(
     other_answer: str = "answer",
 ) -> list[str]:
     """A model's answers, in the order of the questions, from a list of `{"question_id", "answer"}`
-    or of what the benchmark calls them.
-
-    Raises:
-        DataError: answers that are no text, or that are missing, there twice, or to no question.
-    """
+    or of what the benchmark calls them."""
     found = (each.content for each in read_records(file))
     given = {str(n): one for n, one in by_id(file, found, other_id, "question_id").items()}
     require_same(file, given, {question.id: question for question in asked}, "answer")
@@ -228,7 +220,6 @@ def read_results(
 
 
 def report(scores: Scores, json: bool) -> None:
-    """Prints scores, as a table or as one line of JSON."""
     if json:
         print(json_format.dumps(scores.to_json(), ensure_ascii=False))
         return

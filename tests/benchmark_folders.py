@@ -41,12 +41,8 @@ def gqa(folder: Path) -> None:
 
 
 def textvqa(folder: Path) -> None:
-    entry = {
-        "question_id": 5,
-        "image_id": "i",
-        "question": "what brand?",
-        "answers": ["nokia"] * 10,
-    }
+    entry = {"question_id": 5, "image_id": "i", "question": "what brand?"}
+    entry |= {"answers": ["nokia"] * 10}
     write(folder / "TextVQA_0.5.1_val.json", {"data": [entry]})
     ocr = {"image_id": "i", "ocr_tokens": ["NOKIA", "3310"]}
     write(folder / "TextVQA_Rosetta_OCR_v0.2_val.json", {"data": [ocr]})
@@ -81,8 +77,7 @@ def scienceqa(folder: Path) -> None:
         "grade": "grade4",
         "split": "test",
     }
-    without_image = {**problem, "image": None}
-    write(folder / "problems.json", {"7": problem, "8": without_image})
+    write(folder / "problems.json", {"7": problem, "8": problem | {"image": None}})
     photo(folder / "test" / "7" / "image.png")
 
 
@@ -173,14 +168,19 @@ def karpathy(name: str, **more: str) -> Callable[[Path], None]:
     return build
 
 
-def flickr8k(folder: Path) -> None:
-    lines = [
-        {"image": f"{n}.jpg", "captions": [f"A {thing} runs."], "split": "test"}
-        for n, thing in enumerate(["cat", "dog"])
-    ]
-    write(folder / "captions.jsonl", "\n".join(map(json.dumps, lines)))
-    for n in range(2):
-        photo(folder / "images" / f"{n}.jpg")
+def captioned(*photos: list[str], splits: tuple[str, ...] = ("test",)) -> Callable[[Path], None]:
+    """`captions.jsonl`, the captions of each photo, and the splits in turn."""
+
+    def build(folder: Path) -> None:
+        lines = [
+            {"image": f"{n}.jpg", "captions": captions, "split": splits[n % len(splits)]}
+            for n, captions in enumerate(photos)
+        ]
+        write(folder / "captions.jsonl", "\n".join(map(json.dumps, lines)))
+        for line in lines:
+            photo(folder / "images" / line["image"])
+
+    return build
 
 
 def daquar(folder: Path) -> None:
@@ -190,32 +190,13 @@ def daquar(folder: Path) -> None:
     photo(folder / "images" / "a.png")
 
 
-def pope_captions(folder: Path) -> None:
-    talks = [
-        ["A dog and a cat.", "A dog beside a cat.", "A cat."],
-        ["A dog on a couch.", "A dog.", "A couch and a dog."],
-        ["A dog and a ball.", "A dog plays with a ball."],
-        ["An airplane."],
-    ]
-    lines = [
-        {"image": f"{n}.jpg", "captions": captions, "split": "test"}
-        for n, captions in enumerate(talks)
-    ]
-    write(folder / "captions.jsonl", "\n".join(map(json.dumps, lines)))
-    for n in range(len(talks)):
-        photo(folder / "images" / f"{n}.jpg")
-
-
-def naming(folder: Path) -> None:
-    talks = {"val": ["A cat.", "A kitten sits."], "test": ["People.", "A crowd."]}
-    lines = [
-        {"image": f"{split}.jpg", "captions": captions, "split": split}
-        for split, captions in talks.items()
-    ]
-    write(folder / "captions.jsonl", "\n".join(map(json.dumps, lines)))
-    for split in talks:
-        photo(folder / "images" / f"{split}.jpg")
-
+pope_captions = captioned(
+    ["A dog and a cat.", "A dog beside a cat.", "A cat."],
+    ["A dog on a couch.", "A dog.", "A couch and a dog."],
+    ["A dog and a ball.", "A dog plays with a ball."],
+    ["An airplane."],
+)
+naming = captioned(["A cat.", "A kitten sits."], ["People.", "A crowd."], splits=("val", "test"))
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "vqav2": lambda folder: vqa_files(folder, "v2_"),
@@ -237,7 +218,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "mme": mme,
     "coco-captions": karpathy("dataset_coco.json", filepath="val2014"),
     "flickr30k": karpathy("dataset_flickr30k.json"),
-    "flickr8k": flickr8k,
+    "flickr8k": captioned(["A cat runs."], ["A dog runs."]),
     "daquar": daquar,
     "naming": naming,
 }

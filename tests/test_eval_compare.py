@@ -1,33 +1,26 @@
 """Two runs side by side: differences, McNemar's test, and which questions changed."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from eval.compare import compare, difference, mcnemar
+from eval.predictions import Prediction
+from eval.report import QuestionScore
 from vlm.cli import main
+from vlm.files import write_rows
 
 
 def write_run(folder: Path, scores: dict[str, float]) -> Path:
-    folder.mkdir()
-    lines = [
-        {"question_id": number, "score": score, "labels": {"kind": number[0]}}
+    worth = [QuestionScore(number, score, {"kind": number[0]}) for number, score in scores.items()]
+    write_rows(folder / "scores.jsonl", map(asdict, worth))
+    predictions = [
+        Prediction(number, None, "What?\nIn a word.", f"answer {score}", ("a",))
         for number, score in scores.items()
     ]
-    (folder / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    lines = [
-        {
-            "question_id": number,
-            "image": None,
-            "question": "What?\nIn a word.",
-            "prediction": f"answer {score}",
-            "answers": ["a"],
-            "error": None,
-        }
-        for number, score in scores.items()
-    ]
-    (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    write_rows(folder / "predictions.jsonl", map(asdict, predictions))
     return folder
 
 

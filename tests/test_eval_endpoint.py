@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.endpoint import RETRIES, EndpointAnswerer, prices_of, spent
+from eval.endpoint import RETRIES, EndpointAnswerer
 from eval.question import Question
 from tests import tiny
 from vlm.cli import main
@@ -102,14 +102,12 @@ def test_answers_keep_their_order_and_few_are_under_way(server: Server) -> None:
         return said(asked(body))
 
     server.reply = reply
-    endpoint = EndpointAnswerer(server.url + "/", "m", concurrency=3)
+    endpoint = EndpointAnswerer(server.url + "/", "m", concurrency=3, prices="1000,10000")
     answers = endpoint.answer(questions(12), 16)
     assert [answer.text for answer in answers] == [f"What is {n}?" for n in range(12)]
     assert server.most_at_once == 3
     assert server.keys == {None}
-    assert (endpoint.usage.requests, endpoint.usage.prompt_tokens) == (12, 1200)
-    assert spent(endpoint.usage, None) == "12 answers, 1,200 tokens in, 84 tokens out"
-    assert spent(endpoint.usage, prices_of("1000,10000")).endswith(", 2.04 dollars")
+    assert endpoint.spent() == "12 answers, 1,200 tokens in, 84 tokens out, 2.04 dollars"
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

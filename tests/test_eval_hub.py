@@ -15,17 +15,11 @@ from tests.test_eval_benchmarks import PROMPTS
 from vlm.errors import DataError
 
 ANSWERS = [{"answer": "net", "answer_id": n} for n in range(1, 11)]
+NET = {"question": "What is this?", "answers": ANSWERS}
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "vqav2": [
-        {
-            "question_id": n,
-            "image_id": 7,
-            "question": "What is this?",
-            "question_type": "what is this",
-            "answer_type": "other",
-            "answers": ANSWERS,
-        }
+        {**NET, "question_id": n, "image_id": 7, "question_type": "what", "answer_type": "other"}
         for n in (1, 2)
     ],
     "okvqa": [{"question_id": "1", "question": "What is this?", "answers": ["net"] * 10}],
@@ -164,28 +158,12 @@ def test_rows_about_one_photo_share_it(tmp_path: Path) -> None:
 
 
 def test_photos_may_be_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    types = {"structural": "query", "semantic": "attr"}
-    row = {
-        "id": "01",
-        "imageId": "n1",
-        "question": "Which color?",
-        "answer": "red",
-        "types": types,
-        "entailed": "['02', '03']",
-    }
-    on_disk(tmp_path / "questions", "testdev", [row], photos=False)
-    on_disk(tmp_path / "images", "testdev", [{"id": "n0"}, {"id": "n1"}])
+    row = {"id": "01", "imageId": "n1", "question": "Which color?", "answer": "red"}
+    row |= {"types": {"structural": "query", "semantic": "attr"}, "entailed": "['02', '03']"}
+    on_disk(tmp_path / "testdev_balanced_instructions", "testdev", [row], photos=False)
+    on_disk(tmp_path / "testdev_balanced_images", "testdev", [{"id": "n0"}, {"id": "n1"}])
     load = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda path, config: load(
-            str(
-                tmp_path
-                / config.removeprefix("testdev_balanced_").replace("instructions", "questions")
-            )
-        ),
-    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda _, config: load(str(tmp_path / config)))
     (question,) = BENCHMARKS["gqa"].questions(tmp_path, None, from_hub=True)
     assert question.text == PROMPTS["gqa"][0]
     assert question.scored_as == ("02", "03")

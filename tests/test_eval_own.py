@@ -14,6 +14,8 @@ from tests import tiny
 from vlm.cli import main
 from vlm.errors import ConfigError, DataError
 
+LINE = {"image": "0.png", "question": "What?", "answers": ["A cat.", "A pet."]}
+
 
 def write(folder: Path, name: str, *lines: object) -> Path:
     for number in range(3):
@@ -48,14 +50,8 @@ def test_any_of_the_answers_is_right() -> None:
 
 
 def test_questions_of_ones_own(tmp_path: Path) -> None:
-    line = {"image": "0.png", "question": "What?", "answers": ["A cat.", "A pet."]}
-    file = write(
-        tmp_path,
-        "mine.jsonl",
-        {**line, "split": "train"},
-        {**line, "split": "val", "kind": "what"},
-        {**line, "split": "val"},
-    )
+    kinds = [{"split": "train"}, {"split": "val", "kind": "what"}, {"split": "val"}]
+    file = write(tmp_path, "mine.jsonl", *(LINE | kind for kind in kinds))
     benchmark = benchmark_of(str(file))
     assert benchmark.name == f"{tmp_path.name}-mine"
     assert benchmark.splits == ("val", "train")
@@ -70,8 +66,7 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> None:
-    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
-    benchmark = benchmark_of(str(write(tmp_path, "mine.jsonl", line)), "In a word.")
+    benchmark = benchmark_of(str(write(tmp_path, "mine.jsonl", LINE)), "In a word.")
     (question,) = benchmark.questions(Path(), None)
     assert question.text == "What?\nIn a word."
     with pytest.raises(ConfigError, match="--instruction is for files of your own: gqa has its"):
@@ -81,8 +76,7 @@ def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> N
 def test_an_instruction_that_changed_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
-    file = write(tmp_path, "mine.jsonl", line, line)
+    file = write(tmp_path, "mine.jsonl", LINE, LINE)
     words = ["eval", str(file), "--model", "null", "--baselines", "--output", str(tmp_path / "o")]
     assert main([*words, "--instruction", "In a word."]) == 0
     capsys.readouterr()
@@ -94,11 +88,10 @@ def test_an_instruction_that_changed_is_shown(
 
 
 def test_a_split_that_a_file_does_not_have(tmp_path: Path) -> None:
-    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
-    file = write(tmp_path, "mine.jsonl", line)
+    file = write(tmp_path, "mine.jsonl", LINE)
     with pytest.raises(DataError, match=r"/mine\.jsonl has no splits: leave --split test out$"):
         own(file).questions(Path(), "test")
-    file = write(tmp_path, "split.jsonl", {**line, "split": "val"}, {**line, "split": "train"})
+    file = write(tmp_path, "split.jsonl", LINE | {"split": "val"}, LINE | {"split": "train"})
     with pytest.raises(DataError, match=r"/split\.jsonl has no split 'test': val, train$"):
         own(file).questions(Path(), "test")
 
@@ -122,13 +115,13 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ({"image": "0.png"}, "found the keys image; expected one of"),
-        ({"image": "0.png", "question": "", "answers": ["a"]}, "empty question; .* line 1"),
-        ({"image": "0.png", "question": " ", "answers": ["a"]}, "empty question; .* line 1"),
-        ({"image": "0.png", "question": "a", "answers": []}, "answers?; .* line 1"),
-        ({"image": "0.png", "question": "a", "answers": [1]}, "answer is not text; .* line 1"),
-        ({"image": "0.png", "question": "a", "answers": ["a"], "kind": ""}, "empty kind; .* line"),
-        ({"image": "../0.png", "question": "a", "answers": ["a"]}, "image path leaves its folder"),
-        ({"image": "9.png", "question": "a", "answers": ["a"]}, r"missing image; .* 9\.png"),
+        (LINE | {"question": ""}, "empty question; .* line 1"),
+        (LINE | {"question": " "}, "empty question; .* line 1"),
+        (LINE | {"answers": []}, "answers?; .* line 1"),
+        (LINE | {"answers": [1]}, "answer is not text; .* line 1"),
+        (LINE | {"kind": ""}, "empty kind; .* line"),
+        (LINE | {"image": "../0.png"}, "image path leaves its folder"),
+        (LINE | {"image": "9.png"}, r"missing image; .* 9\.png"),
         ("{", "is neither JSON, nor a table"),
     ],
 )
@@ -139,8 +132,7 @@ def test_lines_that_are_broken(tmp_path: Path, line: object, message: str) -> No
 
 
 def test_one_broken_line_of_several_is_named(tmp_path: Path) -> None:
-    line = {"image": "0.png", "question": "What?", "answers": ["a"]}
-    file = write(tmp_path, "mine.jsonl", line, {**line, "image": "9.png"})
+    file = write(tmp_path, "mine.jsonl", LINE, LINE | {"image": "9.png"})
     with pytest.raises(DataError, match=r"line 2: missing image 9\.png"):
         own(file).questions(Path(), None)
 
@@ -196,8 +188,7 @@ def test_a_conversation_of_several_questions_is_refused(tmp_path: Path) -> None:
 
 
 def test_questions_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
-    line = {"question": "What?", "answers": ["a"]}
-    file = write(tmp_path, "mine.jsonl", *({**line, "image": f"{n}.png"} for n in (0, 1, 0)))
+    file = write(tmp_path, "mine.jsonl", *(LINE | {"image": f"{n}.png"} for n in (0, 1, 0)))
     questions = own(file).questions(Path(), None)
     assert [(q.id, q.image.name) for q in questions] == [
         ("1", "0.png"),

@@ -6,12 +6,14 @@ from hypothesis import strategies as st
 
 from eval.benchmarks.aokvqa import direct_match
 from eval.benchmarks.chartqa import CHART_QA, relaxed_match
+from eval.benchmarks.choice import Options
+from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.docvqa import DOC_VQA
 from eval.benchmarks.gqa import GQA
 from eval.benchmarks.scienceqa import SCIENCE_QA, read_letter
 from eval.metrics.anls import anls, edit_distance
-from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
+from eval.metrics.choice import read_choice
 from eval.metrics.exact import exact_match
 from eval.question import Question
 
@@ -127,20 +129,19 @@ def test_how_a_choice_is_read(text: str, letter: str | None) -> None:
 
 def test_every_rotation_must_be_right() -> None:
     questions = [
-        ChoiceQuestion({"A": "cat", "B": "dog"}, "A", "animals", "1"),
-        ChoiceQuestion({"A": "dog", "B": "cat"}, "B", "animals", "1"),
-        ChoiceQuestion({"A": "one", "B": "two"}, "A", "numbers", "2"),
-        ChoiceQuestion({"A": "two", "B": "one"}, "B", "numbers", "2"),
+        asked("A", Options({"A": "cat", "B": "dog"}, "1"), category="animals"),
+        asked("B", Options({"A": "dog", "B": "cat"}, "1"), category="animals"),
+        asked("A", Options({"A": "one", "B": "two"}, "2"), category="numbers"),
+        asked("B", Options({"A": "two", "B": "one"}, "2"), category="numbers"),
     ]
-    scores = score_choice(questions, ["A", "B", "A", "A"])
+    scores = score_choices(questions, ["A", "B", "A", "A"])
     assert scores.each == [1, 0]
     assert scores.to_json()["per_category"] == {"animals": 100, "numbers": 0}
     assert scores.metric == "multiple choice accuracy, circular"
 
 
 def test_questions_without_rotations_count_for_themselves() -> None:
-    questions = [ChoiceQuestion(OPTIONS, "A"), ChoiceQuestion(OPTIONS, "A")]
-    scores = score_choice(questions, ["A", "B"])
+    scores = score_choices([asked("A", Options(OPTIONS))] * 2, ["A", "B"])
     assert (scores.overall, scores.metric) == (50, "multiple choice accuracy")
 
 

@@ -33,6 +33,7 @@ VQA_RESULTS = [
     {"question_id": 1, "answer": "blue"},
     {"question_id": 2, "answer": "yes"},
 ]
+VQA = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": VQA_RESULTS}
 
 
 class Folder:
@@ -61,12 +62,7 @@ class Folder:
         return self.capsys.readouterr().err.replace(f"{self.path}/", "")
 
     def refuse_vqa(self, **files: Any) -> str:
-        whole = {
-            "questions": VQA_QUESTIONS,
-            "annotations": VQA_ANNOTATIONS,
-            "results": VQA_RESULTS,
-        }
-        return self.refuse("vqa", **whole | files)
+        return self.refuse("vqa", **VQA | files)
 
 
 @pytest.fixture
@@ -75,9 +71,7 @@ def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Folder:
 
 
 def test_vqa(folder: Folder) -> None:
-    scores = folder.score(
-        "vqa", questions=VQA_QUESTIONS, annotations=VQA_ANNOTATIONS, results=VQA_RESULTS
-    )
+    scores = folder.score("vqa", **VQA)
     assert scores["overall"] == 76.67
     assert scores["questions"] == 3
     assert scores["per_answer_type"] == {"number": 100, "other": 30, "yes/no": 100}
@@ -86,16 +80,13 @@ def test_vqa(folder: Folder) -> None:
 
 def test_vqa_as_textvqa(folder: Folder) -> None:
     shouted = [entry | {"answer": entry["answer"].upper()} for entry in VQA_RESULTS]
-    files = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": shouted}
+    files = VQA | {"results": shouted}
     assert folder.score("vqa", **files)["overall"] == 43.33
     assert folder.score("vqa", "--variant", "textvqa", **files)["overall"] == 76.67
 
 
 def test_a_table(folder: Folder) -> None:
-    options = folder.write(
-        questions=VQA_QUESTIONS, annotations=VQA_ANNOTATIONS, results=VQA_RESULTS
-    )
-    assert main(["score", "vqa", *options]) == 0
+    assert main(["score", "vqa", *folder.write(**VQA)]) == 0
     shown = folder.capsys.readouterr().out
     assert "VQA accuracy, official, 3 questions" in shown
     assert "76.67" in shown
@@ -124,15 +115,11 @@ def test_pope(folder: Folder) -> None:
         {"question_id": 1, "image": "a.jpg", "text": "Is there a cat?", "label": "yes"},
         {"question_id": 2, "image": "a.jpg", "text": "Is there a dog?", "label": "no"},
     ]
-    questions = "\n".join(map(json.dumps, lines))
     options = []
     for split, answers in (("random", ["Yes.", "no"]), ("popular", ["No", "no"])):
-        file = folder.path / f"coco_pope_{split}.json"
-        file.write_text(questions)
-        results = folder.path / f"{split}.jsonl"
-        entries = [{"question_id": n, "text": text} for n, text in enumerate(answers, start=1)]
-        results.write_text("\n".join(map(json.dumps, entries)) + "\n")
-        options += ["--questions", str(file), "--results", str(results)]
+        given = [{"question_id": n, "text": text} for n, text in enumerate(answers, start=1)]
+        _, asked, _, said = folder.write(**{f"coco_pope_{split}": lines, split: given})
+        options += ["--questions", asked, "--results", said]
     assert main(["score", "pope", *options, "--json"]) == 0
     scores = json.loads(folder.capsys.readouterr().out)
     assert scores["per_split_f1"] == {"random": 100, "popular": 0}
@@ -265,10 +252,7 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
     assert "annotations.json: 3 questions with no annotation: 1, 2, 3" in told
     first, *rest = VQA_ANNOTATIONS["annotations"]
     for broken, message in (
-        (
-            {"answers": []},
-            "TypeError a list 'answers' of two or more texts is needed",
-        ),
+        ({"answers": []}, "TypeError a list 'answers' of two or more texts is needed"),
         ({"answers": ["red"] * 10}, "question 1 needs a list 'answers'"),
         ({"answer_type": 3}, "1 questions with 'answer_type' that is no text: 1"),
     ):
@@ -278,16 +262,10 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
     assert "annotations.json: a list of objects under 'annotations' is needed" in told
 
 
-def test_answers_in_any_script_are_scored(folder: Folder) -> None:
-    results = [entry | {"answer": "猫 \u202e\U0001f600 é"} for entry in VQA_RESULTS]
-    files = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": results}
-    assert folder.score("vqa", **files)["overall"] == 0
-
-
-def test_empty_answers_are_wrong(folder: Folder) -> None:
-    results = [entry | {"answer": ""} for entry in VQA_RESULTS]
-    files = {"questions": VQA_QUESTIONS, "annotations": VQA_ANNOTATIONS, "results": results}
-    assert folder.score("vqa", **files)["overall"] == 0
+@pytest.mark.parametrize("answer", ["", "猫 \u202e\U0001f600 é"])
+def test_answers_of_any_text_are_scored(folder: Folder, answer: str) -> None:
+    results = [entry | {"answer": answer} for entry in VQA_RESULTS]
+    assert folder.score("vqa", **VQA | {"results": results})["overall"] == 0
 
 
 def test_files_that_cannot_be_read(folder: Folder) -> None:

@@ -28,7 +28,6 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked."""
     options, answer = texts_in(row, "options"), LETTERS[int(row["answer"])]
     return choice(row["id"], image, row["question"], options, answer)
 

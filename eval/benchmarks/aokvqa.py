@@ -18,14 +18,12 @@ HUB = Hub("HuggingFaceM4/A-OKVQA", {"val": "validation"})
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions of the official file."""
     needed = ("question_id", "image_id", "question")
     for where, entry, _ in read_records(folder / "aokvqa_v1p0_val.json", needed):
         yield Row(where, entry, (folder / "val2017", f"{str(entry['image_id']).zfill(12)}.jpg"))
 
 
 def with_choices(row: dict[str, Any], image: Any) -> Question:
-    """A row with its four choices."""
     options, answer = texts_in(row, "choices"), LETTERS[row["correct_choice_idx"]]
     return choice(row["question_id"], image, row["question"], options, answer)
 

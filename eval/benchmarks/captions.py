@@ -33,33 +33,25 @@ def karpathy(file: str, photos: str, folder: Path, split: str) -> Iterator[Row]:
 
 
 def karpathy_question(row: dict[str, Any], image: Path) -> Question:
-    """A photo to be described."""
     captions = {"raw": [sentence["raw"] for sentence in row["sentences"]]}
     return Question(image.name, image, CAPTION, texts_in(captions, "raw"))
 
 
 def captioned(folder: Path, split: str) -> list[tuple[Path, tuple[str, ...]]]:
-    """The photos of a split of `captions.jsonl`, each with its captions.
-
-    Raises:
-        DataError: a line that is broken, or a photo that is not there.
-    """
+    """The photos of a split of `captions.jsonl`, each with its captions."""
     source = DataSource(str(folder / "captions.jsonl"), format="captions", split=split)
     return [(Path(each.photos[0].name), each.answers[0]) for each in read_whole(source)]
 
 
 def flickr8k(folder: Path, split: str) -> list[Question]:
-    """The photos of a split."""
     return [Question(p.name, p, DESCRIBE, captions) for p, captions in captioned(folder, split)]
 
 
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """CIDEr-D, BLEU and ROUGE-L."""
     return score_captions([question.answers for question in questions], answers)
 
 
 def benchmark(name: str, title: str, layout: str, **questions: Any) -> Benchmark:
-    """A benchmark of captions."""
     return Benchmark(
         name=name,
         title=f"{title} captions, CIDEr-D",

@@ -15,7 +15,6 @@ TOLERANCE = 0.05
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions of both files of a split."""
     for kind in ("human", "augmented"):
         file = folder / split / f"{split}_{kind}.json"
         records = read_records(file, ("query", "imgname", "label"))
@@ -26,7 +25,6 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked."""
     labels = {"kind": row["type"].removesuffix("_test")}
     return Question(row["id"], image, short(row["question"]), (row["answer"],), labels)
 

@@ -1,14 +1,23 @@
 """Questions with lettered options, as several benchmarks have them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from eval.metrics.choice import ChoiceQuestion, read_choice, score_choice
-from eval.metrics.scores import Scores
+from eval.metrics.choice import read_choice
+from eval.metrics.scores import Scores, mean_scores
 from eval.prompts import with_options
 from eval.question import Question
 
 LETTERS = "ABCDEFGHIJ"
+
+
+class Options(NamedTuple):
+    """A question's options; `group` is the same for all rotations of them, None where they are
+    asked once."""
+
+    by_letter: Mapping[str, str]
+    group: str | None = None
 
 
 def choice(
@@ -20,24 +29,29 @@ def choice(
     category: str | None = None,
     group: str | None = None,
 ) -> Question:
-    """A question with options.
-
-    Raises:
-        ValueError: no such option, or one that is no text.
-    """
     lettered = dict(zip(LETTERS, options, strict=False))
     if answer not in lettered or not all(isinstance(option, str) for option in options):
         raise ValueError("options that are texts, and the letter of one of them, are needed")
     labels = {"category": category} if category else {}
-    scored_as = ChoiceQuestion(lettered, answer, category or None, group)
+    scored_as = Options(lettered, group)
     return Question(str(number), image, with_options(text, lettered), (answer,), labels, scored_as)
 
 
 def is_right(question: Question, answer: str) -> float:
-    """1 if an answer means the right option, else 0."""
-    return float(read_choice(answer, question.scored_as.options) == question.answers[0])
+    return float(read_choice(answer, question.scored_as.by_letter) == question.answers[0])
 
 
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """Accuracy by category, circular where questions have a group."""
-    return score_choice([question.scored_as for question in questions], answers)
+    """Accuracy, by category too. Of rotations of one question every one must be right, and they
+    count as one question (MMBench's CircularEval, Liu et al. 2023)."""
+    right: dict[int | str, list[float]] = defaultdict(list)
+    categories: dict[int | str, str | None] = {}
+    for place, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        group = question.scored_as.group
+        key = place if group is None else group
+        right[key].append(is_right(question, answer))
+        categories.setdefault(key, question.labels.get("category"))
+    circular = any(question.scored_as.group is not None for question in questions)
+    metric = "multiple choice accuracy" + ", circular" * circular
+    each = [min(rotations) for rotations in right.values()]
+    return mean_scores(metric, each, {"per_category": list(categories.values())})

@@ -13,7 +13,6 @@ from vlm.data.records import read_records
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions of a split."""
     needed = ("id", "image", "question", "answers")
     for where, entry, its_split in read_records(folder / "questions.jsonl", needed):
         if its_split == split:

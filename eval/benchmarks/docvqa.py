@@ -13,14 +13,12 @@ from vlm.data.records import read_records
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions of a split."""
     needed = ("questionId", "question", "image", "answers")
     for where, entry, _ in read_records(folder / f"{split}_v1.0_withQT.json", needed, "data"):
         yield Row(where, entry, (folder, entry["image"]))
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked."""
     return Question(str(row["questionId"]), image, short(row["question"]), texts_in(row))
 
 

@@ -10,7 +10,6 @@ from vlm.data.easy_vqa import read_easy_vqa
 
 
 def load(folder: Path, split: str) -> list[Question]:
-    """The questions of a split."""
     return [
         Question(f"{split}_{place}", image, short(text), (answer,), {"kind": kind_of(answer)})
         for place, (image, text, answer) in enumerate(read_easy_vqa(split))

@@ -17,16 +17,11 @@ from vlm.files import read_json
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions of the balanced set of a split."""
     return rows_of(folder / f"{split}_balanced_questions.json")
 
 
 def rows_of(file: Path) -> Iterator[Row]:
-    """The questions of a file, beside which is `images/`.
-
-    Raises:
-        DataError: a file that is missing or broken.
-    """
+    """The questions of a file, beside which is `images/`."""
     asked = read_json(file)
     if not isinstance(asked, dict) or not asked:
         raise DataError(f"{file}: GQA's questions are an object, from id to question")

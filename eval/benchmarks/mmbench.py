@@ -43,11 +43,8 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> list[Question]:
-    """A row as it is, and, where it is to be rotated, with its options begun at each of the others.
-
-    Raises:
-        ValueError: no question, or no answer among the options.
-    """
+    """A row as it is, and, where it is to be rotated, with its options begun at each of the
+    others."""
     options = [row.get(letter) for letter in LETTERS[:4]]
     options = [option for option in options if option and option != "nan"]
     answer = LETTERS.find(row.get("answer") or "-")

@@ -17,11 +17,7 @@ ENDING = "Please answer yes or no."
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
     """The questions of every category's folder: texts of two lines, question, tab, `Yes` or `No`,
-    beside the images or in `questions_answers_YN/` with the images in `images/`.
-
-    Raises:
-        DataError: a file that is broken, or has no image.
-    """
+    beside the images or in `questions_answers_YN/` with the images in `images/`."""
     for category in sorted(path for path in folder.iterdir() if path.is_dir()):
         texts, photos = category / "questions_answers_YN", category / "images"
         if not texts.is_dir():
@@ -52,7 +48,6 @@ def question(row: dict[str, Any], image: Any) -> Question:
 
 
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """Accuracy and accuracy+ of each category."""
     return score_mme([(*one.scored_as, one.answers[0]) for one in questions], answers)
 
 

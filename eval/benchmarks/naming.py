@@ -3,7 +3,6 @@ the photo's human captions (`vlm.data.things.main_thing`)."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -18,11 +17,7 @@ ASKED = ("What is this?", "Describe the image.")
 
 
 def load(folder: Path, split: str) -> list[Question]:
-    """Two questions about each photo that has a main thing.
-
-    Raises:
-        DataError: no photo has.
-    """
+    """Two questions about each photo that has a main thing."""
     photos = [photo for each in split.split("+") for photo in captioned(folder, each)]
     things = [(path, thing) for path, captions in photos if (thing := main_thing(list(captions)))]
     if not things:
@@ -45,8 +40,8 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     best: dict[str, float] = defaultdict(float)
     for question, worth in zip(questions, each, strict=True):
         best[question.scored_as] = max(best[question.scored_as], worth)
-    scores = mean_scores("main thing named", each, breakdowns(questions))
-    return replace(scores, more={"either": 100 * fmean(best.values())})
+    either = 100 * fmean(best.values())
+    return mean_scores("main thing named", each, breakdowns(questions), {"either": either})
 
 
 NAMING = Benchmark(

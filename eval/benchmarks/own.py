@@ -22,11 +22,7 @@ from vlm.errors import DataError
 def own(file: Path, instruction: str | None = None) -> Benchmark:
     """A file or folder as a benchmark: of captions, or of questions whose answer is any of those
     that it has, but for case, articles and the full stop.
-    The instruction is put behind each question, on a line of its own.
-
-    Raises:
-        DataError: it is not there, or none of the formats.
-    """
+    The instruction is put behind each question, on a line of its own."""
     source = DataSource(str(file))
     source.format = format_of(source)
     splits = splits_of(source)
@@ -58,11 +54,7 @@ def splits_of(source: DataSource) -> tuple[str, ...]:
 
 
 def questions_of(source: DataSource, split: str, instruction: str | None) -> list[Question]:
-    """The questions of a split, or photos to be described.
-
-    Raises:
-        DataError: one that is broken, or a photo that is not there.
-    """
+    """The questions of a split, or photos to be described."""
     chosen = None if split == "all" else split
     ending = "" if instruction is None else f"\n{instruction}"
     samples = read_whole(replace(source, split=chosen))
@@ -87,11 +79,7 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
 
 
 def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
-    """Each question of a sample, with its answers and its kind.
-
-    Raises:
-        DataError: a conversation that goes on behind the first answer.
-    """
+    """Each question of a sample, with its answers and its kind."""
     for place, conversation in enumerate(sample.conversations):
         if len(conversation) != 2:
             raise DataError(f"{sample.where}: one question and answer is needed, not several")
@@ -120,5 +108,4 @@ def normalise(answer: str) -> str:
 
 
 def any_match(prediction: str, answers: Sequence[str]) -> bool:
-    """Whether a prediction is one of the answers."""
     return normalise(prediction) in map(normalise, answers)

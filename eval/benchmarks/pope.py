@@ -26,7 +26,6 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked."""
     answer, kind = row["answer"].strip().lower(), row["category"]
     if answer not in ("yes", "no"):
         raise ValueError(f"answer {answer}")
@@ -35,7 +34,6 @@ def question(row: dict[str, Any], image: Any) -> Question:
 
 
 def is_right(question: Question, answer: str) -> float:
-    """1 if an answer says yes where it is yes, or no where it is no, else 0."""
     return float(says_yes(answer) == (question.answers[0] == "yes"))
 
 

@@ -59,7 +59,6 @@ def load(folder: Path, split: str) -> list[Question]:
 
 
 def article(thing: str) -> str:
-    """`a` or `an`."""
     return "an" if thing[0] in "aeiou" else "a"
 
 

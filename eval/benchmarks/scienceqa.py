@@ -20,16 +20,11 @@ SENTENCE = re.compile(r"The answer is \(?([A-Z])\)?\.")
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The problems of a split that have an image."""
     return (row for row in problems(folder / "problems.json", split) if row.image is not None)
 
 
 def problems(file: Path, split: str | None) -> Iterator[Row]:
-    """The problems of a split; None is all.
-
-    Raises:
-        DataError: a file that is missing or broken, or nothing in that split.
-    """
+    """The problems of a split; None is all."""
     found = read_json(file)
     if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
         raise DataError(f"{file}: ScienceQA's problems are an object, from id to problem")
@@ -76,7 +71,6 @@ def read_letter(text: str) -> str | None:
 
 
 def is_right(question: Question, answer: str) -> float:
-    """1 if an answer names the right option, else 0."""
     return float(read_letter(answer.strip()) == question.answers[0])
 
 

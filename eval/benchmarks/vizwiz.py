@@ -21,7 +21,6 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked."""
     labels = {"answer_type": row["category"]} if isinstance(row.get("category"), str) else {}
     text = row["question"] + "\n" + UNANSWERABLE
     return Question(str(row["question_id"]), image, text, texts_in(row, least=2), labels)

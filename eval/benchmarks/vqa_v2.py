@@ -26,11 +26,7 @@ def rows(prefix: str, folder: Path, split: str) -> Iterator[Row]:
 
 
 def annotated(questions: Path, annotations: Path) -> Iterator[Row]:
-    """Questions with what people answered, each with the folder and the number of its image.
-
-    Raises:
-        DataError: files that are missing, broken, or of other questions.
-    """
+    """Questions with what people answered, each with the folder and the number of its image."""
     asked, unknown = read_vqa(questions, annotations)
     refuse(annotations, [one.id for one in asked if one.answers is None], "no annotation")
     refuse(annotations, unknown, "no such question", "annotations")
@@ -47,14 +43,12 @@ def annotated(questions: Path, annotations: Path) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked."""
     labels = {name: row[name] for name in TYPES if row.get(name)}
     answers = texts_in(row, least=2)
     return Question(str(row["question_id"]), image, short(row["question"]), answers, labels)
 
 
 def benchmark(name: str, title: str, prefix: str, splits: tuple[str, ...], hub: Hub) -> Benchmark:
-    """A benchmark in VQA v2's files."""
     return Benchmark(
         name=name,
         title=f"{title}, VQA accuracy",

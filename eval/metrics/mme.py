@@ -3,9 +3,9 @@ right, added up over the categories."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import fmean
+from dataclasses import replace
 
-from eval.metrics.scores import Scores, interval
+from eval.metrics.scores import Scores, group_means, mean_scores
 
 PERCEPTION = {
     "existence",
@@ -39,30 +39,19 @@ def score_mme(questions: Sequence[tuple[str, str, str]], predictions: Sequence[s
         questions: category, image and right answer (`yes`, `no`) of each.
         predictions: the answer to each.
     """
-    each = []
-    images: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for (category, image, answer), prediction in zip(questions, predictions, strict=True):
-        right = answer_of(prediction) == answer
-        each.append(float(right))
-        images[category][image].append(right)
-    accuracy = {
-        category: 100 * fmean(right for both in members.values() for right in both)
-        for category, members in sorted(images.items())
-    }
-    plus = {
-        category: 100 * fmean(all(both) for both in members.values())
-        for category, members in sorted(images.items())
-    }
+    each = [
+        float(answer_of(prediction) == answer)
+        for (_, _, answer), prediction in zip(questions, predictions, strict=True)
+    ]
+    images: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (category, image, _), right in zip(questions, each, strict=True):
+        images[category, image].append(right)
+    accuracy = group_means(each, [category for category, _, _ in questions])
+    plus = group_means([min(both) for both in images.values()], [name for name, _ in images])
     sums = {category: accuracy[category] + plus[category] for category in accuracy}
-    low, high = interval(each)
-    return Scores(
-        "MME accuracy",
-        100 * fmean(each),
-        (100 * low, 100 * high),
-        each,
-        {"per_category_accuracy": accuracy, "per_category_accuracy_plus": plus},
-        {
-            "perception": sum(value for name, value in sums.items() if name in PERCEPTION),
-            "cognition": sum(value for name, value in sums.items() if name not in PERCEPTION),
-        },
-    )
+    more = {
+        "perception": sum(value for name, value in sums.items() if name in PERCEPTION),
+        "cognition": sum(value for name, value in sums.items() if name not in PERCEPTION),
+    }
+    groups = {"per_category_accuracy": accuracy, "per_category_accuracy_plus": plus}
+    return replace(mean_scores("MME accuracy", each, more=more), groups=groups)
