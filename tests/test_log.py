@@ -271,7 +271,7 @@ def test_of_two_processes_the_main_one_writes(tmp_path: Path) -> None:
         "from rich.console import Console\n"
         "from tests.test_log import tell\n"
         "from train.log import RunLog\n"
-        "accelerator = Accelerator()\n"
+        "accelerator = Accelerator(cpu=True)\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "with RunLog(folder, accelerator, Console(), total_steps=2, peak_flops=100.0) as log:\n"
         "    tell(log, 1, loss=accelerator.process_index, flops=100.0)\n"
@@ -282,7 +282,7 @@ def test_of_two_processes_the_main_one_writes(tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [sys.executable, *launch, str(tmp_path / "program.py"), str(tmp_path / "run")],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        env={**os.environ, "OMP_NUM_THREADS": "1"}
         | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
