@@ -282,8 +282,7 @@ def test_of_two_processes_the_main_one_writes(tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [sys.executable, *launch, str(tmp_path / "program.py"), str(tmp_path / "run")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}
-        | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "OMP_NUM_THREADS": "1"} | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=300,
