@@ -93,7 +93,8 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
             if not all(isinstance(text, str) for one in found for text in one.answers):
                 raise TypeError("an answer is no text")
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            told = f"{where}: not as it should be: {type(error).__name__} {error}"
+            reason = error if type(error) is ValueError else f"{type(error).__name__} {error}"
+            told = f"{where}: not as it should be: {reason}"
             raise DataError(told) from error
         questions += found
     return questions

@@ -137,8 +137,9 @@ def test_each_question_sees_what_was_said_and_shown(
         ("/image ''", "/image needs a path"),
         ("/image 'missing.jpg", 'cannot read "\'missing.jpg": No such file'),
         ("/save", "/save needs a path"),
-        ("/save {folder}/text.png/chat.json", "text.png/chat.json: File exists"),
+        ("/save {folder}/text.png/chat.json", "text.png/chat.json: there is no folder"),
         ("/save {folder}", "Is a directory"),
+        ("/save {folder}/none/chat.json", "none/chat.json: there is no folder"),
         ("/jump", "no command /jump, see /help"),
     ],
 )

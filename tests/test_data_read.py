@@ -55,7 +55,7 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, content: str, format: st
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is neither JSON, nor a table with commas or tabs, nor a tar file; it begins with ''"),
+        ("", " is empty"),
         ("a cat\na dog\n", "nor a tar file; it begins with 'a cat'"),
         ("{", ": not JSON: Expecting property name"),
         ("[1]", ": a JSON object is needed, not int"),
@@ -263,7 +263,7 @@ def test_evaluation_gets_all_samples_with_all_answers_or_an_error(folder: Path) 
     save_lines(file, CAT, DOG | {"captions": []}, CAT | {"image": "z"})
     with pytest.raises(DataError) as error:
         read_whole(DataSource(str(file)))
-    assert str(error.value) == f"{file}, line 2: no captions (and 1 more samples cannot be used)"
+    assert str(error.value) == f"{file}, line 2: no captions (and 1 more cannot be used)"
 
 
 def test_a_bad_line_is_an_error_with_its_number(folder: Path) -> None:

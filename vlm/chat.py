@@ -131,7 +131,7 @@ class Conversation:
         return "".join(pieces)
 
     def save(self, file: Path) -> None:
-        """Writes the messages as JSON, each image as its source."""
+        """Writes the messages as JSON, each image as its source, into a folder that is there."""
 
         def without_pixels(part: dict[str, Any]) -> dict[str, Any]:
             return {"type": "image", "image": part["source"]} if "source" in part else part
@@ -142,6 +142,8 @@ class Conversation:
             else {**message, "content": [without_pixels(part) for part in message["content"]]}
             for message in self.messages
         ]
+        if not file.parent.is_dir():
+            raise VLMError(f"cannot write {file}: there is no folder {file.parent}")
         write_file(file, dumps(messages, indent=2) + "\n")
 
 

@@ -31,7 +31,6 @@ COMMANDS = {
     "score exact": ("eval.score:exact", "score answers by exact match"),
     "score captions": ("eval.score:captions", "score captions: BLEU, ROUGE-L, CIDEr"),
 }
-"""Each command with the function that it runs, as module:function, and what it does."""
 
 
 def dispatch(arguments: list[str]) -> None:
@@ -59,6 +58,7 @@ def run(prog: str, function: Callable[..., object], arguments: list[str]) -> Non
     flat = is_dataclass(config)
     settings = {"parser_class": Parser, "prog": prog, "exit_on_error": False}
     settings |= {"as_positional": not flat, "return_instance": flat}
+    settings |= {"usage": f"{prog} [CONFIG.yaml ...] [options]"} if flat else {}
     try:
         given = auto_cli(config if flat else function, arguments, **settings)
     except ArgumentError as error:
@@ -104,10 +104,13 @@ class Parser(ArgumentParser):
             settings |= {"action": "append", "type": str}
         return super().add_argument(*names, **settings)
 
+    def add_class_arguments(self, *parts: Any, **settings: Any) -> list[str]:
+        """Takes values as they are, and never reads a file that one names."""
+        return super().add_class_arguments(*parts, **settings | {"sub_configs": False})
+
     def parse_args(self, arguments: list[str], **settings: Any) -> Namespace:
         """Puts options before words: argparse does not mix them."""
-        options: list[str] = []
-        words: list[str] = []
+        options, words = [], []
         rest = iter(arguments)
         for argument in rest:
             name, equals, value = argument.partition("=")
@@ -122,13 +125,12 @@ class Parser(ArgumentParser):
                 # `--print_config` has 1, but its value comes only behind "=".
                 if not equals and (action is None or action.nargs not in (0, 1)):
                     options += islice(rest, 1)
-        if not self._get_positional_actions():
-            for word in words:
-                if os.path.isdir(word) or word.endswith(".jsonl"):
-                    self.error(f"{word}: is data: write `data: [{{path: {word}}}]` in a YAML file")
-            files = [part for word in words for part in ("--config", word)]
-            options, words = files + options, []
-        return super().parse_args([*options, "--", *words] if words else options, **settings)
+        for word in reversed(words) if self.usage else ():
+            if os.path.isdir(word) or word.endswith(".jsonl"):
+                self.error(f"{word}: is data: write `data: [{{path: {word}}}]` in a YAML file")
+            options = ["--config", word, *options]
+        more = ["--", *words] if words and not self.usage else []
+        return super().parse_args(options + more, **settings)
 
     def parse_path(self, path: str, **settings: Any) -> Namespace:
         """Reads the options of a YAML file; what is wrong with them is told with its name."""

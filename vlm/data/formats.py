@@ -68,6 +68,8 @@ def _format_of_file(file: Path) -> Format:
             f"{file} is compressed and cut off: get it whole, and decompress it"
         ) from error
     start = head(file)
+    if not start:
+        raise DataError(f"{file} is empty")
     if not start.startswith(("{", "[")):
         header = start.split("\n", 1)[0]
         if "\t" in header or "," in header:

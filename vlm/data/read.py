@@ -52,7 +52,7 @@ def read_whole(source: DataSource) -> list[Sample]:
     found = read_source(source)
     if found.skipped:
         more = len(found.skipped) - 1
-        rest = f" (and {more:,} more samples cannot be used)" if more else ""
+        rest = f" (and {more:,} more cannot be used)" if more else ""
         raise DataError(f"{found.skipped[0]}{rest}")
     return found.usable
 
