@@ -151,7 +151,7 @@ def test_scienceqa(folder: Folder) -> None:
     assert "no problem of split 'train'" in folder.refuse(
         "scienceqa", "--split", "train", questions=problems, results=results
     )
-    assert "problem 5: not as it should be: ValueError 'choices' (at most 5)" in folder.refuse(
+    assert "problem 5: not as it should be: 'choices' (at most 5)" in folder.refuse(
         "scienceqa", questions={"5": problem | {"answer": 2}}, results=results
     )
     assert "an object, from id to problem" in folder.refuse(
@@ -166,7 +166,7 @@ def test_choice(folder: Folder) -> None:
     ]
     results = [{"question_id": 1, "answer": "A"}, {"question_id": 2, "answer": "A"}]
     assert folder.score("choice", questions=questions, results=results)["overall"] == 0
-    assert "question 1: not as it should be: ValueError 'options' by letter" in folder.refuse(
+    assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
         "choice", questions=[questions[0] | {"answer": "C"}], results=results
     )
 
