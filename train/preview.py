@@ -3,6 +3,7 @@
 import itertools
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from train.loader import first_prompts, prompts_of, read_photo
 from train.order import epoch_order
 from vlm.checkpoint import read
 from vlm.data.read import read_sources
-from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason
+from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason, counted
 from vlm.errors import ConfigError
 from vlm.prompt import Prompt
 
@@ -78,6 +79,8 @@ def show(config: PreviewConfig) -> None:
     shown = itertools.islice((each for each in epoch if each[0] in whole), config.show)
     print_samples(shown, model.language.tokenizer, console)
     console.print(summary_table(checked))
+    if dropped := sum((each.found.dropped for each in checked), Counter()):
+        console.print(f"dropped from samples: {counted(dropped)}", soft_wrap=True)
     print_skipped([one for each in checked for one in each.found.skipped], console, config.show)
 
 

@@ -2,6 +2,7 @@
 it."""
 
 import os
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from train.run_json import describe, fingerprint
 from vlm.checkpoint import load_tensors, read
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, check_choices
 from vlm.data.read import read_sources
-from vlm.data.sample import Samples, Skipped, by_reason
+from vlm.data.sample import Samples, Skipped, by_reason, counted
 from vlm.data.skipped import check_share, read_report, write_report
 from vlm.errors import ConfigError, DataError
 
@@ -147,6 +148,8 @@ def check_usable(
     check_share(skipped, size_of(sources), config.allowed_unusable, file)
     if skipped:
         console.print(f"skipped: {by_reason(skipped)} of {size_of(sources):,} samples; see {file}")
+    if dropped := sum((found.dropped for found in sources), Counter()):
+        console.print(f"dropped from samples: {counted(dropped)}")
     return skipped
 
 

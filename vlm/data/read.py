@@ -72,7 +72,9 @@ def read_source(source: DataSource) -> Samples:
         if source.split not in (None, split):
             continue
         try:
-            found.usable.append(reader.sample(source, record))
+            sample = reader.sample(source, record)
+            found.usable.append(sample)
+            found.dropped.update(sample.dropped)
         except SkipSample as error:
             found.skipped.append(error.at(record.where))
         if len(found.usable) == source.limit:

@@ -13,15 +13,15 @@ from vlm.data.source import DataSource, Format
 
 @dataclass(frozen=True)
 class Message:
-    """What the `user` or the `assistant` says: text, and photos by their place in
-    `Sample.photos`."""
+    """What the `user` or the `assistant` says, or the `system` message in front of them: text, and
+    photos by their place in `Sample.photos`."""
 
     role: str
     parts: tuple[str | int, ...]
 
 
 Conversation = tuple[Message, ...]
-"""Messages of user and assistant in turn."""
+"""Messages of user and assistant in turn, perhaps behind one of the system."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Sample:
 
     Captions answer one of `questions`, drawn in each epoch and put behind the photos of each first
     message. Evaluation compares with `answers`, all right ones to each conversation's question, or
-    one tuple of all captions; `kinds` of questions are for the breakdown of scores.
+    one tuple of all captions; `kinds` of questions are for the breakdown of scores. `dropped` says
+    what of the record was left out, in the same words for the same kind, such as "blank caption".
     """
 
     where: str
@@ -39,6 +40,7 @@ class Sample:
     questions: tuple[str, ...] = ()
     answers: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     kinds: tuple[str | None, ...] = field(default=(), compare=False)
+    dropped: tuple[str, ...] = field(default=(), compare=False)
 
     def messages(self, generator: random.Random) -> list[list[dict[str, Any]]]:
         """The conversations in the form that `VisionLanguageModel.prompt` takes."""
@@ -91,12 +93,14 @@ class SkipSample(Exception):
 
 @dataclass
 class Samples:
-    """What a source holds, in its order: the samples that can be used and those that cannot."""
+    """What a source holds, in its order: the samples that can be used and those that cannot, and
+    how often something of a usable one was dropped."""
 
     source: DataSource
     format: Format
     usable: list[Sample] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
 def text_of(value: object, what: str) -> str:
@@ -152,5 +156,8 @@ def tidy(caption: str) -> str:
 
 def by_reason(skipped: Iterable[Skipped]) -> str:
     """How many samples were skipped for what, the most frequent reason first."""
-    counts = Counter(one.reason for one in skipped)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return counted(Counter(one.reason for one in skipped))
+
+
+def counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
