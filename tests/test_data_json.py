@@ -159,6 +159,15 @@ def test_one_question_is_drawn_for_all_captions_of_a_photo(folder: Path) -> None
     assert drawn == {"What?", "Who?"}
 
 
+def test_a_drawn_question_is_behind_a_system_message() -> None:
+    said = Message("system", ("Be brief.",)), Message("user", (0,)), Message("assistant", ("A.",))
+    sample = Sample("line 1", (FilePhoto(Path("a.png")),), (said,), ("What?",))
+    (messages,) = sample.messages(random.Random(0))
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert messages[0]["content"] == [{"type": "text", "text": "Be brief."}]
+    assert messages[1]["content"][1] == {"type": "text", "text": "What?"}
+
+
 @pytest.mark.parametrize(
     ("fields", "reason", "detail"),
     [

@@ -4,10 +4,10 @@ import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from train.config import TrainConfig
@@ -18,7 +18,6 @@ from vlm.data.photos import Photo
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
 from vlm.data.skipped import append_report, check_share
 from vlm.errors import DataError
-from vlm.messages import with_images
 from vlm.model import VisionLanguageModel
 
 ASKED = 4
@@ -117,26 +116,28 @@ class Epochs:
             epoch,
         )
 
-    def questions(
-        self, answer_length: int
-    ) -> tuple[list[str], list[tuple[list[Image.Image], str]]]:
-        """Names of the photos, then images and first question, of a few samples, held-out ones
-        where there are some; those that cannot be read, or whose answer of so many tokens would
-        have no room, are left out."""
-        names, asked = [], []
+    def questions(self, answer_length: int) -> list[tuple[str, str, list[dict[str, Any]]]]:
+        """Of a few samples, held-out ones where there are some: names of the photos, first question
+        and the messages up to it; those that cannot be read, or whose answer of so many tokens
+        would have no room, are left out."""
+        asked = []
         limit = self.model.language.max_length
         for sample in (self.held_out or self.samples)[:ASKED]:
-            first = sample.messages(random.Random(self.config.seed))[0][0]["content"]
-            text = "\n".join(part["text"] for part in first if part["type"] == "text")
+            (messages, *_) = sample.messages(random.Random(self.config.seed))
+            first = [message["role"] for message in messages].index("user")
+            content = messages[first]["content"]
+            text = "\n".join(part["text"] for part in content if part["type"] == "text")
+            names = ", ".join(part["image"].name for part in content if part["type"] == "image")
             try:
-                images = [read_photo(photo) for photo in sample.photos]
+                for part in content:
+                    if part["type"] == "image":
+                        part["image"] = read_photo(part["image"])
             except SkipSample:
                 continue
-            length = len(self.model.prompt(with_images(text, images)))
+            length = len(self.model.prompt(messages[: first + 1]))
             if limit is None or length + answer_length <= limit:
-                names.append(", ".join(photo.name for photo in sample.photos))
-                asked.append((images, text))
-        return names, asked
+                asked.append((names, text, messages[: first + 1]))
+        return asked
 
     def report(self, own: list[Skipped]) -> None:
         """Lists samples that turned out unusable, each once. All processes call it."""

@@ -205,11 +205,11 @@ class Run:
         if self.accelerator.is_main_process:
             with self.decoding(), self.state.average.applied():
                 self.model.forget_images()
-                names, pairs = self.epochs.questions(ANSWER_LENGTH)
-                answers = self.model.batch(pairs, max_tokens=ANSWER_LENGTH)
+                asked = self.epochs.questions(ANSWER_LENGTH)
+                messages = [(None, messages) for _, _, messages in asked]
+                answers = self.model.batch(messages, max_tokens=ANSWER_LENGTH)
                 self.model.forget_images()
-            texts = [text for _, text in pairs]
-            told = list(zip(names, texts, answers, strict=True))
+            told = [(*of[:2], answer) for of, answer in zip(asked, answers, strict=True)]
             self.log.answers(self.state.at.step, told)
         self.accelerator.wait_for_everyone()
 

@@ -169,7 +169,7 @@ class VisionLanguageModel(nn.Module):
         return "".join(self.stream(messages, images, **generation))
 
     def batch(
-        self, questions: Sequence[tuple[Images, str]], batch_size: int = 16, **generation: Any
+        self, questions: Sequence[tuple[Images, Messages]], batch_size: int = 16, **generation: Any
     ) -> list[str]:
         """Answers to many (images, question), `batch_size` in one forward pass; settings and errors
         as `stream`. What comes first, what is beside a question and how much padding it gets make

@@ -81,6 +81,8 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
 def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
     """Each question of a sample, with its answers and its kind."""
     for place, conversation in enumerate(sample.conversations):
+        if conversation[0].role == "system":
+            raise DataError(f"{sample.where}: questions are asked without a system message")
         if len(conversation) != 2:
             raise DataError(f"{sample.where}: one question and answer is needed, not several")
         question, answer = (

@@ -29,7 +29,7 @@ class Sample:
     """Conversations about the same photos, trained together behind one copy of them.
 
     Captions answer one of `questions`, drawn in each epoch and put behind the photos of each first
-    message. Evaluation compares with `answers`, all right ones to each conversation's question, or
+    question. Evaluation compares with `answers`, all right ones to each conversation's question, or
     one tuple of all captions; `kinds` of questions are for the breakdown of scores. `dropped` says
     what of the record was left out, in the same words for the same kind, such as "blank caption".
     """
@@ -46,9 +46,10 @@ class Sample:
         """The conversations in the form that `VisionLanguageModel.prompt` takes."""
         drawn = (generator.choice(self.questions),) if self.questions else ()
         rows = []
-        for first, *rest in self.conversations:
+        for conversation in self.conversations:
+            system, (first, *rest) = split_system(conversation)
             opened = Message(first.role, first.parts + drawn)
-            rows.append([self._message(message) for message in (opened, *rest)])
+            rows.append([self._message(message) for message in (*system, opened, *rest)])
         return rows
 
     def texts(self) -> list[str]:
@@ -101,6 +102,12 @@ class Samples:
     usable: list[Sample] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+
+
+def split_system(conversation: Conversation) -> tuple[Conversation, Conversation]:
+    """The system message, if there is one, and the conversation behind it."""
+    place = int(conversation[0].role == "system")
+    return conversation[:place], conversation[place:]
 
 
 def text_of(value: object, what: str) -> str:
