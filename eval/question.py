@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.data.photos import RowPhoto, TarPhoto, decode
+from vlm.data.photos import RowPhoto, TarPhoto, UrlPhoto, decode
 from vlm.errors import ImageError
 from vlm.images import ImageSource, load_image
 
@@ -45,7 +45,7 @@ class Question:
     """
 
     id: str
-    image: ImageSource | RowImage | TarPhoto | RowPhoto
+    image: ImageSource | RowImage | TarPhoto | RowPhoto | UrlPhoto
     text: str
     answers: tuple[str, ...]
     labels: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Question:
 
     def photo(self) -> Image.Image:
         """The image as a model is shown it; an ImageError if it cannot be read."""
-        if isinstance(self.image, TarPhoto | RowPhoto):
+        if isinstance(self.image, TarPhoto | RowPhoto | UrlPhoto):
             return decode(self.image)
         return load_image(self.image.open() if isinstance(self.image, RowImage) else self.image)
 

@@ -243,9 +243,9 @@ def stamp(photo: Photo) -> bytes | None:
             case FilePhoto(path=file) | TarPhoto(tar=file):
                 status = file.stat()
                 known = (photo, file.absolute(), status.st_size, status.st_mtime_ns)
-            case RowPhoto(dataset=dataset, column=column, row=row):
+            case RowPhoto(dataset=dataset, column=column, row=row, place=place):
                 # `datasets` gives other fingerprints to other rows, in any order of them.
-                known = (column, row, dataset._fingerprint)
+                known = (column, row, place, dataset._fingerprint)
             case _:
                 return None
     except OSError:

@@ -1,9 +1,21 @@
 """The one exception family: every message is a line for the user, saying what was wrong and what
 to do about it. The command line prints it without a traceback."""
 
+LONGEST = 300
+"""Characters of such a line, whatever a path, a URL or a key from a stranger's file holds."""
+
+
+def shortened(line: str, most: int = LONGEST) -> str:
+    """A line of at most so many characters: its middle is left out, since what to do comes last."""
+    behind = most // 3
+    return line if len(line) <= most else f"{line[: most - behind - 3]}...{line[-behind:]}"
+
 
 class VLMError(Exception):
     """Anything a user can put right: base class of all errors raised on purpose."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class ImageError(VLMError):

@@ -84,7 +84,7 @@ def _read(source: Any) -> bytes:
     elif not isinstance(source, str):
         raise ImageError("give a path, bytes, a PIL image or a URL")
     elif source[:5].lower() == "data:":
-        data = _read_data_url(source)
+        data = read_data_url(source)
     elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
         data = _read_web_url(source)
     else:
@@ -109,7 +109,7 @@ def _read_file(path: str | bytes) -> bytes:
         raise ImageError(f"not a valid path ({error})") from error
 
 
-def _read_data_url(url: str) -> bytes:
+def read_data_url(url: str) -> bytes:
     """Decodes a `data:` URL (RFC 2397); line breaks in its base64 are allowed."""
     header, comma, payload = url.partition(",")
     if not comma:

@@ -39,6 +39,6 @@ def photo_of(file: Path, record: Record) -> Path:
         DataError: it is not there, or not in the folder of the file.
     """
     try:
-        return photo_at(file.parent, None, record.content["image"]).path
+        return photo_at(DataSource(str(file)), record.content["image"]).path
     except SkipSample as error:
         raise DataError(str(error.at(record.where))) from error

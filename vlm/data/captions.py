@@ -33,7 +33,7 @@ def caption_sample(source: DataSource, record: Record) -> Sample:
     """One photo: `{"image": "a.jpg", "captions": ["A dog runs."]}`, optionally with the `question`
     that they answer."""
     content = record.content
-    photo = photo_at(Path(source.path).parent, source.images, content["image"])
+    photo = photo_at(source, content["image"])
     questions = source.questions
     if content.get("question") is not None:
         questions = [text_of(content["question"], "question")]

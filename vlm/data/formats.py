@@ -12,7 +12,7 @@ from vlm.errors import DataError
 from vlm.files import disk, json_lines, read_json
 
 KEYS: dict[Format, list[set[str]]] = {
-    "llava": [{"conversations"}],
+    "conversations": [{"conversations"}, {"messages"}, {"images", "texts"}],
     "captions": [{"captions"}],
     "questions": [{"question", "answers"}, {"question", "answer"}],
     "vqa": [{"questions"}],
@@ -83,8 +83,8 @@ def _format_of_file(file: Path) -> Format:
     if len(fits) != 1:
         raise DataError(
             f"{file}: found the keys {', '.join(sorted(keys)) or '(none)'}; expected one of: "
-            "conversations (LLaVA); captions; question and answers; questions (VQA v2); images and "
-            "annotations (COCO captions)"
+            "conversations; messages; captions; question and answers; questions (VQA v2); images "
+            "and annotations (COCO captions)"
         )
     return fits[0]
 

@@ -1,7 +1,8 @@
-"""Photos of training data, wherever their bytes lie: in a file, in a tar shard, in a table."""
+"""Photos of training data, wherever their bytes lie: in a file, in a tar shard, in a table, in the
+text of a `data:` URL."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ from PIL import Image
 
 from vlm.errors import ImageError
 from vlm.files import disk
-from vlm.images import MAX_BYTES, load_image
+from vlm.images import MAX_BYTES, load_image, read_data_url
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 """By which a photo is known in a folder or a tar file."""
 
 
@@ -47,26 +48,43 @@ class TarPhoto:
 @dataclass(frozen=True, eq=False)
 class RowPhoto:
     """An encoded image in a `datasets.Dataset` whose image column is not decoded
-    (`Image(decode=False)`); path is that of the data set, for messages. One that the data set only
-    names the file of is a `FilePhoto`."""
+    (`Image(decode=False)`), at a place in the row's list, if it is one; path is that of the data
+    set, for messages. One that the data set only names the file of is a `FilePhoto`."""
 
     path: str
     dataset: Any
     column: str
     row: int
+    place: int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.path}, row {self.row}"
+        at = "" if self.place is None else f", image {self.place + 1}"
+        return f"{self.path}, row {self.row}{at}"
 
     def data(self) -> bytes:
         cell = self.dataset[self.row][self.column]
+        cell = cell if self.place is None else cell[self.place]
         if cell is None or cell["bytes"] is None:
             raise ImageError(f"cannot read {self.name!r}: no image in it")
         return cell["bytes"]
 
 
-Photo = FilePhoto | TarPhoto | RowPhoto
+@dataclass(frozen=True)
+class UrlPhoto:
+    """A `data:` URL, kept as it is until the photo is needed."""
+
+    url: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"data URL {hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
+
+    def data(self) -> bytes:
+        return read_data_url(self.url)[: MAX_BYTES + 1]
+
+
+Photo = FilePhoto | TarPhoto | RowPhoto | UrlPhoto
 """An encoded image with a name for messages. Its `data` is read only when it is needed and is at
 most one byte longer than `MAX_BYTES`; an ImageError if it cannot be read."""
 

@@ -27,7 +27,7 @@ def question_sample(source: DataSource, record: Record) -> Sample:
     """One photo, by the names that it may have, with a conversation for each object that asks about
     it: `question`, `answers` or `answer`, and optionally `kind`."""
     names, questions = record.content
-    photo = photo_at(Path(source.path).parent, source.images, *names)
+    photo = photo_at(source, *names)
     conversations, right, kinds = [], [], []
     for where, content, _ in questions:
         try:

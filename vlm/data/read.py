@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vlm.data import captions, llava, questions, shards, table, vqa
+from vlm.data import captions, conversations, questions, shards, table, vqa
 from vlm.data.formats import format_of
 from vlm.data.records import Record, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
@@ -28,7 +28,7 @@ def objects_with(*keys: str) -> Callable[[DataSource], Iterator[Record]]:
 
 
 READERS: dict[Format, Reader] = {
-    "llava": Reader(objects_with("conversations"), llava.llava_sample),
+    "conversations": Reader(objects_with(), conversations.conversation_sample),
     "captions": Reader(objects_with("image", "captions"), captions.caption_sample),
     "questions": Reader(questions.question_records, questions.question_sample),
     "table": Reader(table.table_records, table.table_sample),

@@ -1,13 +1,16 @@
 """Records: the objects of a file with their places, and the photos that they name."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-from vlm.data.photos import FilePhoto
+from vlm.data.photos import FilePhoto, Photo, UrlPhoto
 from vlm.data.sample import SkipSample
+from vlm.data.source import DataSource
 from vlm.errors import DataError
 from vlm.files import disk, json_lines, read_json
 
@@ -123,20 +126,32 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
         )
 
 
-def photo_at(folder: Path, images: Path | None, *names: Any) -> FilePhoto:
-    """The photo that a file in a folder names; of several names, the first that is there. Paths
-    start from `images`; if that is None, from the folder or `images` in it. A SkipSample if there
-    is no such photo, or its path leaves the folder."""
+def photo_at(source: DataSource, *names: Any) -> Photo:
+    """The photo that a record names by a path, a `file://` or a `data:` URL; of several names, the
+    first that is there; a photo is itself. Paths start from `images`; if that is None, from the
+    source's folder or `images` in it. A SkipSample if there is no such photo, or its path leaves
+    the folder and the source does not allow that."""
+    folder = Path(source.path) if os.path.isdir(source.path) else Path(source.path).parent
+    roots = (folder / "images", folder) if source.images is None else (source.images,)
     for name in names:
+        if isinstance(name, Photo):
+            return name
         if not isinstance(name, str) or not name:
-            raise SkipSample("image is not a path", repr(name)[:100])
-        if leaves(name):
-            raise SkipSample("image path leaves its folder", name)
-        for root in (folder / "images", folder) if images is None else (images,):
+            raise SkipSample("image is not a path", repr(name))
+        if name[:5].lower() == "data:":
+            return UrlPhoto(name)
+        if re.match("https?://", name, re.IGNORECASE):
+            raise SkipSample("image is a web address", f"{name}: fetch it, and name its file")
+        is_url = name[:7].lower() == "file://"
+        path = unquote(name[7:]).removeprefix("localhost") if is_url else name
+        if leaves(path) and not source.outside:
+            raise SkipSample("image path leaves its folder", f"{name}: `outside: true` allows it")
+        for root in roots:
             # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
-            if os.path.isfile(root / name):
-                return FilePhoto(root / name)
-    raise SkipSample("missing image", " or ".join(map(str, names)))
+            if os.path.isfile(root / path):
+                return FilePhoto(root / path)
+    found = f"{' or '.join(names)} under {roots[-1]}"
+    raise SkipSample("missing image", f"{found}: `images:` says where photos are")
 
 
 def leaves(name: str) -> bool:

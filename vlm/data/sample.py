@@ -9,6 +9,10 @@ from typing import Any
 
 from vlm.data.photos import Photo
 from vlm.data.source import DataSource, Format
+from vlm.errors import shortened
+
+REASON, DETAIL = 80, 200
+"""Characters of a reason, and of what it adds about one sample."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Skipped:
     detail: str = ""
 
     def __str__(self) -> str:
-        return " ".join(f"{self.where}: {self.reason} {self.detail}".split())
+        return shortened(" ".join(f"{self.where}: {self.reason} {self.detail}".split()))
 
 
 class SkipSample(Exception):
@@ -85,7 +89,7 @@ class SkipSample(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = shortened(reason, REASON), shortened(detail, DETAIL)
 
     def at(self, where: str) -> Skipped:
         """The sample at this place, skipped."""
@@ -114,7 +118,7 @@ def text_of(value: object, what: str) -> str:
     """A text field, spaces at its ends removed; a SkipSample if it is not a string, has half of a
     UTF-16 surrogate pair in it, or nothing."""
     if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
-        raise SkipSample(f"{what} is not text", repr(value)[:100])
+        raise SkipSample(f"{what} is not text", repr(value))
     if not value.strip():
         raise SkipSample(f"empty {what}")
     return value.strip()

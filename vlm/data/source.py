@@ -19,7 +19,15 @@ QUESTIONS = [
 """What a caption may be the answer to; one is drawn for each photo and epoch."""
 
 Format = Literal[
-    "llava", "captions", "questions", "table", "sidecar", "coco", "vqa", "dataset", "shards"
+    "conversations",
+    "captions",
+    "questions",
+    "table",
+    "sidecar",
+    "coco",
+    "vqa",
+    "dataset",
+    "shards",
 ]
 """See `vlm.data.read.READERS`."""
 
@@ -57,14 +65,16 @@ class DataSource:
         path: file, folder, pattern of tar shards, or the id of a data set on the hub.
         format: what it is; None looks into it.
         images: folder that image paths start from; None is that of the file, or `images` in it.
+        outside: photos may lie outside that folder: absolute paths, `file://` URLs and `..` are
+            followed. Only for data that you trust: it can then name any file that you can read.
         annotations: VQA v2's answers, beside its questions.
         split: keep only this split; None keeps all.
         columns: names of the columns, where there are columns.
         questions: what captions answer; one is drawn for each photo and epoch. A question in the
             data comes first.
         instruction: put behind every question, on a line of its own, such as "Answer the question
-            using a single word or phrase." (LLaVA-1.5). Captions and LLaVA's conversations stay as
-            they are.
+            using a single word or phrase." (LLaVA-1.5). Captions and conversations stay as they
+            are.
         answers: which of several answers to a question is right: the one given `most`, or `all` of
             them, joined by ", " (DAQUAR).
         limit: keep only this many samples, the first; None keeps all.
@@ -79,6 +89,7 @@ class DataSource:
     path: str
     format: Format | None = None
     images: Path | None = None
+    outside: bool = False
     annotations: Path | None = None
     split: str | None = None
     columns: Columns = field(default_factory=Columns)

@@ -55,7 +55,7 @@ def table_sample(source: DataSource, record: Record) -> Sample:
     row = record.content
     if None in row or None in row.values():
         raise SkipSample("row and header differ in length")
-    photo = photo_at(Path(source.path).parent, source.images, row[source.columns.image])
+    photo = photo_at(source, row[source.columns.image])
     return row_sample(source, record.where, photo, row)
 
 
@@ -104,9 +104,7 @@ def _photos(path: str, photos: Any, column: str) -> Iterator[Photo | str]:
 def dataset_sample(source: DataSource, record: Record) -> Sample:
     """One row of a data set; a path starts in its folder."""
     photo, row = record.content
-    if not isinstance(photo, RowPhoto | FilePhoto):
-        photo = photo_at(Path(source.path), source.images, photo)
-    return row_sample(source, record.where, photo, row)
+    return row_sample(source, record.where, photo_at(source, photo), row)
 
 
 def row_sample(source: DataSource, where: str, photo: Photo, row: Mapping[str, Any]) -> Sample:
