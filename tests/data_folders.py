@@ -1,6 +1,7 @@
 """Small data sets on disk, and the samples that they hold."""
 
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def captions(*texts: str) -> tuple[Conversation, ...]:
 
 
 def reasons(found: Samples, folder: Path) -> list[tuple[str, str, str]]:
-    """Place, reason and detail of what was skipped, paths as seen from the folder."""
+    """Place, reason and detail of what was skipped, paths as seen from the folder; without the hint
+    which setting helps."""
+    details = [re.sub("( under [^:]+)?: `.*", "", one.detail) for one in found.skipped]
     return [
-        (one.where.replace(f"{folder}/", ""), one.reason, one.detail.replace(f"{folder}/", ""))
-        for one in found.skipped
+        (one.where.replace(f"{folder}/", ""), one.reason, detail.replace(f"{folder}/", ""))
+        for one, detail in zip(found.skipped, details, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""LLaVA's conversations, captions and questions, as JSON and JSON-lines."""
+"""Captions and questions, as JSON and JSON-lines."""
 
 import json
 import random
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data_folders import asked, captions, read, reasons, save_json, save_lines, save_photos
+from tests.data_folders import asked, captions, read, reasons, save_lines, save_photos
 from vlm.data.photos import FilePhoto
 from vlm.data.sample import Message, Sample, tidy
 from vlm.errors import DataError
@@ -18,112 +18,6 @@ from vlm.errors import DataError
 def folder(tmp_path: Path) -> Path:
     save_photos(tmp_path, "images/a.png", "images/b.png")
     return tmp_path
-
-
-def turns(*values: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
-
-
-def llava(folder: Path, image: object, *values: str) -> Sample:
-    record = {"conversations": turns(*values)} | ({} if image is None else {"image": image})
-    (sample,) = read(save_lines(folder / "data", record)).usable
-    return sample
-
-
-def test_llava_turns(folder: Path) -> None:
-    sample = llava(folder, "a.png", "<image>\nWhat is it?", " A cat. ", "Which <colour>?", "Red.")
-    assert sample == Sample(
-        where=f"{folder / 'data'}, line 1",
-        photos=(FilePhoto(folder / "images/a.png"),),
-        conversations=(
-            (
-                Message("user", (0, "What is it?")),
-                Message("assistant", ("A cat.",)),
-                Message("user", ("Which <colour>?",)),
-                Message("assistant", ("Red.",)),
-            ),
-        ),
-    )
-    assert sample.texts() == ["What is it?", "A cat.", "Which <colour>?", "Red."]
-
-
-@pytest.mark.parametrize(
-    ("images", "question", "parts"),
-    [
-        ("a.png", "What is it?\n<image>", ("What is it?\n", 0)),
-        ("a.png", "<image>", (0,)),
-        (["a.png", "b.png"], "<image>\n<image>\nWhich?", (0, 1, "Which?")),
-        (["a.png", "b.png"], "Is <image> like <image> ?", ("Is ", 0, " like ", 1, " ?")),
-        (["b.png", "b.png"], "<image> <image>", (0, 1)),
-        (None, "What is the capital of France?", ("What is the capital of France?",)),
-        ([], "Why?", ("Why?",)),
-    ],
-)
-def test_llava_images_go_where_they_are_written(
-    folder: Path, images: object, question: str, parts: tuple[str | int, ...]
-) -> None:
-    sample = llava(folder, images, question, "Yes.")
-    assert sample.conversations[0][0] == Message("user", parts)
-    names = images if isinstance(images, list) else [images] if images else []
-    assert sample.photos == tuple(FilePhoto(folder / "images" / name) for name in names)
-
-
-def test_llava_images_of_later_turns(folder: Path) -> None:
-    values = ["<image>\nWho?", "<image> is text here.", "And <image>?", "A dog."]
-    sample = llava(folder, ["a.png", "b.png"], *values)
-    said = [message.parts for message in sample.conversations[0]]
-    assert said == [(0, "Who?"), ("<image> is text here.",), ("And ", 1, "?"), ("A dog.",)]
-    first, second = sample.photos
-    (messages,) = sample.messages(random.Random(0))
-    assert messages[0] == {
-        "role": "user",
-        "content": [{"type": "image", "image": first}, {"type": "text", "text": "Who?"}],
-    }
-    assert messages[2]["content"][1] == {"type": "image", "image": second}
-
-
-def test_llava_as_one_list(folder: Path) -> None:
-    records = [{"id": "7", "conversations": turns(f"{i}?", "Yes.")} for i in range(2)]
-    first, second = read(save_json(folder / "data", records)).usable
-    assert (first.where, second.where) == (f"{folder}/data, record 1", f"{folder}/data, record 2")
-    assert second.texts() == ["1?", "Yes."]
-
-
-@pytest.mark.parametrize(
-    ("record", "reason", "detail"),
-    [
-        ({"conversations": []}, "no question and answer", ""),
-        ({"conversations": "Why?"}, "no question and answer", ""),
-        ({"conversations": turns("Why?")}, "no answer to the last question", ""),
-        ({"conversations": turns("Why?", "So.", "Why?")}, "no answer to the last question", ""),
-        ({"conversations": turns("Why?", " ")}, "empty answer", ""),
-        ({"conversations": turns(" ", "So.")}, "empty question", ""),
-        ({"conversations": turns("\ud800", "So.")}, "question is not text", "'\\ud800'"),
-        ({"conversations": [{"from": "human"}]}, "question is not text", "None"),
-        (
-            {"conversations": turns("?", "So.")[::-1]},
-            "turns do not alternate",
-            "turn 1 is not from human",
-        ),
-        ({"conversations": ["?"]}, "turns do not alternate", "turn 1 is not from human"),
-        (
-            {"conversations": turns("<image>", "So.")},
-            "<image> and images differ",
-            "1 <image>, 0 images",
-        ),
-        (
-            {"conversations": turns("Why?", "So."), "image": "a.png"},
-            "<image> and images differ",
-            "0 <image>, 1 images",
-        ),
-        ({"conversations": turns("<image>", "So."), "image": "c.png"}, "missing image", "c.png"),
-    ],
-)
-def test_llava_records_that_are_skipped(
-    folder: Path, record: dict[str, object], reason: str, detail: str
-) -> None:
-    file = save_lines(folder / "data", {"conversations": turns("Why?", "So.")}, record)
-    assert reasons(read(file), folder) == [("data, line 2", reason, detail)]
 
 
 def test_captions(folder: Path) -> None:

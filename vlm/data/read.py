@@ -91,7 +91,7 @@ def _nothing(found: Samples, splits: set[str]) -> str:
         first = found.skipped[0]
         return (
             f"{path}: no sample can be used: {by_reason(found.skipped)}; "
-            f"the first is {first.where} {first.detail}".strip()
+            f"the first is {first.where.removeprefix(f'{path}, ')} {first.detail}".strip()
         )
     if split is not None:
         there = ", ".join(sorted(splits)) or "no splits"

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from vlm.data.photos import FilePhoto, Photo, UrlPhoto
 from vlm.data.sample import SkipSample
 from vlm.data.source import DataSource
-from vlm.errors import DataError
+from vlm.errors import DataError, shortened
 from vlm.files import disk, json_lines, read_json
 
 NAMED = 5
@@ -150,8 +150,9 @@ def photo_at(source: DataSource, *names: Any) -> Photo:
             # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
             if os.path.isfile(root / path):
                 return FilePhoto(root / path)
-    found = f"{' or '.join(names)} under {roots[-1]}"
-    raise SkipSample("missing image", f"{found}: `images:` says where photos are")
+    named = " or ".join(shortened(name, 100) for name in names)
+    hint = "`images:` says where photos are"
+    raise SkipSample("missing image", f"{named} under {roots[-1]}: {hint}")
 
 
 def leaves(name: str) -> bool:
