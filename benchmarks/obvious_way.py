@@ -144,5 +144,5 @@ def in_recipe_order(setting: Setting, folder: Path, config: TrainConfig) -> list
         one
         for step in steps[: config.max_steps]
         for place in step
-        for one in prompts_of(samples[place], prompt, random.Random(config.seed), most)
+        for one in prompts_of(samples[place], prompt, random.Random(config.seed), most)[0]
     ]

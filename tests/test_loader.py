@@ -21,6 +21,7 @@ from train.loader import (
     PhotoReader,
     Prepared,
     PromptBuilder,
+    cut_answers,
     first_prompts,
     prepared_batches,
     shorten,
@@ -28,12 +29,14 @@ from train.loader import (
 from train.loss import target_loss
 from vlm.config import VisionConfig
 from vlm.data.photos import FilePhoto
-from vlm.data.sample import Sample, Skipped, SkipSample
+from vlm.data.sample import Conversation, Message, Sample, Skipped, SkipSample
 from vlm.errors import DataError
 from vlm.model import VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT, Prompt
 
 QUESTIONS = ("Who", "What", "Why", "How")
+END = ([True], [True, False])
+"""What is supervised at the end of an answer, and behind it."""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,12 @@ def test_text_is_shortened_and_images_are_never_cut(prompt: Prompt, max_length: 
     image_tokens = sum(slot.stop - slot.start for slot in prompt.image_slots)
     assert short.input_ids.count(IMAGE_SLOT) == image_tokens
     assert any(short.loss_mask) or len(prompt) <= max_length
+
+
+@given(prompt=conversations(), max_length=st.integers(1, 40))
+def test_answers_that_are_cut_are_counted(prompt: Prompt, max_length: int) -> None:
+    ends = [at for at in range(1, len(prompt) + 1) if prompt.loss_mask[at - 1 : at + 1] in END]
+    assert cut_answers(prompt, max_length) == sum(end > max_length for end in ends)
 
 
 def test_questions_are_drawn_by_seed_epoch_and_place(rows: EpochSamples) -> None:
@@ -246,6 +255,51 @@ def test_what_is_too_long_is_skipped(rows: EpochSamples) -> None:
     longest = len(whole) - 3
     (shorter,) = replace(rows, max_length=longest)[0].prompts
     assert shorter.input_ids == whole.input_ids[:longest]
+
+
+@pytest.mark.parametrize("pack", ["image", "none", "sequence"])
+def test_an_answer_that_is_cut_is_not_taught_to_end_there(
+    rows: EpochSamples, prompt: PromptBuilder, pack: str
+) -> None:
+    turns = [turn for n in range(3) for turn in asked(f"Who {n}?", f"A cat on {n} dogs.")]
+    said = tuple(turns[:1] + [replace(t, parts=t.parts[-1:]) for t in turns[1:]])
+    sample = replace(rows.samples[0], conversations=(said,), questions=())
+    (whole,) = replace(rows, samples=[sample])[0].prompts
+    learned = [token for token, one in zip(whole.input_ids, whole.loss_mask, strict=True) if one]
+    end = tiny.tokenizer().eos_token_id
+    assert learned.count(end) == 3
+    for length in range(whole.loss_mask.index(True) + 1, len(whole) + 1):
+        short = configured(replace(rows, samples=[sample], max_length=length), pack=pack)
+        prepared = short.collate([short[0]])
+        targets = prepared.batch.target_ids.tolist()
+        assert targets == learned[: len(targets)]
+        assert prepared.cut == 3 - targets.count(end)
+
+
+@pytest.mark.parametrize("pack", ["image", "none", "sequence"])
+def test_conversations_that_begin_otherwise_have_a_photo_of_their_own(
+    rows: EpochSamples, model: VisionLanguageModel, pack: str
+) -> None:
+    """A photo behind a system message, a text or an answer: the loss is that of each alone."""
+    (question, answer) = asked("Who?", "A cat.")
+    brief = Message("system", ("Be brief.",))
+    said = (
+        (question, answer),
+        (question, replace(answer, parts=("A dog.",))),
+        (brief, question, answer),
+        (replace(question, parts=("Who is in", 0, "?")), answer),
+        (replace(question, parts=("Hi.",)), answer, question, answer),
+        (replace(question, parts=("Hi.",)), answer, question, answer),
+    )
+    sample = replace(rows.samples[0], conversations=said, questions=())
+
+    def loss(*conversations: Conversation) -> torch.Tensor:
+        one = replace(rows, samples=[replace(sample, conversations=conversations)])
+        one = configured(one, pack=pack)
+        return model(one.collate([one[0]]).batch, target_loss)
+
+    together, alone = loss(*said), sum(loss(conversation) for conversation in said)
+    torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -117,8 +118,9 @@ def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
         for name in "abc"
     )
     before = Skipped("z", "empty caption")
-    found = Samples(DataSource("data"), "captions", [good, broken, gone], [before])
-    (one,) = check_samples([found], lambda sample: ["x" * 30, "x" * 20], console())
+    blank = Counter({"blank caption": 2})
+    found = Samples(DataSource("data"), "captions", [good, broken, gone], [before], blank)
+    (one,) = check_samples([found], lambda sample: (["x" * 30, "x" * 20], 1), console())
     assert one.found.usable == [good]
     assert one.lengths == [30, 20]
     assert [(one.where, one.reason) for one in one.found.skipped] == [
@@ -126,7 +128,8 @@ def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
         ("b", "broken image"),
         ("c", "broken image"),
     ]
-    assert found.skipped == [before]
+    assert one.found.dropped == {"blank caption": 2, "answer cut by max_length": 1}
+    assert (found.skipped, found.dropped) == ([before], {"blank caption": 2})
 
 
 def test_summary_by_hand() -> None:
@@ -242,6 +245,16 @@ def test_show_at_a_length(config: PreviewConfig, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert " supervised" not in out
     assert "questions, line 1: too long 33 tokens do not fit into 16" in out
+
+
+def test_answers_that_are_cut_are_counted(
+    config: PreviewConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(config)
+    assert "max_length" not in capsys.readouterr().out
+    config.max_length = 33
+    show(config)
+    assert "dropped from samples: 1 answer cut by max_length" in capsys.readouterr().out
 
 
 def test_the_command(

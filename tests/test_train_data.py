@@ -93,9 +93,14 @@ def test_a_damaged_cache_ends_the_run_and_its_workers(config: TrainConfig, tmp_p
     assert "Traceback" not in done.stderr
 
 
-def test_texts_are_shortened(config: TrainConfig) -> None:
+def test_texts_are_shortened(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     train(elsewhere(config, epochs=1, pack="none"))
+    assert "max_length" not in capsys.readouterr().err
     train(replace(config, epochs=1, pack="none", max_length=54))
+    cut = sum(tiny_runs.metrics(config, "cut"))
+    assert 0 < cut < 13
+    told = f"dropped from samples: {cut} answer cut by max_length, in the first epoch"
+    assert told in capsys.readouterr().err.splitlines()
     tokens = [sum(tiny_runs.metrics(c, "tokens")) for c in (config, elsewhere(config))]
     assert tokens[0] < min(tokens[1], 13 * 54)
     images = [sum(tiny_runs.metrics(c, "images")) for c in (config, elsewhere(config))]

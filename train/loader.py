@@ -26,15 +26,29 @@ PromptBuilder = Callable[[list[dict]], Prompt]
 """Turns one conversation into a whole prompt (`answer_next=False`)."""
 
 
+CUT = "answer cut by max_length"
+"""What `vlm data` and `vlm train` call an answer that is not trained whole."""
+
+
 def prompts_of(
     sample: Sample, prompt: PromptBuilder, generator: random.Random, max_length: int
-) -> list[Prompt]:
-    """The conversations of a sample, none of them longer than `max_length` tokens."""
-    return [shorten(prompt(messages), max_length) for messages in sample.messages(generator)]
+) -> tuple[list[Prompt], int]:
+    """The conversations of a sample, none of them longer than `max_length` tokens, and how many of
+    their answers are cut by that."""
+    whole = [prompt(messages) for messages in sample.messages(generator)]
+    cut = sum(cut_answers(each, max_length) for each in whole)
+    return [shorten(each, max_length) for each in whole], cut
+
+
+def cut_answers(prompt: Prompt, max_length: int) -> int:
+    """Answers, each a run of supervised tokens, that do not end within so many tokens."""
+    mask = [*prompt.loss_mask, False]
+    return sum(mask[at] and not mask[at + 1] for at in range(max_length, len(prompt)))
 
 
 def shorten(prompt: Prompt, max_length: int) -> Prompt:
-    """Leaves out the end of a conversation that is too long. A SkipSample where that would cut an
+    """Leaves out the end of a conversation that is too long, and with it the end of turn of the
+    answer that it cuts, which must not be learned there. A SkipSample where that would cut an
     image's tokens, or all supervised ones."""
     if len(prompt) <= max_length:
         return prompt
@@ -82,21 +96,36 @@ def read_photo(photo: Photo) -> Image.Image:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample that can be used: its conversations, its photos, each (3, H, W) or (N, D), and,
-    where the model is to draw captions of its own, those by people."""
+    """A sample that can be used: its conversations, its photos, each (3, H, W) or (N, D), where the
+    model is to draw captions of its own, those by people, and answers that `max_length` cuts."""
 
     prompts: list[Prompt]
     images: list[Tensor]
     references: list[str] | None = None
+    cut: int = 0
+
+
+def alike(row: Loaded) -> list[Loaded]:
+    """The conversations of a sample in groups that begin alike up to behind their images, whose
+    tokens they can share; each group with the images."""
+    groups: dict[tuple[int, ...], list[Prompt]] = {}
+    for number, prompt in enumerate(row.prompts):
+        end = prompt.image_slots[-1].stop if prompt.image_slots else 0
+        # What is learned is not shared, so nothing behind it is.
+        alone = number if True in prompt.loss_mask[:end] else -1
+        groups.setdefault((alone, *prompt.input_ids[:end]), []).append(prompt)
+    return [Loaded(prompts, row.images) for prompts in groups.values()]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One batch, and what is missing from it: samples that cannot be used, and those `drawn`, whose
-    captions the model is to draw. `images` counts the photos of these too."""
+    """One batch, and what is missing from it: samples that cannot be used, the ends of answers that
+    are `cut`, and samples `drawn`, whose captions the model is to draw. `images` counts the photos
+    of these too."""
 
     batch: Batch
     images: int
+    cut: int
     skipped: list[Skipped]
     drawn: list[Loaded]
 
@@ -131,13 +160,13 @@ class EpochSamples(Dataset):
         try:
             if place in self.augmented:
                 sample, mirrored = mirror(sample, generator)
-            prompts = prompts_of(sample, self.prompt, generator, self.max_length)
+            prompts, cut = prompts_of(sample, self.prompt, generator, self.max_length)
             if place in self.augmented:
                 views = [view(read_photo(photo), mirrored, generator) for photo in sample.photos]
                 images = [self.photos.preprocessing(each) for each in views]
             else:
                 images = [self.photos.load(photo) for photo in sample.photos]
-            return Loaded(prompts, images, sample.texts() if place in self.drawn else None)
+            return Loaded(prompts, images, sample.texts() if place in self.drawn else None, cut)
         except SkipSample as error:
             return error.at(sample.where)
         except VLMError as error:
@@ -154,13 +183,16 @@ class EpochSamples(Dataset):
         drawn = [row for row in usable if row.references is not None]
         batch = self.batch([row for row in usable if row.references is None])
         images = len(batch.images) + sum(len(row.images) for row in drawn)
-        return Prepared(batch, images, skipped, drawn)
+        cut = sum(row.cut for row in usable)
+        return Prepared(batch, images, cut, skipped, drawn)
 
     def batch(self, rows: list[Loaded]) -> Batch:
         """Samples, if there are any, packed as the config has it."""
         if self.config.pack == "none":
             # Each conversation with a copy of its sample's images.
             rows = [Loaded([prompt], row.images) for row in rows for prompt in row.prompts]
+        else:
+            rows = [group for row in rows for group in alike(row)]
         images = [image for row in rows for image in row.images]
         stacked = torch.stack(images) if images else self.photos.none()
         groups = [row.prompts for row in rows]
@@ -215,6 +247,6 @@ def first_prompts(
     for place, sample in enumerate(samples):
         generator = random.Random(f"{seed}/0/{place}")
         try:
-            yield sample, prompts_of(sample, prompt, generator, max_length)
+            yield sample, prompts_of(sample, prompt, generator, max_length)[0]
         except SkipSample:
             continue

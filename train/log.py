@@ -105,7 +105,7 @@ class RunLog:
         """A step, counted from 1, is done: tokens of text and images, images and operations of all
         processes, seconds and those spent waiting for data, mean reward of the captions that the
         model drew; `others` are kept as they are: epoch, mean loss of a supervised token, learning
-        rate, norm of the gradient before clipping."""
+        rate, norm of the gradient before clipping, answers that `max_length` cut."""
         row = {
             "step": step,
             **others,

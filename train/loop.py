@@ -100,9 +100,10 @@ class Run:
                 batches, reward = self.rewards(together)
         images = sum(prepared.images for prepared in together)
         skipped = [sample for prepared in together for sample in prepared.skipped]
-        own = torch.tensor([*sizes(batches), images, len(skipped), int(stopping)])
+        cut = sum(prepared.cut for prepared in together)
+        own = torch.tensor([*sizes(batches), images, cut, len(skipped), int(stopping)])
         everyone = self.accelerator.reduce(own.to(self.accelerator.device), "sum")
-        targets, tokens, pairs, images, unusable, stop = everyone.tolist()
+        targets, tokens, pairs, images, cut, unusable, stop = everyone.tolist()
         if unusable:
             self.epochs.report(skipped)
         loss, norm = self.backward(batches, targets)
@@ -113,6 +114,7 @@ class Run:
             loss=loss,
             learning_rate=rate,
             gradient_norm=norm,
+            cut=cut,
             tokens=tokens,
             images=images,
             seconds=perf_counter() - began,

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 import vlm
 from train.config import TrainConfig
 from train.epochs import longest
-from train.loader import first_prompts, prompts_of, read_photo
+from train.loader import CUT, first_prompts, prompts_of, read_photo
 from train.order import epoch_order
 from vlm.checkpoint import read
 from vlm.data.read import read_sources
@@ -60,7 +60,7 @@ def show(config: PreviewConfig) -> None:
     max_length = longest(config, model)
     prompt = partial(model.prompt, answer_next=False)
 
-    def longest_prompts(sample: Sample) -> list[Prompt]:
+    def longest_prompts(sample: Sample) -> tuple[list[Prompt], int]:
         # Whichever question an epoch draws, no conversation is longer than with this one.
         sample = replace(sample, questions=tuple(sorted(sample.questions, key=len)[-1:]))
         return prompts_of(sample, prompt, random.Random(config.seed), max_length)
@@ -92,21 +92,28 @@ def prompting_model(config: TrainConfig) -> vlm.VisionLanguageModel:
 
 
 def check_samples(
-    sources: list[Samples], prompts: Callable[[Sample], list[Prompt]], console: Console
+    sources: list[Samples],
+    prompts: Callable[[Sample], tuple[list[Prompt], int]],
+    console: Console,
 ) -> list[Checked]:
-    """Decodes every photo and writes every prompt; what that fails for is skipped too."""
+    """Decodes every photo and writes every prompt; what that fails for is skipped too, and answers
+    that a prompt has no room for are counted."""
     checked = []
     for found in sources:
         usable, skipped, lengths = [], list(found.skipped), []
+        dropped = Counter(found.dropped)
         for sample in track(found.usable, "checking", console=console, transient=True):
             try:
                 for photo in sample.photos:
                     read_photo(photo)
-                lengths += map(len, prompts(sample))
+                written, cut = prompts(sample)
+                lengths += map(len, written)
+                dropped.update({CUT: cut} if cut else {})
                 usable.append(sample)
             except SkipSample as error:
                 skipped.append(error.at(sample.where))
-        checked.append(Checked(replace(found, usable=usable, skipped=skipped), lengths))
+        left = replace(found, usable=usable, skipped=skipped, dropped=dropped)
+        checked.append(Checked(left, lengths))
     return checked
 
 

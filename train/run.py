@@ -27,7 +27,8 @@ from train.epochs import Epochs, report_file, size_of
 from train.features import FeatureCache, together
 from train.flops import model_flops, peak_flops
 from train.freeze import freeze
-from train.log import RunLog
+from train.loader import CUT
+from train.log import METRICS, RunLog, read_log
 from train.loop import Run
 from train.mask import attention_for
 from train.onednn import through_onednn
@@ -89,7 +90,10 @@ def train(config: TrainConfig) -> Path:
     with disable_input_dtype_casting(model.language.model, active=lower), log:
         Run(config, state, epochs, flops, rewards, log).train()
     if main:
-        plot(config.output / "metrics.jsonl", config.output / "loss.png")
+        plot(config.output / METRICS, config.output / "loss.png")
+        steps = [row for row in read_log(config.output / METRICS) if row.get("epoch") == 0]
+        if cut := sum(row["cut"] for row in steps):
+            console.print(f"dropped from samples: {cut:,} {CUT}, in the first epoch")
         if skipped := read_report(report_file(config)):
             console.print(f"skipped: {by_reason(skipped)}; see {report_file(config)}")
         console.print(f"{config.output / 'checkpoint'}: vlm chat --model talks to it")
