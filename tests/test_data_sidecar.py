@@ -1,5 +1,6 @@
 """Photos with a text file beside each."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def test_every_line_is_a_caption(folder: Path) -> None:
         Sample(str(dog), (FilePhoto(dog),), captions("A dog runs.", "Two dogs."), ("What?",)),
         Sample(str(cat), (FilePhoto(cat),), captions("Ein Kätzchen."), ("What?",)),
     ]
+
+
+def test_jfif_is_a_photo(tmp_path: Path) -> None:
+    save_photos(tmp_path, "folder/a.jfif", "folder/B.JFIF")
+    for name in ("a.txt", "B.txt"):
+        (tmp_path / "folder" / name).write_text("A dog.")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(tmp_path / "folder", "folder")
+    for place in (tmp_path / "folder", tmp_path / "shard.tar"):
+        assert len(read(place).usable) == 2
 
 
 def test_what_is_skipped(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Naming, and questions and captions of one's own."""
 
+import base64
 import json
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from eval.benchmarks.naming import NAMING
 from eval.benchmarks.own import any_match, normalise, own
 from eval.run import benchmark_of
 from tests import tiny
+from tests.data_folders import png
 from vlm.cli import main
 from vlm.errors import ConfigError, DataError
 
@@ -146,6 +148,8 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
     tiny.photo(0).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a cat\na pet\n")
     (tmp_path / "t.csv").write_text("image,caption\n0.png,a cat\n")
+    url = f"data:image/png;base64,{base64.b64encode(png(0)).decode()}"
+    (tmp_path / "u.json").write_text(json.dumps([llava(url, "What?", "A cat.")]))
     (tmp_path / "l.json").write_text(json.dumps([llava("0.png", "<image>\nWhat?", "A cat.")]))
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name in ("0.png", "0.txt"):
@@ -160,6 +164,7 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
     for name, text, answers in (
         ("t.csv", described, ("a cat",)),
         ("l.json", asked, ("A cat.",)),
+        ("u.json", asked, ("A cat.",)),
         ("s.tar", described, ("a cat", "a pet")),
         ("c.json", described, ("a cat", "a pet")),
         ("saved", described, ("a cat",)),
@@ -181,6 +186,7 @@ def test_a_conversation_of_several_questions_is_refused(tmp_path: Path) -> None:
     for conversation, told in (
         (llava("0.png", "<image>\nWhat?", "A cat.", "Why?", "So."), "one question and answer is"),
         ({**llava("", "What?", "A cat."), "image": []}, "one photo is needed, not 0"),
+        (llava("0.png", "?", "!") | {"system": "Brief."}, "questions are asked without a system"),
     ):
         (tmp_path / "l.json").write_text(json.dumps([conversation]))
         with pytest.raises(DataError, match=f"l.json, record 1: {told}"):

@@ -1,16 +1,21 @@
 """Data of whole runs: sources, caches, and samples that cannot be used."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
-from tests import tiny_folders, tiny_runs
+from tests import tiny, tiny_folders, tiny_runs
+from tests.data_folders import save_lines, save_photos
 from tests.tiny_runs import elsewhere
 from train import run as train_run
 from train.config import TrainConfig
+from train.epochs import Epochs
 from train.run import train
+from vlm.data.read import read_sources
 from vlm.data.source import DataSource
 from vlm.errors import DataError
 
@@ -224,3 +229,26 @@ def test_a_cache_of_another_tower(config: TrainConfig, tmp_path: Path) -> None:
     model.vision.layers = [-1]
     with pytest.raises(DataError, match=r"features.*layers"):
         train(elsewhere(config, model=model, cache="on"))
+
+
+def test_what_is_asked_during_a_run_is_what_is_trained_up_to_the_first_answer(
+    tmp_path: Path, config: TrainConfig
+) -> None:
+    save_photos(tmp_path, "0.png", "1.png")
+    turns = [
+        ("human", "Who <image> is it?"),
+        ("gpt", "A cat."),
+        ("human", "<image>?"),
+        ("gpt", "So."),
+    ]
+    said = [{"from": who, "value": text} for who, text in turns]
+    line = {"image": ["0.png", "1.png"], "system": "Be brief.", "conversations": said}
+    config.data = [DataSource(str(save_lines(tmp_path / "chat.jsonl", line)))]
+    model, sources = tiny.vision_language_model(), read_sources(config.data)
+    epochs = Epochs(config, model, Accelerator(cpu=True), sources, [], [])
+    ((photos, question, messages),) = epochs.questions(answer_length=8)
+    assert (photos, question) == (str(tmp_path / "0.png"), "Who \n is it?")
+    (whole,) = sources[0].usable[0].messages(random.Random(0))
+    trained = model.prompt(whole, answer_next=False).input_ids
+    asked = model.prompt(messages).input_ids
+    assert asked == trained[: len(asked)]
