@@ -453,3 +453,42 @@ def test_no_line_about_a_sample_is_longer_than_a_line(folder: Path) -> None:
         read(save_lines(folder / "data", records[0]))
     assert len(str(told.value)) <= 300
     assert str(told.value).endswith("fetch it, and name its file")
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(
+        ["<image>", "a.png", "text", "image", "user", "assistant", "human", "gpt", ""]
+    )
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "image", "text", "from", "role", "url"]), inner)
+    ),
+    max_leaves=5,
+)
+a_turn = st.dictionaries(
+    st.sampled_from(["role", "from", "value", "content", "user", "assistant", "weight"]), values
+)
+
+
+@given(
+    record=st.dictionaries(st.sampled_from(["image", "images", "system", "video", "text"]), values),
+    key=st.sampled_from(["conversations", "messages", "texts"]),
+    listed=st.lists(a_turn, max_size=4) | values,
+)
+def test_any_record_is_used_or_skipped(
+    tmp_path_factory: pytest.TempPathFactory, record: dict[str, object], key: str, listed: object
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "a.png").touch()
+    file = save_lines(folder / "any", WHY, record | {key: listed})
+    found = read(file, format="conversations")
+    for one in found.usable:
+        (messages,) = one.messages(random.Random(0))
+        roles = [message["role"] for message in messages if message["role"] != "system"]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) != []
+        assert all(message["content"] for message in messages)
+    assert len(found.usable) + len(found.skipped) == 2

@@ -58,15 +58,16 @@ class Place:
 
 def conversation_sample(source: DataSource, record: Record) -> Sample:
     """The conversation of a record, or of a data set's row with photos in place of their cells."""
+    keys = [name for name in LISTS if name in record.content]
+    if not keys:
+        require(record.where, LISTS[:1], record.content)
     row = present(record.content)
-    key = next((name for name in LISTS if name in row), None)
-    if key is None:
-        require(record.where, LISTS[:1], row)
+    key = next((name for name in keys if name in row), keys[0])
     images, others = (row.pop(name, []) for name in ("image", "images"))
     images, others = (one if isinstance(one, list) else [one] for one in (images, others))
     # Some write the same photos under both.
     images = images if images == others else [*images, *others]
-    turns, dropped = turns_of(row.pop(key))
+    turns, dropped = turns_of(row.pop(key, None))
     if "system" in row and turns[0].role != "system":
         turns.insert(0, Turn("system", row.pop("system")))
     conversation, named, blank = converse(turns, images)
