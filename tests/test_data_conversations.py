@@ -344,6 +344,12 @@ def test_nothing_is_trained_without_what_a_tag_stands_for(
             "turns do not alternate",
             "turn 2 is from the user",
         ),
+        (
+            {"messages": [{"role": "system", "content": "!"}, *chat("?", "!", "?"), *chat("?")]},
+            "turns do not alternate",
+            "turn 5 is from the user",
+        ),
+        ({"conversations": turns("<img><img>a.png</img>", "!")}, "unread media", "<img>"),
         ({"messages": chat(None, "So.")}, "question is not text", "None"),
         ({"messages": chat("Why?", None)}, "answer is not text", "None"),
         ({"conversations": turns("", "So.")[1:]}, "no answer to the last question", ""),

@@ -168,10 +168,14 @@ def test_photos_in_tar_shards_and_tables_are_known_again_without_being_read(
     table = table.cast_column("image", datasets.Image(decode=False))
     rows = [RowPhoto("table", table, "image", row) for row in range(3)]
     turned = table.select([2, 1, 0])
+    together = datasets.Dataset.from_dict({"image": [cells]})
+    listed = [RowPhoto("list", together, "image", 0, place) for place in range(3)]
     cache = open_cache(folder)
     assert fill(cache, [*members, *rows]).encoded == 6
     assert cache.missing([*members, *rows]) == 0
-    assert_whole(cache, [*members, *rows, RowPhoto("turned", turned, "image", 0)])
+    assert_whole(cache, [*members, *rows, *listed, RowPhoto("turned", turned, "image", 0)])
+    assert {stamp(photo) for photo in listed}.isdisjoint(map(stamp, rows))
+    assert len({stamp(photo) for photo in listed}) == 3
 
 
 def test_files_that_a_table_names_are_known_by_their_own_change(

@@ -39,7 +39,7 @@ ROLES = {
 }
 """Who speaks, by the names that the forms have for them."""
 
-IMAGE = re.compile("<image>|<img>(.*?)</img>", re.DOTALL)
+IMAGE = re.compile("<image>|<img>([^<]*)</img>")
 
 
 class Turn(NamedTuple):
@@ -117,7 +117,7 @@ def converse(
 ) -> tuple[Conversation, list[Any], list[str]]:
     """A conversation, what each photo in it names, and words for what is dropped: an answer in
     front of the first question, as in LLaVA, and questions or answers without a word."""
-    messages, pairs, dropped = [], [], []
+    messages, pairs, dropped, last = [], [], [], len(turns)
     if turns[0].role == "system":
         told, *turns = turns
         if text := text_in(told.content, "system message"):
@@ -125,8 +125,9 @@ def converse(
             messages.append(Message("system", (text,)))
     if turns and turns[0].role == "assistant":
         dropped, turns = ["answer in front of the first question"], turns[1:]
-    for number, turn in enumerate(turns, start=1):
-        if turn.role != ("assistant", "user")[number % 2]:
+    for at, turn in enumerate(turns):
+        if turn.role != ("user", "assistant")[at % 2]:
+            number = last - len(turns) + at + 1
             raise SkipSample("turns do not alternate", f"turn {number} is from the {turn.role}")
     if not turns or len(turns) % 2:
         raise SkipSample("no answer to the last question")
