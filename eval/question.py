@@ -58,7 +58,7 @@ class Question:
     answers: tuple[str, ...]
     labels: dict[str, str] = field(default_factory=dict)
     scored_as: Any = None
-    talk: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+    talk: tuple[dict[str, Any], ...] = ()
 
     def photo(self) -> Image.Image:
         """See `opened`."""

@@ -61,10 +61,11 @@ def by_photo(rows: Sequence[Row], file: Path) -> Iterator[dict[str, Any]]:
 def by_number(file: Path) -> Iterator[dict[str, Any]]:
     """ScienceQA's answers: lines as all others, or in the official form, which is LLaVA's too, the
     number of an option for each id, -1 for none, under `results`."""
-    if not re.search(r'"results"\s*:\s*\{', head(file)):
+    start = head(file)
+    if not start.startswith("{") or not re.search(r'"results"\s*:\s*\{', start):
         yield from (each.content for each in read_records(file))
         return
-    for key, place in read_json(file)["results"].items():
+    for key, place in read_json(file).get("results", {}).items():
         if type(place) is not int or not -1 <= place < len(LETTERS):
             told = f"{file}: results of problem {key}: the number of an option, or -1, is needed"
             raise DataError(told)
@@ -83,8 +84,8 @@ def by_place(texts: dict[str, str], file: Path) -> list[dict[str, Any]]:
         named = next((one[key] for key in ("prompt", "question", own) if key in one), None)
         text = plain(texts.get(str(number), ""))
         if isinstance(named, str) and text not in plain(named):
-            told = f"{file}: the answer to question {number} is to {named[:80]!r}, not {text!r}"
-            raise DataError(f"{told}: is it to another file of POPE?")
+            told = f"{file}: the answer to question {number} is to {named[:80]!r}, not"
+            raise DataError(f"{told} {text[:80]!r}: is it to another file of POPE?")
         if own == "question" and text and plain(str(one.get("text"))) == text:
             raise DataError(f"{file}: 'text' of question {number} is the question, not an answer")
     return found

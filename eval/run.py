@@ -79,9 +79,9 @@ def evaluate(
         hub: take the questions from the Hugging Face hub instead.
         split: that is asked; each benchmark's own choice without it.
         limit: only the first questions; all of them without it.
-        instruction: a line behind each question of your own files, such as "Answer the question
+        instruction: a line behind each question of your own data, such as "Answer the question
             using a single word or phrase."; benchmarks have their own.
-        images: folder that the image paths of your own files start from.
+        images: folder that the image paths of your own data start from.
         annotations: VQA v2's answers, beside its questions as a file of your own.
         columns: names of the columns of your own tables, such as `--columns.question q`.
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
@@ -107,10 +107,10 @@ def evaluate(
     for option, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1, not {value}")
-    own = {"instruction": instruction, "images": images, "annotations": annotations}
-    own |= {"columns": None if columns == COLUMNS else columns}
-    own = {option: value for option, value in own.items() if value is not None}
-    chosen = [benchmark_of(each, **own) for each in benchmarks]
+    settings = {"instruction": instruction, "images": images, "annotations": annotations}
+    settings |= {"columns": None if columns == COLUMNS else columns}
+    given = {option: value for option, value in settings.items() if value is not None}
+    chosen = [benchmark_of(each, **given) for each in benchmarks]
     server = server_of(endpoint, name, concurrency, prices)
     # All data first: what is missing should not end a run of hours.
     asked = [(each, each.questions(data, split, hub)[:limit]) for each in chosen]

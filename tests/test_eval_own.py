@@ -111,6 +111,21 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
     assert scores.more["bleu_1"] == pytest.approx(100)
 
 
+def test_one_photo_has_no_cider_and_is_told_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, "captions.jsonl", {"image": "0.png", "captions": ["a cat runs"]})
+    words = ["eval", str(file), "--model", "null", "--baselines", "--output", str(tmp_path / "o")]
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "overall │ undefined" in shown
+    assert "the idf of a single document is 0" in shown
+    (page,) = (tmp_path / "o").glob("*/*/report.html")
+    assert "the idf of a single document is 0" in page.read_text()
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["overall"] is None
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

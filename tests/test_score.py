@@ -267,7 +267,7 @@ def test_scienceqa(folder: Folder) -> None:
     for said in (
         [{"question_id": "5", "prompt": "Which?", "text": "The answer is B because"}],
         # As ScienceQA and LLaVA write it: the number of the option, over several lines.
-        json.dumps({"acc": 1.0, "results": {"5": 1}, "outputs": {"5": "wood"}}, indent=2),
+        json.dumps({"args": {"seed": 3}, "results": {"5": 1}, "outputs": {"5": "no"}}, indent=2),
     ):
         assert folder.score("scienceqa", questions=problems, results=said) == scores
     none = {"results": {"5": -1}}
