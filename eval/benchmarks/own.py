@@ -11,9 +11,9 @@ from eval.benchmarks.captions import score as score_captions
 from eval.question import Question
 from vlm.data.formats import format_of
 from vlm.data.hub import split_names
+from vlm.data.options import OPTION_LETTER
 from vlm.data.photos import FilePhoto
 from vlm.data.read import READERS, read_source, read_whole
-from vlm.data.records import read_records
 from vlm.data.sample import Sample
 from vlm.data.source import DataSource
 from vlm.errors import DataError
@@ -45,7 +45,7 @@ def own(file: Path, instruction: str | None = None) -> Benchmark:
 def splits_of(source: DataSource) -> tuple[str, ...]:
     """The splits of a source, those that are held out first."""
     if source.format == "dataset":
-        found = split_names(source.path)
+        found = split_names(source.path, source.config)
     else:
         records = READERS[source.format].records(source)
         found = [str(record.split) for record in records if record.split is not None]
@@ -58,7 +58,6 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
     chosen = None if split == "all" else split
     ending = "" if instruction is None else f"\n{instruction}"
     samples = read_whole(replace(source, split=chosen))
-    numbers = line_numbers(source, chosen) if source.format == "questions" else None
     questions = []
     for place, sample in enumerate(samples):
         if len(sample.photos) != 1:
@@ -69,17 +68,18 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
         if sample.questions:
             questions.append(Question(f"{place}/{name}", image, DESCRIBE, sample.answers[0]))
             continue
-        for text, answers, kind in asked(sample):
-            number = f"{place}/{name}" if numbers is None else next(numbers)
-            labels = {} if kind is None else {"kind": kind}
-            questions.append(Question(number, image, text + ending, answers, labels))
-    if numbers is not None:
+        for turn, (text, answers, labels) in enumerate(asked(sample)):
+            number = sample.ids[turn] if source.format == "questions" else f"{place}/{name}"
+            # Options have an instruction of their own.
+            text += "" if text.endswith(OPTION_LETTER) else ending
+            questions.append(Question(number, image, text, answers, labels))
+    if source.format == "questions":
         questions.sort(key=lambda question: int(question.id))
     return questions
 
 
-def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
-    """Each question of a sample, with its answers and its kind."""
+def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
+    """Each question of a sample, with its answers and its kinds."""
     for place, conversation in enumerate(sample.conversations):
         if conversation[0].role == "system":
             raise DataError(f"{sample.where}: questions are asked without a system message")
@@ -90,17 +90,7 @@ def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
             for message in conversation
         )
         answers = sample.answers[place] if sample.answers else (answer,)
-        yield question, answers, sample.kinds[place] if sample.kinds else None
-
-
-def line_numbers(source: DataSource, split: str | None) -> Iterator[str]:
-    """The lines of a file of questions, in the order of its samples: by photo."""
-    lines: dict[str, list[str]] = {}
-    for where, content, its_split in read_records(Path(source.path)):
-        if split in (None, str(its_split)):
-            image = f"{content['image']} {its_split}"
-            lines.setdefault(image, []).append(where.rpartition(" ")[2])
-    return (number for numbers in lines.values() for number in numbers)
+        yield question, answers, sample.kinds[place] if sample.kinds else {}
 
 
 def normalise(answer: str) -> str:

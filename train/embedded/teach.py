@@ -61,7 +61,7 @@ def read_questions(file: Path, split: str) -> list[Asked]:
             continue
         content = record.content
         try:
-            question, answers = content["question"], texts_of(content["answers"], "answer")
+            question, answers = content["question"], texts_of(content["answers"], "answer")[0]
             text_of(question, "question")
         except SkipSample as error:
             raise DataError(str(error.at(record.where))) from error
