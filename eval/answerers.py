@@ -5,14 +5,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
 import vlm
-from eval.question import Question
+from eval.question import Question, opened
 from vlm.errors import ImageError
 
 HASHED = 2**20
@@ -57,32 +56,36 @@ class ModelAnswerer:
     def __init__(self, model: "vlm.VisionLanguageModel", beams: int = 1) -> None:
         self.model = model
         self.beams = beams
+        self.image: Any = None
+        self.photo: Image.Image | None = None
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
         """See `Answerer`. A photo that cannot be read is an error of its questions."""
         answers = [Answer("")] * len(questions)
-        places, pairs = [], []
-        # Neighbours share a loaded photo, by which the model sees that it is the same.
-        for _, neighbours in groupby(enumerate(questions), key=lambda each: each[1].image):
-            about = dict(neighbours)
+        places, asked = [], []
+        for place, question in enumerate(questions):
             try:
-                photo = self.look(next(iter(about.values())))
+                asked.append((None, question.messages(self.see)))
+                places.append(place)
             except ImageError as error:
-                for place in about:
-                    answers[place] = Answer("", str(error))
-                continue
-            places += about
-            pairs += [(photo, question.text) for question in about.values()]
+                answers[place] = Answer("", str(error))
         texts = self.model.batch(
-            pairs, batch_size=max(1, len(pairs)), max_tokens=max_tokens, beams=self.beams
+            asked, batch_size=max(1, len(asked)), max_tokens=max_tokens, beams=self.beams
         )
         for place, text in zip(places, texts, strict=True):
             answers[place] = Answer(text)
         return answers
 
-    def look(self, question: Question) -> Image.Image:
+    def see(self, image: Any) -> dict[str, Any]:
+        """The part of a message that an image is. Neighbours share a loaded photo, by which the
+        model sees that it is the same."""
+        if self.photo is None or self.image != image:
+            self.photo, self.image = self.look(image), image
+        return {"type": "image", "image": self.photo}
+
+    def look(self, image: Any) -> Image.Image:
         """What the model is shown; an ImageError if it cannot be read."""
-        return question.photo()
+        return opened(image)
 
 
 class BlindAnswerer(ModelAnswerer):
@@ -98,12 +101,12 @@ class BlindAnswerer(ModelAnswerer):
         self.known: dict[tuple[str, int], Answer] = {}
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        new = {q.text: q for q in questions if (q.text, max_tokens) not in self.known}
-        for text, answer in zip(new, super().answer([*new.values()], max_tokens), strict=True):
-            self.known[text, max_tokens] = answer
-        return [self.known[question.text, max_tokens] for question in questions]
+        keys = [(question.words(), max_tokens) for question in questions]
+        new = {k: q for k, q in zip(keys, questions, strict=True) if k not in self.known}
+        self.known |= zip(new, super().answer([*new.values()], max_tokens), strict=True)
+        return [self.known[key] for key in keys]
 
-    def look(self, question: Question) -> Image.Image:
+    def look(self, image: Any) -> Image.Image:
         return self.mean
 
 

@@ -22,7 +22,7 @@ def show_catalogue(json: bool) -> None:
             needs = f"DATA/{each['folder']}/: {each['content']}"
         hub = "" if each["hub"] is None else f"\nor --hub: {each['hub']}"
         table.add_row(each["benchmark"], escape(f"{each['title']}\n{needs}{hub}"))
-    table.add_row("FILE or FOLDER", "questions or captions of your own, as vlm train reads them")
+    table.add_row("FILE or ID", "your own data or the hub's, folders too: whatever vlm train reads")
     Console(highlight=False).print(table)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from eval.answerers import Answer
-from eval.question import Question, data_url
+from eval.question import Question, data_url, opened
 from vlm.errors import ConfigError, ImageError, VLMError
 
 RETRIES = 5
@@ -67,17 +67,12 @@ class EndpointAnswerer:
 
     def _ask(self, question: Question, max_tokens: int) -> Answer:
         try:
-            # As PNG, so that the server sees the pixels that our models see.
-            photo = data_url(question.photo(), "png")
+            messages = question.messages(part)
         except ImageError as error:
             return Answer("", str(error))
-        content = [
-            {"type": "image_url", "image_url": {"url": photo}},
-            {"type": "text", "text": question.text},
-        ]
         body = {
             "model": self.name,
-            "messages": [{"role": "user", "content": content}],
+            "messages": messages,
             "max_tokens": max_tokens,
             "temperature": 0,
         }
@@ -124,6 +119,11 @@ class EndpointAnswerer:
             return told
         cost = self.tokens_in * self.prices[0] + self.tokens_out * self.prices[1]
         return f"{told}, {cost / 1e6:.2f} dollars"
+
+
+def part(image: Any) -> dict[str, Any]:
+    """An image in a message, as PNG, so that the server sees the pixels that our models see."""
+    return {"type": "image_url", "image_url": {"url": data_url(opened(image), "png")}}
 
 
 def shortened(reply: httpx.Response) -> str:

@@ -6,7 +6,7 @@ import sys
 import time
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -29,11 +29,15 @@ from eval.benchmarks.own import own
 from eval.catalogue import show_catalogue
 from eval.compare import show_comparison
 from eval.endpoint import EndpointAnswerer
+from eval.metrics.scores import figure
 from eval.predictions import answer_all, answered
 from eval.question import Question
 from eval.report import begin, seconds_of, write_report
 from eval.report_page import write_page
+from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError
+
+COLUMNS = Columns()
 
 SHOWN = ("overall", "seconds")
 """Figures of a report that its table has elsewhere, or not at all."""
@@ -47,6 +51,12 @@ def evaluate(
     split: str | None = None,
     limit: int | None = None,
     instruction: str | None = None,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    columns: Columns = COLUMNS,
+    load_in: Literal["4bit", "8bit"] | None = None,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     batch_size: int = 32,
     beams: int = 1,
     baselines: bool = False,
@@ -61,16 +71,22 @@ def evaluate(
     """Ask a model the questions of benchmarks, and score its answers.
 
     Args:
-        benchmarks: their names, or files and folders of your own captions or questions; with
-            `compare`, the run to compare with. None shows which there are.
+        benchmarks: their names, or your own captions or questions: whatever `data: [{path: ...}]`
+            of training may be; with `compare`, the run to compare with. None shows which there are.
         model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id; null is
             nobody, for `baselines` or an endpoint alone.
         data: folder that holds a folder for each benchmark.
         hub: take the questions from the Hugging Face hub instead.
         split: that is asked; each benchmark's own choice without it.
         limit: only the first questions; all of them without it.
-        instruction: a line behind each question of your own files, such as "Answer the question
+        instruction: a line behind each question of your own data, such as "Answer the question
             using a single word or phrase."; benchmarks have their own.
+        images: folder that the image paths of your own data start from.
+        annotations: VQA v2's answers, beside its questions as a file of your own.
+        columns: names of the columns of your own tables, such as `--columns.question q`.
+        load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
+        device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
+        dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
         batch_size: questions answered at a time, by each process.
         beams: above 1 searches for the most probable answer (beam search).
         baselines: also ask the model without the photos, and always give the answer that is right
@@ -91,24 +107,30 @@ def evaluate(
     for option, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1, not {value}")
-    chosen = [benchmark_of(each, instruction) for each in benchmarks]
+    settings = {"instruction": instruction, "images": images, "annotations": annotations}
+    settings |= {"columns": None if columns == COLUMNS else columns}
+    given = {option: value for option, value in settings.items() if value is not None}
+    chosen = [benchmark_of(each, **given) for each in benchmarks]
     server = server_of(endpoint, name, concurrency, prices)
     # All data first: what is missing should not end a run of hours.
     asked = [(each, each.questions(data, split, hub)[:limit]) for each in chosen]
-    everyone = all_who_answer(model, beams, baselines, server)
+    loading = {"load_in": load_in, "device": device, "dtype": dtype}
+    everyone = all_who_answer(model, loading, beams, baselines, server)
     silent = run_all(asked, everyone, split, limit, output, batch_size, json)
     finish(server, silent)
 
 
-def benchmark_of(name: str, instruction: str | None = None) -> Benchmark:
-    """The benchmark of a name, or a file or folder of one's own; a ConfigError if there is none,
-    or it has an instruction of its own."""
-    if name not in BENCHMARKS and (os.path.exists(name) or Path(name).suffix):
-        return own(Path(name), instruction)
-    if instruction is not None:
-        raise ConfigError(f"--instruction is for files of your own: {name} has its own prompt")
+def benchmark_of(name: str, **settings: Any) -> Benchmark:
+    """The benchmark of a name, or data of one's own with its settings; a ConfigError if there is
+    none, or it takes no settings."""
+    # A file, a pattern of files or the id of a data set has one of these marks.
+    if name not in BENCHMARKS and (os.path.exists(name) or re.search(r"[./*?\[{]", name)):
+        return own(Path(name), **settings)
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
+    if settings:
+        option = next(iter(settings))
+        raise ConfigError(f"--{option} is for data of your own: {name} has its own")
     return BENCHMARKS[name]
 
 
@@ -126,15 +148,20 @@ def server_of(
 
 
 def all_who_answer(
-    model: str | None, beams: int, baselines: bool, server: EndpointAnswerer | None
+    model: str | None,
+    loading: dict[str, str | None],
+    beams: int,
+    baselines: bool,
+    server: EndpointAnswerer | None,
 ) -> list[Who]:
     """Everyone who is asked, the model loaded; a ConfigError for nobody, or two of one name."""
     # Without being told, accelerate takes processes on CPUs each for the only one.
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=loading["device"] == "cpu" or not torch.cuda.is_available())
     everyone = []
     if model is not None:
-        loaded, label = vlm.load(model, device=str(state.device)), label_of(model)
+        loaded, label = load(model, state, **loading), label_of(model)
         settings = {"beams": beams, "weights": weights_of(model)}
+        settings |= {name: loading[name] for name in ("load_in", "dtype")}
         everyone.append(Who(label, lambda _: ModelAnswerer(loaded, beams), settings))
         if baselines:
             blind = f"{label}, question only"
@@ -151,6 +178,21 @@ def all_who_answer(
     if not everyone:
         raise ConfigError("nobody to ask: give --model, --baselines or --endpoint")
     return everyone
+
+
+def load(
+    model: str,
+    state: PartialState,
+    load_in: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> vlm.VisionLanguageModel:
+    """The model of this process; a ConfigError for one device for several processes."""
+    if device not in (None, state.device.type) and state.num_processes > 1:
+        raise ConfigError(f"--device {device} is for one process: of several, each has its own")
+    if device is None or state.num_processes > 1:
+        device = str(state.device)
+    return vlm.load(model, device, getattr(torch, dtype) if dtype else None, load_in)
 
 
 def finish(server: EndpointAnswerer | None, silent: list[str]) -> None:
@@ -242,13 +284,12 @@ def table_of(reports: list[dict[str, Any]]) -> Table:
     """Everyone's score, and their scores in each group."""
     first = reports[0]
     asked = f"{first['title']}, {first['split']}, {first['questions']:,} asked"
-    table = Table("", title=escape(asked))
+    table = Table("", title=escape(asked), caption=first.get("note"))
     for report in reports:
         table.add_column(escape(report["who"]), justify="right")
-    table.add_row("overall", *(f"{report['overall']:.2f}" for report in reports))
-    table.add_row(
-        "95% interval", *("{:.2f} to {:.2f}".format(*report["interval_95"]) for report in reports)
-    )
+    table.add_row("overall", *(figure(report["overall"]) for report in reports))
+    ends = (report["interval_95"] for report in reports)
+    table.add_row("95% interval", *("{:.2f} to {:.2f}".format(*two) if two else "" for two in ends))
     for name in (n for n, value in first.items() if type(value) is float and n not in SHOWN):
         table.add_row(name, *(f"{report[name]:.2f}" for report in reports))
     table.add_row("not answered", *(str(report["failed"]) for report in reports))

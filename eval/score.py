@@ -4,7 +4,8 @@ official figures."""
 import json as json_format
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.benchmark import make
+from eval.benchmark import breakdowns, make
+from eval.benchmarks import textvqa, vizwiz
 from eval.benchmarks.choice import Options
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
@@ -20,36 +22,62 @@ from eval.benchmarks.gqa import GQA, rows_of
 from eval.benchmarks.pope import KINDS, POPE
 from eval.benchmarks.scienceqa import SCIENCE_QA, problems
 from eval.benchmarks.textvqa import TEXT_VQA
+from eval.benchmarks.vizwiz import VIZWIZ
 from eval.benchmarks.vqa_v2 import VQA_V2, annotated
 from eval.hub import Row
 from eval.metrics.captions import Tokenizer, score_captions
-from eval.metrics.scores import Scores
-from eval.metrics.vqa import Variant
+from eval.metrics.scores import Scores, figure, mean_scores
+from eval.metrics.vqa import Variant, vqa_accuracy
 from eval.question import Question, texts_in
-from vlm.data.records import by_id, head, is_id, read_records, refuse, require_same
+from eval.results import by_number, by_photo, by_place, read_results
+from vlm.data.records import by_id, head, is_id, read_records, refuse
 from vlm.errors import DataError
 
 
 def vqa(
     *,
-    questions: Path,
-    annotations: Path,
     results: Path,
-    variant: Variant = "official",
+    questions: Path | None = None,
+    annotations: Path | None = None,
+    variant: Variant | None = None,
     json: bool = False,
 ) -> None:
     """VQA accuracy (VQA v2, OK-VQA, TextVQA, VizWiz).
 
     Args:
-        questions: VQA v2's file of questions.
+        results: JSON list or lines of `{"question_id", "answer"}`, `{"image", "answer"}` for
+            VizWiz; here and in all of `vlm score` LLaVA's `{"question_id", "prompt", "text"}`.
+        questions: VQA v2's file of questions; or TextVQA's or VizWiz's file, which has all.
         annotations: VQA v2's file of what people answered.
-        results: JSON list of `{"question_id", "answer"}`.
-        variant: the evaluation of VQA v2 (2021), or that of TextVQA.
+        variant: the evaluation of VQA v2 (2021), or that of TextVQA; null is the data's own.
         json: print JSON instead of a table.
     """
-    benchmark = TEXT_VQA if variant == "textvqa" else VQA_V2
-    asked = make(unseen(annotated(questions, annotations)), VQA_V2.question)
-    report(benchmark.score(asked, read_results(results, asked)), json)
+    if questions is not None and annotations is not None:
+        own, asked = "official", make(unseen(annotated(questions, annotations)), VQA_V2.question)
+        answers = read_results(results, asked)
+    else:
+        own, asked, answers = published(questions or annotations, results)
+    kind = variant or own
+    pairs = zip(answers, asked, strict=True)
+    each = [vqa_accuracy(answer, one.answers, kind) for answer, one in pairs]
+    report(mean_scores(f"VQA accuracy, {kind}", each, breakdowns(asked)), json)
+
+
+def published(file: Path | None, results: Path) -> tuple[Variant, list[Question], list[str]]:
+    """The evaluation of TextVQA's or VizWiz's file, its questions, and a model's answers to them;
+    a DataError for another file."""
+    start = "" if file is None else head(file)
+    if file is not None and start.startswith("["):
+        asked = make(unseen(vizwiz.rows_of(file)), VIZWIZ.question)
+        return "official", asked, read_results(results, asked, "image")
+    if file is not None and re.search(r'"data"\s*:', start):
+        rows = list(unseen(textvqa.rows_of(file)))
+        asked = make(rows, TEXT_VQA.question)
+        return "textvqa", asked, read_results(results, asked, read=partial(by_photo, rows))
+    raise DataError(
+        f"{file or 'no file of questions'}: --questions and --annotations go together for VQA v2; "
+        "alone, --questions is TextVQA's or VizWiz's file"
+    )
 
 
 def gqa(*, questions: Path, results: Path, json: bool = False) -> None:
@@ -61,7 +89,7 @@ def gqa(*, questions: Path, results: Path, json: bool = False) -> None:
         json: print JSON instead of a table.
     """
     asked = make(unseen(rows_of(questions)), GQA.question)
-    report(GQA.score(asked, read_results(results, asked, "questionId", "prediction")), json)
+    report(GQA.score(asked, read_results(results, asked, "questionId")), json)
 
 
 def pope(*, questions: list[str], results: list[str], json: bool = False) -> None:
@@ -69,7 +97,8 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
 
     Args:
         questions: POPE's file of each split, with `question_id` and `label`.
-        results: for each of them the answers, `{"question_id", "answer"}` or `"text"`.
+        results: for each of them the answers, `{"question_id", "answer"}`, or POPE's own
+            `{"question", "answer"}` in the order of the questions.
         json: print JSON instead of a table.
     """
     if len(questions) != len(results):
@@ -89,7 +118,8 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
             Question(str(n), b"", "", (entry["label"],), {"split": name})
             for n, entry in entries.items()
         ]
-        answers += read_results(given, splits[name], other_answer="text")
+        texts = {str(n): str(entry.get("text", "")) for n, entry in entries.items()}
+        answers += read_results(given, splits[name], read=partial(by_place, texts))
     report(POPE.score([each for asked in splits.values() for each in asked], answers), json)
 
 
@@ -100,12 +130,13 @@ def scienceqa(
 
     Args:
         questions: ScienceQA's `problems.json`.
-        results: JSON list of `{"question_id", "answer"}`.
+        results: JSON list of `{"question_id", "answer"}`, or `{"results": {ID: number of an
+            option}}`, as ScienceQA and LLaVA have it.
         split: the split that was asked; null is all problems.
         json: print JSON instead of a table.
     """
     asked = make(unseen(problems(questions, split)), SCIENCE_QA.question)
-    report(SCIENCE_QA.score(asked, read_results(results, asked)), json)
+    report(SCIENCE_QA.score(asked, read_results(results, asked, read=by_number)), json)
 
 
 def choice(*, questions: Path, results: Path, json: bool = False) -> None:
@@ -182,7 +213,7 @@ def captions(
                 raise DataError(told)
             said[str(number)].append(caption)
         asked = [Question(number, b"", "", tuple(texts)) for number, texts in said.items()]
-    answers = read_results(results, asked, "image_id", "caption")
+    answers = read_results(results, asked, "image_id")
     report(score_captions([each.answers for each in asked], answers, tokenizer), json)
 
 
@@ -202,30 +233,14 @@ def unseen(rows: Iterable[Row]) -> Iterator[Row]:
         yield Row(where, {"question": "", **content}, None if image is None else b"")
 
 
-def read_results(
-    file: Path,
-    asked: Sequence[Question],
-    other_id: str = "question_id",
-    other_answer: str = "answer",
-) -> list[str]:
-    """A model's answers, in the order of the questions, from a list of `{"question_id", "answer"}`
-    or of what the benchmark calls them."""
-    found = (each.content for each in read_records(file))
-    given = {str(n): one for n, one in by_id(file, found, other_id, "question_id").items()}
-    require_same(file, given, {question.id: question for question in asked}, "answer")
-    answers = {number: one.get(other_answer, one.get("answer")) for number, one in given.items()}
-    wrong = [number for number, answer in answers.items() if not isinstance(answer, str)]
-    refuse(file, wrong, f"'{other_answer}' that is no text")
-    return [answers[question.id] for question in asked]
-
-
 def report(scores: Scores, json: bool) -> None:
     if json:
         print(json_format.dumps(scores.to_json(), ensure_ascii=False))
         return
-    low, high = scores.interval
-    table = Table("", "score", title=escape(f"{scores.metric}, {len(scores.each):,} questions"))
-    table.add_row("overall", f"{scores.overall:.2f}  ({low:.2f} to {high:.2f})")
+    title = escape(f"{scores.metric}, {len(scores.each):,} questions")
+    table = Table("", "score", title=title, caption=scores.note or None)
+    between = "  ({:.2f} to {:.2f})".format(*scores.interval) if scores.interval else ""
+    table.add_row("overall", figure(scores.overall) + between)
     for name, value in scores.more.items():
         table.add_row(escape(name), f"{value:.2f}")
     for group, members in scores.groups.items():

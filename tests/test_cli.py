@@ -67,7 +67,9 @@ def test_help_of_a_command_documents_every_option(
 @pytest.mark.parametrize("words", [["score"], ["score", "--help"], ["--help"], ["-h"], []])
 def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
-    assert "vlm score captions" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "vlm score captions" in shown
+    assert ("vlm chat" in shown) == ("score" not in words)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,51 @@ def test_mmbench_rotates_only_what_the_table_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ["mmbench_dev_en_20231003.tsv"],
+        ["MMBench_DEV_EN.tsv", "MMBench_TEST_EN.tsv"],
+        ["mine.tsv"],
+    ],
+)
+def test_mmbench_by_any_name_with_photos_named_by_other_rows(
+    names: list[str], tmp_path: Path
+) -> None:
+    load("mmbench", tmp_path)
+    file = tmp_path / "mmbench" / FILES["mmbench"]
+    header, once = file.read_text().splitlines()
+    other = once.replace("3\t", "4\t", 1).rpartition("\t")[0] + "\t3"
+    file.unlink()
+    for name in names:
+        text = "\n".join([header, once, other] if name == names[0] else ["index"])
+        (tmp_path / "mmbench" / name).write_text(text, encoding="utf-8-sig")
+    questions = load("mmbench", tmp_path)
+    assert [question.id for question in questions] == ["3_0", "3_1", "4_0", "4_1"]
+    assert {load_image(question.image).size for question in questions} == {(40, 30)}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [([], "holds no table: leave one there"), (["b_dev.tsv", "a_dev.tsv"], "a_dev.tsv, b_dev.tsv")],
+)
+def test_mmbench_needs_one_table(names: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "mmbench").mkdir()
+    for name in names:
+        (tmp_path / "mmbench" / name).touch()
+    with pytest.raises(DataError, match=told):
+        load("mmbench", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(PROMPTS))
+def test_a_byte_order_mark_is_passed_over(name: str, tmp_path: Path) -> None:
+    before = load(name, tmp_path)
+    for file in (tmp_path / (BENCHMARKS[name].folder or name)).rglob("*"):
+        if file.suffix in (".json", ".jsonl", ".tsv", ".csv", ".txt"):
+            file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load(name, tmp_path) == before
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         (("3\t", "x\t"), "line 2: 'index' must be a number"),

@@ -69,11 +69,11 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> None:
-    benchmark = benchmark_of(str(write(tmp_path, "mine.jsonl", LINE)), "In a word.")
+    benchmark = benchmark_of(str(write(tmp_path, "mine.jsonl", LINE)), instruction="In a word.")
     (question,) = benchmark.questions(Path(), None)
     assert question.text == "What?\nIn a word."
-    with pytest.raises(ConfigError, match="--instruction is for files of your own: gqa has its"):
-        benchmark_of("gqa", "In a word.")
+    with pytest.raises(ConfigError, match="--instruction is for data of your own: gqa has its own"):
+        benchmark_of("gqa", instruction="In a word.")
 
 
 def test_options_of_ones_own(tmp_path: Path) -> None:
@@ -119,6 +119,21 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
     assert len(questions) == 3
     scores = benchmark.score(questions, ["a a runs", "a b runs", "a c runs"])
     assert scores.more["bleu_1"] == pytest.approx(100)
+
+
+def test_one_photo_has_no_cider_and_is_told_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, "captions.jsonl", {"image": "0.png", "captions": ["a cat runs"]})
+    words = ["eval", str(file), "--model", "null", "--baselines", "--output", str(tmp_path / "o")]
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "overall │ undefined" in shown
+    assert "the idf of a single document is 0" in shown
+    (page,) = (tmp_path / "o").glob("*/*/report.html")
+    assert "the idf of a single document is 0" in page.read_text()
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["overall"] is None
 
 
 @pytest.mark.parametrize(
@@ -188,16 +203,91 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
     assert own(folder).questions(Path(), None)[0].id == "0/0.png"
 
 
-def test_a_conversation_of_several_questions_is_refused(tmp_path: Path) -> None:
-    tiny.photo(0).save(tmp_path / "0.png")
-    for conversation, told in (
-        (llava("0.png", "<image>\nWhat?", "A cat.", "Why?", "So."), "one question and answer is"),
-        ({**llava("", "What?", "A cat."), "image": []}, "one photo is needed, not 0"),
-        (llava("0.png", "?", "!") | {"system": "Brief."}, "questions are asked without a system"),
+def test_conversations_are_asked_as_they_are_trained(tmp_path: Path) -> None:
+    for number in range(2):
+        tiny.photo(number).save(tmp_path / f"{number}.png")
+    records = [
+        llava("0.png", "<image>\nWhat?", "A cat.", "Why?", "So."),
+        llava("", "Who?", "Me.") | {"image": []},
+        llava("", "Is <image> as <image>?", "Yes.") | {"image": ["0.png", "1.png"]},
+        llava("0.png", "Is <image> red?", "No."),
+    ]
+    (tmp_path / "l.json").write_text(json.dumps(records))
+    questions = own(tmp_path / "l.json", "Briefly.").questions(Path(), None)
+    assert [(one.id, one.answers) for one in questions] == [
+        ("0/0.png", ("A cat.",)),
+        ("0/0.png/1", ("So.",)),
+        ("1/", ("Me.",)),
+        ("2/0.png", ("Yes.",)),
+        ("3/0.png", ("No.",)),
+    ]
+    talks = [one.messages(lambda image: {"text": f"<{image.name}>"}) for one in questions]
+    assert [
+        [(each["role"], "".join(part["text"] for part in each["content"])) for each in talk]
+        for talk in talks
+    ] == [
+        [("user", "<0.png>What?\nBriefly.")],
+        [("user", "<0.png>What?"), ("assistant", "A cat."), ("user", "Why?\nBriefly.")],
+        [("user", "Who?\nBriefly.")],
+        [("user", "Is <0.png> as <1.png>?\nBriefly.")],
+        [("user", "Is <0.png> red?\nBriefly.")],
+    ]
+
+
+def test_an_image_folder_and_columns_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "absent.jsonl")
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "t.csv"
+    file.write_text("photo,q,a\n0.png,What?,cat\n1.png,What?,dog\n")
+    columns = {"image": "photo", "question": "q", "answer": "a"}
+    options = [f"--columns.{name}={column}" for name, column in columns.items()]
+    words = ["eval", str(file), "--model", "null", "--baselines", "--output", str(tmp_path / "o")]
+    assert main([*words, *options, "--images", str(tmp_path), "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["questions"], report["overall"]) == (2, 50)
+    for wrong, told in (
+        ([*options, "--images", "absent"], "no folder absent for the images of"),
+        (options[1:2], "columns.question and columns.answer go together"),
+        (["--columns.photo", "x"], "unrecognized arguments: --columns.photo"),
     ):
-        (tmp_path / "l.json").write_text(json.dumps([conversation]))
-        with pytest.raises(DataError, match=f"l.json, record 1: {told}"):
-            own(tmp_path / "l.json").questions(Path(), None)
+        assert main([*words, *wrong]) > 0
+        assert told in capsys.readouterr().err
+    assert main(["eval", "gqa", "--images", str(tmp_path)]) == 1
+    assert "--images is for data of your own: gqa has its own" in capsys.readouterr().err
+
+
+def test_vqa_files_of_ones_own(tmp_path: Path) -> None:
+    tiny.photo(0).save(tmp_path / "000000000001.jpg")
+    asked = [{"question_id": n, "image_id": 1, "question": f"What {n}?"} for n in (1, 2)]
+    (tmp_path / "q.json").write_text(json.dumps({"questions": asked}))
+    said = [{"question_id": n, "answers": [{"answer": "net"}] * 2} for n in (1, 2)]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": said}))
+    benchmark = benchmark_of(str(tmp_path / "q.json"), annotations=tmp_path / "a.json")
+    questions = benchmark.questions(Path(), None)
+    assert [one.text for one in questions] == ["What 1?", "What 2?"]
+    assert benchmark.score(questions, ["A net", "no"]).overall == 50
+
+
+@pytest.mark.parametrize("name", ["someone/data", "data-{0..1}.tar", "shards/*.tar"])
+def test_what_training_reads_is_no_name_of_a_benchmark(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    if name.endswith("tar"):
+        (tmp_path / "shards").mkdir()
+        tiny.photo(0).save(tmp_path / "0.png")
+        (tmp_path / "0.txt").write_text("a cat")
+        for file in ("data-0.tar", "data-1.tar", "shards/0.tar"):
+            with tarfile.open(tmp_path / file, "w") as tar:
+                tar.add("0.png")
+                tar.add("0.txt")
+        assert benchmark_of(name).questions(Path(), None)[0].answers == ("a cat",)
+        return
+    with pytest.raises(DataError, match="cannot read the data set 'someone/data'"):
+        benchmark_of(name)
 
 
 def test_questions_stay_in_the_order_of_the_file(tmp_path: Path) -> None:

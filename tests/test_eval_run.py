@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from accelerate import PartialState
 
 import vlm
 from eval.answerers import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
@@ -17,9 +20,10 @@ from eval.benchmarks import BENCHMARKS
 from eval.metrics.exact import exact_match
 from eval.predictions import Prediction, answer_all, in_order, read_predictions
 from eval.question import Question
-from tests import tiny
+from eval.run import load
+from tests import tiny, tiny_folders
 from vlm.cli import main
-from vlm.errors import DataError
+from vlm.errors import ConfigError, DataError
 from vlm.files import append_rows
 
 
@@ -156,6 +160,34 @@ def test_without_its_photo_a_question_has_one_answer(
         assert answer == Answer(model.chat(question.text, blind.mean, max_tokens=6))
     assert len(blind.known) == len({question.text for question in questions}) < len(questions)
     assert blind.answer(questions[:1], 1) != answers[:1]
+
+
+def test_a_conversation_is_answered_as_in_chat(
+    model: vlm.VisionLanguageModel, photos: Path
+) -> None:
+    def text(words: str) -> dict[str, str]:
+        return {"type": "text", "text": words}
+
+    first, second = photos / "0.png", photos / "1.png"
+    images = [{"type": "image", "image": one} for one in (first, second)]
+    talk = (
+        {"role": "system", "content": [text("Be kind.")]},
+        {"role": "user", "content": [*images, text("What?")]},
+        {"role": "assistant", "content": [text("A cat.")]},
+        {"role": "user", "content": [text("A cat?")]},
+    )
+    blank = ({"role": "user", "content": [text("Hello")]},)
+    questions = [
+        Question("1", first, "A cat?", ("x",), talk=talk),
+        Question("2", None, "Hello", ("x",), talk=blank),
+        Question("3", first, "A cat?", ("x",)),
+        Question("4", None, "A cat?", ("x",)),
+    ]
+    asked = [list(talk), list(blank), [{"role": "user", "content": [images[0], text("A cat?")]}]]
+    expected = [Answer(model.chat(messages, max_tokens=6)) for messages in asked]
+    expected.append(Answer("", "the question has no image"))
+    assert ModelAnswerer(model).answer(questions, 6) == expected
+    assert len(set(BlindAnswerer(model).answer(questions[:3], 6))) == 3
 
 
 def test_a_photo_that_cannot_be_read_is_an_error_of_its_questions(
@@ -359,6 +391,8 @@ def test_a_server_is_not_given_the_answers_of_a_model_of_its_name(
         (["--prices", "2.5,10"], "--prices goes with --endpoint: nobody else counts tokens"),
         (["--endpoint", "localhost", "--name", "x"], "endpoint must begin with http://"),
         (["--compare", "x", "y"], "--compare needs two folders"),
+        (["--load-in", "5bit"], "5bit"),
+        (["--dtype", "int8"], "int8"),
         (["other"], "no benchmark 'other'; there are: vqav2, gqa,"),
     ],
 )
@@ -366,8 +400,36 @@ def test_what_cannot_be_run_is_said(
     evaluate: Callable[..., Any], options: list[str], message: str
 ) -> None:
     status, _, told = evaluate(*options)
-    assert status == 1
+    assert status == (2 if "see vlm eval --help" in told else 1)
     assert message in told
+
+
+def test_a_model_is_loaded_as_it_is_asked_for(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vlm.build(tiny_folders.model_config(photos / "parts"), "cpu").save(photos / "model")
+    state = PartialState(cpu=True)
+    given = load(str(photos / "model"), state, device="cpu", dtype="bfloat16")
+    assert given.language.dtype == torch.bfloat16
+    line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
+    (photos / "own.jsonl").write_text(json.dumps(line))
+    words = ["eval", str(photos / "own.jsonl"), "--model", str(photos / "model"), "--json"]
+    words += ["--output", str(photos / "out"), "--device", "cpu"]
+    pytest.importorskip("bitsandbytes")
+    assert load(str(photos / "model"), state, load_in="8bit").language.model.is_loaded_in_8bit
+    assert main([*words, "--load-in", "4bit", "--dtype", "float32"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["load_in"], report["dtype"]) == ("4bit", "float32")
+    # Weights rounded otherwise answer otherwise.
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "holds a run with another load_in, another dtype: give another --output" in told
+
+
+def test_one_device_is_for_one_process() -> None:
+    state = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="--device cuda:1 is for one process: of several, each"):
+        load("embedded", state, device="cuda:1")
 
 
 def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,9 @@ def test_gqa_without_entailments_has_no_consistency() -> None:
         ("The answer is B.", "B"),
         ("I think so. The answer is (C).", "C"),
         ("The answer is B. The answer is C.", None),
+        # The script's dot is any character, but there must be one.
+        ("The answer is B because of it", "B"),
+        ("The answer is B", None),
         ("b", None),
         ("B) a fish", None),
         ("F", None),
@@ -114,17 +117,71 @@ OPTIONS = {"A": "cat", "B": "a red cat", "C": "dog"}
         ("C: a cat", "C"),
         ("It is the Dog.", "C"),
         # "a red cat" has a "cat" in it.
-        ("a red cat", None),
+        ("a red cat", "B"),
+        ("*A red cat.*", "B"),
+        ("I see a red cat there", "B"),
+        ("a cat, not a red cat", "B"),
         ("The cat", "A"),
         ("cat or dog", None),
         ("Dogged", None),
         ("D", None),
-        ("A dog", "C"),
         ("", None),
+        ("**", None),
+        ("The answer is B.", "B"),
+        ("Answer: B", "B"),
+        ("**B**", "B"),
+        ('"B"', "B"),
+        ("# B", "B"),
+        ("(b)", "B"),
+        ("b. dog", "B"),
+        ("Option B", "B"),
+        ("The answer is B because it is.", "B"),
+        # The article, unless a mark or the end follows, or it can be none.
+        ("A dog", "C"),
+        ("A: dog", "A"),
+        ("The answer is a dog", "C"),
+        ("Answer: A dog", "C"),
+        ("The answer is A", "A"),
+        ("The answer is A because of it", "A"),
+        ("Option A fits", "A"),
+        # Two letters.
+        ("B or C", None),
+        ("A and B", None),
+        ("A B", None),
+        # No letters.
+        ("I'd say the dog", "C"),
+        ("At 10 a.m. the dog", "C"),
     ],
 )
 def test_how_a_choice_is_read(text: str, letter: str | None) -> None:
     assert read_choice(text, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "letter"),
+    [
+        ("dark red", ["red", "dark red"], "B"),
+        ("3.5", ["3", "3.5"], "B"),
+        ("It is 3.5 m", ["5", "3"], None),
+        ("C#", ["C", "C#"], "B"),
+        # AI2D asks for the letters of a drawing.
+        ("A", ["B", "A"], "A"),
+        ("a", ["b", "a"], "B"),
+        ("I think it is B.", list("stuvwxyzk"), "B"),
+    ],
+)
+def test_options_that_are_like_one_another_or_like_letters(
+    text: str, options: list[str], letter: str | None
+) -> None:
+    assert read_choice(text, dict(zip("ABCDEFGHI", options, strict=False))) == letter
+
+
+marks = st.text(".(),:*\"'# ", max_size=3)
+
+
+@given(letter=st.sampled_from("ABC"), before=marks, after=marks)
+def test_a_letter_may_have_any_marks_around_it(letter: str, before: str, after: str) -> None:
+    assert read_choice(f"{before}{letter}{after}", OPTIONS) == letter
 
 
 def test_every_rotation_must_be_right() -> None:
@@ -173,8 +230,13 @@ def test_exact_match_by_kind() -> None:
     [
         ("Canada", ["canada"], 1),
         ("canade", ["canada"], 5 / 6),
-        # Exactly half of it is wrong.
-        ("cabb", ["caaa"], 0),
+        # Exactly half of it is right.
+        ("12", ["13"], 0.5),
+        ("cabb", ["caaa"], 0.5),
+        ("cabbb", ["caaaa"], 0),
+        # Spaces count in the length, not in the distance.
+        (" Ab  c", ["ab d"], 5 / 6),
+        ("a  b", [" a b "], 1),
         ("abcx", ["abcd", "wxyz"], 0.75),
         ("", ["a"], 0),
         ("", [""], 1),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.vqa_v2 import VQA_V2
 from eval.metrics.vqa import (
     CONTRACTIONS,
@@ -69,6 +70,15 @@ def test_answers_that_all_agree_are_normalised_by_one_variant_only() -> None:
     assert vqa_accuracy("Yes.", ["yes"] * 10, "textvqa") == 1
 
 
+@pytest.mark.parametrize("name", ["vqav2", "okvqa", "vizwiz"])
+def test_benchmarks_score_answers_as_llava_submits_them(name: str) -> None:
+    unanimous = Question("", "", "", ("yes",) * 10)
+    assert BENCHMARKS[name].each(unanimous, "Yes.") == 1
+    assert BENCHMARKS[name].score([unanimous] * 2, ["Yes", "No"]).overall == 50
+    # What people said stays as it is where they agree.
+    assert BENCHMARKS[name].each(Question("", "", "", ("t-shirt",) * 10), "t-shirt") == 0
+
+
 @pytest.mark.parametrize(
     ("matches", "expected"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (9, 1), (10, 1)]
 )
@@ -110,7 +120,7 @@ def test_scores_are_by_type_in_percent() -> None:
         ]
     ]
     scores = VQA_V2.score(questions, ["yes", "2", "red"]).to_json()
-    assert scores["metric"] == "VQA accuracy, official"
+    assert scores["metric"] == "VQA accuracy, official, of answers through the EvalAI processor"
     assert scores["overall"] == 53.33
     assert scores["per_answer_type"] == {"number": 0, "other": 60, "yes/no": 100}
     assert scores["per_question_type"] == {"how many": 0, "is the": 100, "what color": 60}

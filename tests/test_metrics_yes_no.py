@@ -1,7 +1,8 @@
-"""POPE: how answers are read, its figures by hand, and what is undefined."""
+"""POPE and MME: how answers are read, POPE's figures by hand, and what is undefined."""
 
 import pytest
 
+from eval.metrics.mme import answer_of
 from eval.metrics.pope import says_yes, score_pope
 
 
@@ -50,3 +51,20 @@ def test_what_is_undefined_is_0_and_said_to_be() -> None:
     assert scores["overall"] == scores["precision"] == scores["recall"] == 0
     assert scores["accuracy"] == 50
     assert "0 where undefined" in scores["metric"]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Yes", "yes"),
+        ("YES.", "yes"),
+        ("(no)", "no"),
+        ('"No"', "no"),
+        ("snow", "no"),
+        ("nyes", "yes"),
+        ("I say no", None),
+        ("", None),
+    ],
+)
+def test_mme_looks_at_four_characters(text: str, answer: str | None) -> None:
+    assert answer_of(text) == answer

@@ -78,6 +78,84 @@ def test_vqa(folder: Folder) -> None:
     assert scores["per_question_type"] == {"what": 76.67}
 
 
+def test_vqa_scores_the_file_as_it_stands(folder: Folder) -> None:
+    said = [{"question_id": n, "answer": "Yes"} for n in (1, 2, 3)]
+    assert folder.score("vqa", **VQA | {"results": said})["per_answer_type"]["yes/no"] == 0
+
+
+def lines(*rows: object) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_answers_as_llava_and_its_forks_write_them(folder: Folder) -> None:
+    said = [
+        {"question_id": one["question_id"], "prompt": "What?\nBriefly.", "text": one["answer"]}
+        for one in VQA_RESULTS
+    ]
+    assert folder.score("vqa", **VQA | {"results": lines(*said)})["overall"] == 76.67
+    # Our own `predictions.jsonl`.
+    own = [{"question_id": one["question_id"], "prediction": one["text"]} for one in said]
+    assert folder.score("vqa", **VQA | {"results": lines(*own)})["overall"] == 76.67
+
+
+TEXTVQA = {
+    "dataset_name": "textvqa",
+    "data": [
+        {"question_id": n, "image_id": image, "question": text, "answers": [answer] * 10}
+        for n, image, text, answer in [
+            (1, "0a", "What brand?", "nokia"),
+            (2, "0a", "What brand? And year", "1999"),
+            (3, "0b", "What brand?", "sony"),
+        ]
+    ],
+}
+
+
+def test_textvqa_as_published(folder: Folder) -> None:
+    said = {1: "Nokia.", 2: "2000", 3: "Sony?"}
+    official = [{"question_id": n, "answer": text} for n, text in said.items()]
+    scores = folder.score("vqa", questions=TEXTVQA, results=official)
+    assert (scores["overall"], scores["metric"]) == (66.67, "VQA accuracy, textvqa")
+    assert folder.score("vqa", annotations=TEXTVQA, results=official) == scores
+    # LLaVA's: two answers to one photo, told apart by what was asked.
+    asked = TEXTVQA["data"]
+    llava = [
+        {
+            "question_id": row["image_id"],
+            "prompt": f"{row['question']}\nReference OCR token: NOKIA\nAnswer in a word.",
+            "text": said[row["question_id"]],
+        }
+        for row in (asked[2], asked[1], asked[0])
+    ]
+    assert folder.score("vqa", questions=TEXTVQA, results=lines(*llava)) == scores
+    llava[0]["prompt"] = "Who?"
+    assert "line 1: no question about the photo 0b is in its prompt" in folder.refuse(
+        "vqa", questions=TEXTVQA, results=lines(*llava)
+    )
+    only = folder.score("vqa", "--variant", "official", questions=TEXTVQA, results=official)
+    assert (only["overall"], only["metric"]) == (0, "VQA accuracy, official")
+
+
+def test_vizwiz_as_published(folder: Folder) -> None:
+    answers = [{"answer": text, "answer_confidence": "yes"} for text in ["can"] * 9 + ["tin"]]
+    asked = [
+        {"image": f"VizWiz_val_{n}.jpg", "question": "What?", "answers": answers, "answerable": 1}
+        for n in range(2)
+    ]
+    asked[0]["answer_type"] = "other"
+    results = [{"image": one["image"], "answer": "The can"} for one in reversed(asked)]
+    scores = folder.score("vqa", questions=asked, results=results)
+    assert (scores["overall"], scores["per_answer_type"]) == (100, {"other": 100})
+    llava = [{"question_id": one["image"], "text": "tin"} for one in asked]
+    assert folder.score("vqa", questions=asked, results=lines(*llava))["overall"] == 30
+
+
+@pytest.mark.parametrize("files", [{}, {"questions": VQA_QUESTIONS}, {"annotations": {}}])
+def test_vqa_without_one_of_its_files(folder: Folder, files: dict[str, Any]) -> None:
+    told = folder.refuse("vqa", results=VQA_RESULTS, **files)
+    assert "--questions and --annotations go together for VQA v2" in told
+
+
 def test_vqa_as_textvqa(folder: Folder) -> None:
     shouted = [entry | {"answer": entry["answer"].upper()} for entry in VQA_RESULTS]
     files = VQA | {"results": shouted}
@@ -111,14 +189,10 @@ def test_gqa(folder: Folder) -> None:
 
 
 def test_pope(folder: Folder) -> None:
-    lines = [
-        {"question_id": 1, "image": "a.jpg", "text": "Is there a cat?", "label": "yes"},
-        {"question_id": 2, "image": "a.jpg", "text": "Is there a dog?", "label": "no"},
-    ]
     options = []
     for split, answers in (("random", ["Yes.", "no"]), ("popular", ["No", "no"])):
         given = [{"question_id": n, "text": text} for n, text in enumerate(answers, start=1)]
-        _, asked, _, said = folder.write(**{f"coco_pope_{split}": lines, split: given})
+        _, asked, _, said = folder.write(**{f"coco_pope_{split}": POPE, split: given})
         options += ["--questions", asked, "--results", said]
     assert main(["score", "pope", *options, "--json"]) == 0
     scores = json.loads(folder.capsys.readouterr().out)
@@ -128,8 +202,50 @@ def test_pope(folder: Folder) -> None:
     assert main(["score", "pope", *options[:4], *options[:4]]) == 1
     assert "two files for the split 'random'" in folder.capsys.readouterr().err
     assert "1 questions with 'label' that is neither yes nor no: 1" in folder.refuse(
-        "pope", questions=[lines[0] | {"label": "maybe"}], results=[]
+        "pope", questions=[POPE[0] | {"label": "maybe"}], results=[]
     )
+
+
+POPE = [
+    {
+        "question_id": n,
+        "image": "a.jpg",
+        "text": f"Is there a {thing} in the image?",
+        "label": label,
+    }
+    for n, thing, label in [(1, "cat", "yes"), (2, "dog", "no")]
+]
+
+
+def test_pope_as_published_without_ids(folder: Folder) -> None:
+    official = [
+        {"question": one["text"].lower(), "answer": one["label"].capitalize()} for one in POPE
+    ]
+    scores = folder.score("pope", questions=lines(*POPE), results=lines(*official))
+    assert scores["overall"] == 100
+    assert "1 entries with no 'question_id': 1" in folder.refuse(
+        "pope", questions=lines(*POPE), results=lines(*official[:1])
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "Is there a bus in the image?\nAnswer briefly.", "text": "no"},
+        {"question": "is there a bus in the image?", "answer": "no"},
+        {"text": "Is there a bus in the image?", "answer": "no"},
+    ],
+)
+def test_answers_to_another_file_of_pope(folder: Folder, other: dict[str, str]) -> None:
+    results = [{"question_id": 1, "answer": "yes"}, {"question_id": 2, **other}]
+    told = folder.refuse("pope", questions=lines(*POPE), results=lines(*results))
+    assert "results.json: the answer to question 2 is to 'is there a bus" in told.lower()
+    assert told.endswith("is it to another file of POPE?\n")
+
+
+def test_questions_of_pope_are_no_answers(folder: Folder) -> None:
+    told = folder.refuse("pope", questions=lines(*POPE), results=lines(*POPE))
+    assert "'text' of question 1 is the question, not an answer" in told
 
 
 def test_scienceqa(folder: Folder) -> None:
@@ -148,6 +264,17 @@ def test_scienceqa(folder: Folder) -> None:
     assert scores["overall"] == 100
     assert scores["per_context"] == {"image": 100}
     assert scores["per_grade"] == {"7-12": 100}
+    for said in (
+        [{"question_id": "5", "prompt": "Which?", "text": "The answer is B because"}],
+        # As ScienceQA and LLaVA write it: the number of the option, over several lines.
+        json.dumps({"args": {"seed": 3}, "results": {"5": 1}, "outputs": {"5": "no"}}, indent=2),
+    ):
+        assert folder.score("scienceqa", questions=problems, results=said) == scores
+    none = {"results": {"5": -1}}
+    assert folder.score("scienceqa", questions=problems, results=none)["overall"] == 0
+    assert "results of problem 5: the number of an option, or -1, is needed" in folder.refuse(
+        "scienceqa", questions=problems, results={"results": {"5": "B"}}
+    )
     assert "no problem of split 'train'" in folder.refuse(
         "scienceqa", "--split", "train", questions=problems, results=results
     )
@@ -202,12 +329,19 @@ def test_captions(folder: Folder) -> None:
     scores = folder.score("captions", annotations=annotations, results=results)
     assert scores["bleu_4"] == 100
     assert scores["overall"] > 100
-    lines = "\n".join(
-        json.dumps({"image": name, "captions": texts})
-        for name, texts in (("1", ["A red bus on the road.", "A bus."]), ("2", ["Two dogs run."]))
+    texts = lines(
+        {"image": "1", "captions": ["A red bus on the road.", "A bus."]},
+        {"image": "2", "captions": ["Two dogs run."]},
     )
     strings = [entry | {"image_id": str(entry["image_id"])} for entry in results]
-    assert folder.score("captions", annotations=lines, results=strings)["questions"] == 2
+    assert folder.score("captions", annotations=texts, results=strings)["questions"] == 2
+    one = {"annotations": annotations["annotations"][:1]}
+    scores = folder.score("captions", annotations=one, results=results[1:])
+    assert (scores["overall"], scores["bleu_1"]) == (None, 100)
+    assert main(["score", "captions", *folder.write(annotations=one, results=results[1:])]) == 0
+    shown = " ".join(folder.capsys.readouterr().out.split())
+    assert "undefined" in shown
+    assert "the idf of a single document is 0" in shown
     assert "annotation 1 has no 'image_id' and 'caption'" in folder.refuse(
         "captions", annotations=[{"image_id": 1}], results=results
     )
@@ -260,6 +394,14 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
         assert message in told
     told = folder.refuse_vqa(annotations={"questions": []})
     assert "annotations.json: a list of objects under 'annotations' is needed" in told
+
+
+def test_a_byte_order_mark_is_passed_over(folder: Folder) -> None:
+    for results in (json.dumps(VQA_RESULTS), lines(*VQA_RESULTS)):
+        files = {**VQA, "results": results}
+        files = {n: f if isinstance(f, str) else json.dumps(f) for n, f in files.items()}
+        marked = {name: "\ufeff" + text for name, text in files.items()}
+        assert folder.score("vqa", **marked)["overall"] == 76.67
 
 
 @pytest.mark.parametrize("answer", ["", "猫 \u202e\U0001f600 é"])

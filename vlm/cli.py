@@ -45,9 +45,12 @@ def dispatch(arguments: list[str]) -> None:
     elif command == "--version":
         print(f"vlm {metadata.version('vlm')}")
     elif command.removeprefix("score").strip() in ("", "-h", "--help"):
-        print("usage: vlm COMMAND [options]; vlm COMMAND --help; vlm --version\n")
+        group = "score " if command.startswith("score") else ""
+        usage = f"usage: vlm {group}COMMAND [options]; vlm {group}COMMAND --help"
+        print(usage + "\n" if group else f"{usage}; vlm --version\n")
         for name, (_, what) in COMMANDS.items():
-            print(f"  vlm {name:<17}{what}")
+            if name.startswith(group):
+                print(f"  vlm {name:<17}{what}")
     else:
         raise UsageError(f"no command {command!r}; see vlm --help")
 

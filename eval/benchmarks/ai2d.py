@@ -14,7 +14,7 @@ from vlm.files import read_json
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
     """The questions of the diagrams whose numbers are in `ai2d_test_ids.csv`."""
-    for name in (folder / "ai2d_test_ids.csv").read_text(encoding="utf-8").split():
+    for name in (folder / "ai2d_test_ids.csv").read_text(encoding="utf-8-sig").split():
         file = folder / "questions" / f"{Path(name).name}.png.json"
         whole = read_json(file)
         asked = whole.get("questions") if isinstance(whole, dict) else None

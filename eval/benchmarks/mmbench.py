@@ -21,25 +21,42 @@ TURN = 1_000_000
 """What MMBench adds to a question's index for each rotation of its options."""
 
 
+LAYOUT = "MMBench's table, such as mmbench_dev_en_20231003.tsv or MMBench_DEV_EN.tsv"
+
+
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The official table, in which the image is a cell."""
-    file = folder / "mmbench_dev_20230712.tsv"
+    """The official table, in which the image is a cell, or in VLMEvalKit's copies the index of a
+    row with the same one."""
+    file = table_in(folder)
     # The limit is for all tables of the process.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(file, encoding="utf-8", newline="") as lines:
+    with open(file, encoding="utf-8-sig", newline="") as lines:
         table = list(csv.DictReader(lines, delimiter="\t"))
     for place, row in enumerate(table, start=2):
         if not re.fullmatch(r"\d+", row.get("index") or ""):
             raise DataError(f"{file}, line {place}: 'index' must be a number")
     rotations = Counter(int(row["index"]) % TURN for row in table)
+    images = {row["index"]: row.get("image") or "" for row in table}
     for place, row in enumerate(table, start=2):
+        cell = images[row["index"]]
         try:
-            image = base64.b64decode(row.get("image") or "", validate=True)
+            image = base64.b64decode(images.get(cell, cell), validate=True)
         except binascii.Error as error:
             raise DataError(f"{file}, line {place}: the image is not base64") from error
         # Some tables have the rotations as rows of their own.
         once = rotations[int(row["index"]) % TURN] == 1
         yield Row(f"{file}, line {place}", {**row, "rotate": once}, image)
+
+
+def table_in(folder: Path) -> Path:
+    """The one table of a folder, of several the one of the dev set; a DataError names others."""
+    tables = sorted(folder.glob("*.tsv"))
+    if len(tables) > 1:
+        tables = [table for table in tables if "dev" in table.name.lower()] or tables
+    if len(tables) != 1:
+        names = ", ".join(table.name for table in tables) or "no table"
+        raise DataError(f"{folder} holds {names}: leave one there, {LAYOUT}")
+    return tables[0]
 
 
 def question(row: dict[str, Any], image: Any) -> list[Question]:
@@ -70,7 +87,7 @@ MMBENCH = Benchmark(
     name="mmbench",
     title="MMBench, circular accuracy",
     splits=("dev",),
-    layout="mmbench_dev_20230712.tsv",
+    layout=LAYOUT,
     rows=rows,
     question=question,
     each=is_right,

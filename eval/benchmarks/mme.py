@@ -26,7 +26,7 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
         for file in sorted(texts.glob("*.txt")):
             if file.stem not in images:
                 raise DataError(f"{file}: there is no image {file.stem} in {photos}")
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
             for place, line in enumerate(filter(str.strip, lines), start=1):
                 text, _, answer = line.partition("\t")
                 content = {"question": text, "answer": answer, "category": category.name}

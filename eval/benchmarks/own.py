@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from eval.benchmark import NO_SPLITS, Benchmark
 from eval.benchmarks.captions import DESCRIBE
@@ -14,16 +15,15 @@ from vlm.data.hub import split_names
 from vlm.data.options import OPTION_LETTER
 from vlm.data.photos import FilePhoto
 from vlm.data.read import READERS, read_source, read_whole
-from vlm.data.sample import Sample
+from vlm.data.sample import Conversation, Message, Sample
 from vlm.data.source import DataSource
-from vlm.errors import DataError
 
 
-def own(file: Path, instruction: str | None = None) -> Benchmark:
-    """A file or folder as a benchmark: of captions, or of questions whose answer is any of those
+def own(file: Path, instruction: str | None = None, **settings: Any) -> Benchmark:
+    """A source of data as a benchmark: of captions, or of questions whose answer is any of those
     that it has, but for case, articles and the full stop.
-    The instruction is put behind each question, on a line of its own."""
-    source = DataSource(str(file))
+    The instruction is put behind each question, on a line of its own; settings are the source's."""
+    source = DataSource(str(file), **settings)
     source.format = format_of(source)
     splits = splits_of(source)
     first = replace(source, split=None if splits == NO_SPLITS else splits[0], limit=1)
@@ -60,37 +60,53 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
     samples = read_whole(replace(source, split=chosen))
     questions = []
     for place, sample in enumerate(samples):
-        if len(sample.photos) != 1:
-            raise DataError(f"{sample.where}: one photo is needed, not {len(sample.photos)}")
-        (photo,) = sample.photos
-        image = photo.path if isinstance(photo, FilePhoto) else photo
-        name = Path(photo.name).name
+        images = [one.path if isinstance(one, FilePhoto) else one for one in sample.photos]
+        image, name = (images[0], Path(sample.photos[0].name).name) if images else (None, "")
         if sample.questions:
             questions.append(Question(f"{place}/{name}", image, DESCRIBE, sample.answers[0]))
             continue
-        for turn, (text, answers, labels) in enumerate(asked(sample)):
-            number = sample.ids[turn] if source.format == "questions" else f"{place}/{name}"
+        for turn, (talk, answers, labels) in enumerate(asked(sample)):
+            number = f"{place}/{name}" + f"/{turn}" * (turn > 0)
+            number = sample.ids[turn] if source.format == "questions" else number
+            text = said(talk[-1])
             # Options have an instruction of their own.
-            text += "" if text.endswith(OPTION_LETTER) else ending
-            questions.append(Question(number, image, text, answers, labels))
+            behind = "" if text.endswith(OPTION_LETTER) else ending
+            photos = [at for at, part in enumerate(talk[0].parts) if isinstance(part, int)]
+            plain = len(talk) == 1 and len(images) == 1 and photos == [0]
+            whole = () if plain else tuple(spoken(talk, images, behind))
+            questions.append(Question(number, image, text + behind, answers, labels, talk=whole))
     if source.format == "questions":
         questions.sort(key=lambda question: int(question.id))
     return questions
 
 
-def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
-    """Each question of a sample, with its answers and its kinds."""
+def asked(sample: Sample) -> Iterator[tuple[Conversation, tuple[str, ...], dict[str, str]]]:
+    """Each question of a sample at the end of what was said before, with its answers and its
+    kinds."""
     for place, conversation in enumerate(sample.conversations):
-        if conversation[0].role == "system":
-            raise DataError(f"{sample.where}: questions are asked without a system message")
-        if len(conversation) != 2:
-            raise DataError(f"{sample.where}: one question and answer is needed, not several")
-        question, answer = (
-            " ".join(part.strip() for part in message.parts if isinstance(part, str))
-            for message in conversation
-        )
-        answers = sample.answers[place] if sample.answers else (answer,)
-        yield question, answers, sample.kinds[place] if sample.kinds else {}
+        kinds = sample.kinds[place] if sample.kinds else {}
+        ends = [n for n, message in enumerate(conversation) if message.role == "assistant"]
+        if sample.answers:
+            yield conversation[: ends[-1]], sample.answers[place], kinds
+        else:
+            yield from ((conversation[:end], (said(conversation[end]),), kinds) for end in ends)
+
+
+def said(message: Message) -> str:
+    return " ".join(part.strip() for part in message.parts if isinstance(part, str))
+
+
+def spoken(talk: Conversation, images: Sequence[Any], ending: str) -> Iterator[dict[str, Any]]:
+    """The messages of a conversation with the images in them, and an ending behind the last."""
+    for message in talk:
+        parts = (*message.parts, ending) if message is talk[-1] and ending else message.parts
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "image": images[part]}
+            for part in parts
+        ]
+        yield {"role": message.role, "content": content}
 
 
 def normalise(answer: str) -> str:

@@ -16,7 +16,8 @@ from vlm.files import read_json
 
 LETTERS = "ABCDE"
 
-SENTENCE = re.compile(r"The answer is \(?([A-Z])\)?\.")
+SENTENCE = re.compile(r"The answer is \(?([A-Z])\)?.")
+"""The last dot is any character: so it is in the official script."""
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -60,8 +61,8 @@ def question(row: dict[str, Any], image: Any) -> Question:
 
 def read_letter(text: str) -> str | None:
     """The option that an answer names: the letter itself; else the one in front, of `B. a fish`;
-    else the one of `The answer is B.` or `The answer is (B).`, if it says so exactly once. None if
-    there is none."""
+    else the one of `The answer is B.` or `The answer is (B).`, whatever the last character, if it
+    says so exactly once. None if there is none."""
     if len(text) == 1 and text in LETTERS:
         return text
     if len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":

@@ -24,13 +24,18 @@ def rows(with_ocr: bool, folder: Path, split: str) -> Iterator[Row]:
         file = folder / f"TextVQA_Rosetta_OCR_v0.2_{split}.json"
         found = read_records(file, ("ocr_tokens",), "data")
         read = by_id(file, (record.content for record in found), "image_id")
-    needed = ("question_id", "question", "image_id", "answers")
-    for where, entry, _ in read_records(folder / f"TextVQA_0.5.1_{split}.json", needed, "data"):
+    for where, entry, photo in rows_of(folder / f"TextVQA_0.5.1_{split}.json"):
         image = entry["image_id"]
         if with_ocr and image not in read:
             raise DataError(f"{file}: nothing about the image {image}")
-        photo = (folder / "train_images", f"{image}.jpg")
         yield Row(where, {**entry, **read.get(image, {})}, photo)
+
+
+def rows_of(file: Path) -> Iterator[Row]:
+    """The questions of a file, beside which is `train_images/`."""
+    needed = ("question_id", "question", "image_id", "answers")
+    for where, entry, _ in read_records(file, needed, "data"):
+        yield Row(where, entry, (file.parent / "train_images", f"{entry['image_id']}.jpg"))
 
 
 def question(with_ocr: bool, row: dict[str, Any], image: Any) -> Question:

@@ -6,18 +6,22 @@ from typing import Any
 
 from eval.benchmark import Benchmark
 from eval.hub import Hub, Row
-from eval.metrics.vqa import vqa_accuracy
+from eval.metrics.vqa import SUBMITTED, submitted_accuracy
 from eval.prompts import UNANSWERABLE
 from eval.question import Question, texts_in
 from vlm.data.records import read_records
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions; each photo has one, and its name is the id."""
-    needed = ("image", "question", "answers")
-    for where, entry, _ in read_records(folder / f"{split}.json", needed):
+    return rows_of(folder / f"{split}.json")
+
+
+def rows_of(file: Path) -> Iterator[Row]:
+    """The questions of a file; each photo has one, and its name is the id."""
+    for where, entry, _ in read_records(file, ("image", "question", "answers")):
         image, kind = entry["image"], entry.get("answer_type")
-        yield Row(where, {**entry, "question_id": image, "category": kind}, (folder / split, image))
+        content = {**entry, "question_id": image, "category": kind}
+        yield Row(where, content, (file.with_suffix(""), image))
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
@@ -33,7 +37,7 @@ VIZWIZ = Benchmark(
     layout="val.json and val/",
     rows=rows,
     question=question,
-    metric="VQA accuracy, official",
-    each=lambda question, answer: vqa_accuracy(answer, question.answers),
+    metric=SUBMITTED,
+    each=lambda question, answer: submitted_accuracy(answer, question.answers),
     hub=Hub("lmms-lab-encoder/VizWiz-VQA", {"val": "val"}),
 )

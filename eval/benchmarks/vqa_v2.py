@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.benchmark import Benchmark
 from eval.hub import Hub, Row
-from eval.metrics.vqa import vqa_accuracy
+from eval.metrics.vqa import SUBMITTED, submitted_accuracy
 from eval.prompts import short
 from eval.question import Question, texts_in
 from vlm.data.records import refuse
@@ -56,8 +56,8 @@ def benchmark(name: str, title: str, prefix: str, splits: tuple[str, ...], hub: 
         layout="the official questions, annotations and val2014/",
         rows=partial(rows, prefix),
         question=question,
-        metric="VQA accuracy, official",
-        each=lambda question, answer: vqa_accuracy(answer, question.answers),
+        metric=SUBMITTED,
+        each=lambda question, answer: submitted_accuracy(answer, question.answers),
         hub=hub,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 THRESHOLD = 0.5
-"""Answers further off than this, as a share of the longer string, are worth nothing."""
+"""A similarity below this is worth nothing."""
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -19,14 +19,15 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Of one question, 0 to 1: the best over its answers of one minus the edit distance as a share
-    of the longer string, or 0 where that is less than a half. Case and the spaces around do not
-    count."""
+    """Of one question, 0 to 1, as DocVQA's evaluation script has it: the best over its answers of
+    one minus the edit distance as a share of the longer string, or 0 where that is less than a
+    half. Case, the spaces around and how many there are between do not count in the distance; the
+    longer string is that of the two as they were given."""
     best = 0.0
-    said = " ".join(prediction.strip().lower().split())
+    said = " ".join(prediction.lower().split())
     for answer in answers:
-        right = " ".join(answer.strip().lower().split())
-        longer = max(len(said), len(right))
-        distance = edit_distance(said, right) / longer if longer else 0.0
-        best = max(best, 1 - distance if distance < THRESHOLD else 0.0)
-    return best
+        # The script measures capitals: "ß" counts for two.
+        longer = max(len(prediction.upper()), len(answer.upper()))
+        distance = edit_distance(said, " ".join(answer.lower().split()))
+        best = max(best, 1 - distance / longer if longer else 1.0)
+    return best if best >= THRESHOLD else 0.0

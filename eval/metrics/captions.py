@@ -17,6 +17,8 @@ VARIANTS = {
     "ptb": "pycocoevalcap, PTB tokenizer, idf from these references",
 }
 
+ALIKE = "CIDEr-D needs photos with different captions: the idf of a single document is 0"
+
 
 def score_captions(
     references: Sequence[Sequence[str]],
@@ -27,7 +29,7 @@ def score_captions(
 
     BLEU (Papineni et al. 2002) is over the corpus, with the closest reference length; ROUGE-L (Lin
     2004) has beta 1.2; CIDEr-D (Vedantam et al. 2015) is times 10, its idf from these references,
-    so it is 0 for a single photo. All as `pycocoevalcap` computes them, but in percent.
+    so it is undefined for a single photo. All as `pycocoevalcap` computes them, but in percent.
 
     The tokenizer `python` is `tokenize`; `ptb` is that of the COCO evaluation, which needs Java,
     and with it comes METEOR (Banerjee and Lavie 2005).
@@ -52,13 +54,16 @@ def score_captions(
         if tokenizer == "ptb":
             more["meteor"] = 100 * float(Meteor().compute_score(truth, answers)[0])
         cider, each = Cider().compute_score(truth, answers)
+    # Else every n-gram is in all documents, and its idf 0.
+    defined = len(set(map(tuple, truth.values()))) > 1
     low, high = interval(each)
     return Scores(
         f"CIDEr-D, {VARIANTS[tokenizer]}",
-        100 * float(cider),
-        (100 * low, 100 * high),
+        100 * float(cider) if defined else None,
+        (100 * low, 100 * high) if defined else None,
         [float(one) for one in each],
         more=more,
+        note="" if defined else ALIKE,
     )
 
 

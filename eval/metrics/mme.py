@@ -23,12 +23,10 @@ PERCEPTION = {
 
 
 def answer_of(text: str) -> str | None:
-    """`yes` or `no`, if an answer begins with it, in any case, within its first four letters; None
-    is neither, and wrong."""
-    start = text.strip().lower()[:4]
-    if start.startswith("yes"):
-        return "yes"
-    return "no" if start.startswith("no") else None
+    """`yes` or `no`, if it is in the first four characters of an answer, in any case, as the
+    official script reads it (`snow` is no); None is neither, and wrong."""
+    start = text.lower()[:4]
+    return next((answer for answer in ("yes", "no") if answer in start), None)
 
 
 def score_mme(questions: Sequence[tuple[str, str, str]], predictions: Sequence[str]) -> Scores:

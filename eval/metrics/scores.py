@@ -21,25 +21,27 @@ class Scores:
     """The score of a model's answers.
 
     Attributes:
-        overall: 0 to 100.
+        overall: 0 to 100; None where it is undefined, and then `note` says why.
         interval: of `overall`, 95%, see `interval`.
         each: of each question, 0 to 1.
         groups: by name of a breakdown (`per_answer_type`), the score of each group.
     """
 
     metric: str
-    overall: float
-    interval: tuple[float, float]
+    overall: float | None
+    interval: tuple[float, float] | None
     each: list[float]
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     more: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Figures rounded to two places."""
         return {
             "metric": self.metric,
-            "overall": round(self.overall, 2),
-            "interval_95": [round(bound, 2) for bound in self.interval],
+            "overall": None if self.overall is None else round(self.overall, 2),
+            "interval_95": self.interval and [round(bound, 2) for bound in self.interval],
+            **({"note": self.note} if self.note else {}),
             "questions": len(self.each),
             **{name: round(value, 2) for name, value in self.more.items()},
             **{
@@ -47,6 +49,10 @@ class Scores:
                 for name, groups in self.groups.items()
             },
         }
+
+
+def figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
 
 
 def mean_scores(

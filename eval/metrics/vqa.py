@@ -15,6 +15,9 @@ from typing import Literal
 
 Variant = Literal["official", "textvqa"]
 
+SUBMITTED = "VQA accuracy, official, of answers through the EvalAI processor"
+"""What `submitted_accuracy` is called."""
+
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 NUMBERS = {
@@ -104,3 +107,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], variant: Variant = "of
     # Each of those who gave it has one fewer among the others.
     others = len(given) - same
     return (same * min(1, (same - 1) / 3) + others * min(1, same / 3)) / len(given)
+
+
+def submitted_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """The official accuracy of an answer in TextVQA's form, in which LLaVA submits those to VQA v2
+    and VizWiz: else "Yes" would be worth nothing where all ten people said "yes"."""
+    return vqa_accuracy(normalise_textvqa(prediction), answers)
