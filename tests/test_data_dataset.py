@@ -259,7 +259,7 @@ def test_questions_with_options_and_several_photos(tmp_path: Path) -> None:
 
 def test_other_images_are_not_left_out_silently(tmp_path: Path) -> None:
     folder = save(tmp_path, image=encoded(1), image_2=encoded(1), caption=["a cat"])
-    with pytest.raises(DataError, match="1 unread media 'image_2'"):
+    with pytest.raises(DataError, match=r"1 unread media 'image_2'; .* `columns: {image: N"):
         read(folder)
     (sample,) = read(folder, columns=Columns(image="image_2", text="caption")).usable
     assert sample.photos[0].column == "image_2"

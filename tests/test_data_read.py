@@ -97,6 +97,7 @@ EXPECTED = (
     [
         ([], f"nothing{EXPECTED}"),
         (["a.png", "b.jsonl"], f".jsonl, .png{EXPECTED}, such as b.jsonl"),
+        (["a.png", "classes.txt"], f".png, .txt{EXPECTED}"),
         (
             ["a.tar", "a.png", "a.txt"],
             ".png, .tar, .txt: say how to read it, `format:` shards or sidecar",

@@ -28,8 +28,8 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
     keys = keys_of(f"{source.path}: columns", source.columns, names)
     used = [keys.image] if keys else [name for name in ("image", "images") if name in names]
     stored = [name for name in names if name in used or _depth(table.features[name]) is not None]
-    # Of other images the name is enough to refuse a row, unless the config says which is meant.
-    other = None if source.columns.image else "not read"
+    # Other images are a reason to skip a row, unless the config says which are meant.
+    other = None if source.columns.image else "`columns: {image: NAME}` says which is the photo"
     images = [_images(source.path, table, n) if n in used else repeat(other) for n in stored]
     texts = table.select_columns([name for name in names if name not in stored])
     for number, (row, *cells) in enumerate(zip(texts, *images, strict=False)):

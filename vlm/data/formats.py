@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def _format_of_folder(folder: Path) -> Format:
         "dataset": bool(tables) or not names.isdisjoint({"dataset_info.json", "dataset_dict.json"}),
         "shards": ".tar" in endings,
         "imagefolder": any(file.name in METADATA for file in files),
-        "sidecar": not endings.isdisjoint(TEXTS) and not endings.isdisjoint(ENDINGS),
+        "sidecar": not _stems(files, TEXTS).isdisjoint(_stems(files, ENDINGS)),
     }
     fits = [kind for kind, found in holds.items() if found]
     if len(fits) == 1:
@@ -69,12 +69,16 @@ def _format_of_folder(folder: Path) -> Format:
     found = f"{folder} holds {', '.join(sorted(endings - {''})) or 'nothing'}"
     if fits:
         raise DataError(f"{found}: say how to read it, `format:` {' or '.join(fits)}")
-    single = [file for file in files if file.suffix.lower() in FILES]
+    single = [file for file in files if file.suffix.lower() in FILES.difference(TEXTS)]
     raise DataError(
         f"{found}; expected photos with .txt or metadata.jsonl beside them, .tar shards, .parquet, "
         "or a data set that `datasets` saved; to read a file inside, give its own path"
         f"{f', such as {single[0]}' if single else ''}"
     )
+
+
+def _stems(files: list[Path], endings: Collection[str]) -> set[Path]:
+    return {file.with_suffix("") for file in files if file.suffix.lower() in endings}
 
 
 def _format_of_file(file: Path, source: DataSource) -> Format:
