@@ -33,15 +33,16 @@ DOG = {"image": "b.png", "captions": ["a dog"]}
         ('{"conversations": []}', "conversations"),
         ('[\n  {"id": 1,\n   "conversations": []}]', "conversations"),
         ('{"image": "a", "captions": [], "question": "?"}\n{', "captions"),
-        ('\ufeff{"captions": []}', "captions"),
-        ('{"question": "?", "answers": []}', "questions"),
-        ('{"question": "?", "answer": "x", "answers": []}', "questions"),
+        ('\ufeff{"image": 1, "captions": []}', "captions"),
+        ('{"file_name": "a", "text": "b"}', "captions"),
+        ('{"images": ["a"], "question": "?", "answers": []}', "questions"),
+        ('{"image": 1, "text": "b", "question": "?", "answer": "x", "answers": []}', "questions"),
         ('{"questions": [], "info": {}}', "vqa"),
         ('{"annotations": [], "images": [], "info": {}}', "coco"),
         (json.dumps({"info": "x" * 70_000, "questions": []}), "vqa"),
         (json.dumps([{"id": "x" * 70_000, "conversations": []}]), "conversations"),
         (json.dumps([{"id": "x" * 70_000, "conversations": []}], indent=1), "conversations"),
-        ('\n{"captions": [], "note": "' + "x" * 70_000 + '"}\n{"captions": []}\n', "captions"),
+        ('\n{"image": 1, "caption": "' + "x" * 70_000 + '"}\n{"captions": []}\n', "captions"),
         ("image,caption\n", "table"),
         ("image\tcaption, with a comma\n", "table"),
     ],
@@ -61,9 +62,20 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, content: str, format: st
         ("[1]", ": a JSON object is needed, not int"),
         ("[]", " holds no samples: it is an empty list"),
         ("[[]]", ": a JSON object is needed, not list"),
-        ('{"image": "a", "text": "b"}', ": found the keys image, text; expected one of: conversa"),
-        ('{"captions": [], "conversations": []}', ": found the keys captions, conversations; exp"),
-        ("{}", ": found the keys (none); expected one of: conversations; messages; captions; "),
+        (
+            '{"image": "a", "label": 3}',
+            ": captions, caption or text (or question with answers or answer) missing; "
+            "found image, label; `columns:` says which is which; other forms: conversations, "
+            "messages, VQA v2's questions, COCO's images and annotations",
+        ),
+        ('{"text": "a cat"}', ": image (or file_name) missing; found text; `columns:` says"),
+        (
+            '{"image": "a", "question": "?", "answer": "b", "caption": "c"}',
+            ": found caption, and question with answer; say which to read: "
+            "`columns: {text: caption}`, or `{question: question, answer: answer}`",
+        ),
+        ('{"questions": [], "messages": []}', " may be conversations or vqa: say which in `format"),
+        ("{}", ": image (or file_name) and captions, caption or text (or question with"),
     ],
 )
 def test_a_file_of_no_or_several_formats(tmp_path: Path, content: str, message: str) -> None:
@@ -74,24 +86,43 @@ def test_a_file_of_no_or_several_formats(tmp_path: Path, content: str, message: 
     assert str(error.value).startswith(str(tmp_path / "data"))
 
 
+EXPECTED = (
+    "; expected photos with .txt or metadata.jsonl beside them, .tar shards, .parquet, or a data "
+    "set that `datasets` saved; to read a file inside, give its own path"
+)
+
+
 @pytest.mark.parametrize(
-    ("names", "holds"),
+    ("names", "told"),
     [
-        ([], "nothing"),
-        (["a.png", "b.jsonl"], ".jsonl, .png"),
-        (["a.tar", "a.png", "a.txt"], ".tar"),
+        ([], f"nothing{EXPECTED}"),
+        (["a.png", "b.jsonl"], f".jsonl, .png{EXPECTED}, such as b.jsonl"),
+        (["a.png", "classes.txt"], f".png, .txt{EXPECTED}"),
+        (
+            ["a.tar", "a.png", "a.txt"],
+            ".png, .tar, .txt: say how to read it, `format:` shards or sidecar",
+        ),
     ],
 )
-def test_a_folder_of_no_or_several_formats(tmp_path: Path, names: list[str], holds: str) -> None:
+def test_a_folder_of_no_or_several_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in names:
-        (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"expected one of: photos with \.txt beside") as error:
-        read(tmp_path)
-    assert str(error.value).startswith(f"{tmp_path} holds ")
-    assert holds in str(error.value)
+        Path(name).touch()
+    with pytest.raises(DataError) as error:
+        read(".")
+    assert str(error.value) == f". holds {told}"
 
 
-@pytest.mark.parametrize("path", ["none.jsonl", "some/deeper/folder", "/absolute/none", "none"])
+def test_an_id_on_the_hub_may_have_dots() -> None:
+    assert format_of(DataSource("lmms-lab/LLaVA-1.5.data")) == "dataset"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["none.jsonl", "my/none.jsonl", "my/x.parquet", "some/deeper/folder", "/absolute/none", "none"],
+)
 def test_nothing_there(path: str) -> None:
     with pytest.raises(DataError, match=f"^no data at '{path}': no such file or folder$"):
         read(path)
@@ -146,8 +177,17 @@ def test_a_compressed_file_that_is_cut_off(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path / "data")
     assert str(error.value) == (
-        f"{tmp_path / 'data'} is compressed and cut off: get it whole, and decompress it"
+        f"{tmp_path / 'data'} is compressed, and cut off or damaged: get it whole"
     )
+
+
+@pytest.mark.parametrize("name", ["data.jsonl.gz", "data.json.gz", "data"])
+def test_a_compressed_file(folder: Path, name: str) -> None:
+    content = json.dumps([CAT]) if ".json." in name else f"\ufeff{json.dumps(CAT)}\n" * 2
+    (folder / name).write_bytes(gzip.compress(content.encode()))
+    first, *_ = read(folder / name).usable
+    assert first.conversations == captions("a cat")
+    assert first.where.endswith("record 1" if ".json." in name else "line 1")
 
 
 def test_a_named_format_is_not_second_guessed(folder: Path) -> None:
@@ -168,10 +208,10 @@ def test_sources_keep_their_order_and_limits(folder: Path) -> None:
     missing = {"image": "z.png", "captions": ["a horse"]}
     file = str(save_lines(folder / "data", missing, CAT, DOG))
     first, both = read_sources([DataSource(file, limit=1, questions=["What?"]), DataSource(file)])
-    assert [sample.conversations for sample in first.usable] == [captions("A cat.")]
+    assert [sample.conversations for sample in first.usable] == [captions("a cat")]
     assert [sample.conversations for sample in both.usable] == [
-        captions("A cat."),
-        captions("A dog."),
+        captions("a cat"),
+        captions("a dog"),
     ]
     assert first.usable[0].questions == ("What?",)
     assert both.usable[0].questions == tuple(QUESTIONS)
@@ -227,14 +267,14 @@ def test_image_paths_start_in_the_folder_that_is_named(folder: Path) -> None:
         ("", "image is not a path"),
         (3, "image is not a path"),
         (None, "image is not a path"),
-        (["a.png"], "image is not a path"),
+        ([3, "a.png"], "image is not a path"),
     ],
 )
 def test_an_image_that_cannot_be_used_is_skipped(folder: Path, image: object, reason: str) -> None:
     file = save_lines(folder / "data", CAT, CAT | {"image": image})
     ((where, found, detail),) = reasons(read(file), folder)
     assert (where, found) == ("data, line 2", reason)
-    assert detail in (repr(image), shortened(str(image), 100))
+    assert detail in (repr(image), shortened(str(image), 100), "3")
 
 
 def test_a_source_without_a_usable_sample(folder: Path) -> None:
@@ -244,7 +284,7 @@ def test_a_source_without_a_usable_sample(folder: Path) -> None:
     with pytest.raises(DataError) as error:
         read(file)
     assert str(error.value) == (
-        f"{file}: no sample can be used: 2 missing image, 1 no captions, 1 empty caption; "
+        f"{file}: no sample can be used: 2 missing image, 1 no captions, 1 blank caption; "
         "the first is line 1"
     )
     (folder / "empty").mkdir()
@@ -259,7 +299,10 @@ def test_evaluation_gets_all_samples_with_all_answers_or_an_error(folder: Path) 
     who = {"image": "a.png", "question": "Who?", "answers": ["cat", "Tom"], "kind": "name"}
     file = save_lines(folder / "data", who, who | {"kind": None})
     (cat,) = read_whole(DataSource(str(file)))
-    assert (cat.answers, cat.kinds) == ((("cat", "Tom"), ("cat", "Tom")), ("name", None))
+    assert (cat.answers, cat.kinds) == ((("cat", "Tom"), ("cat", "Tom")), ({"kind": "name"}, {}))
+    save_lines(file, CAT | {"a note": "of words"}, DOG | {"captions": ["a dog", ""]})
+    with pytest.raises(DataError, match=r"data, line 2: cannot be used whole: blank caption$"):
+        read_whole(DataSource(str(file)))
     save_lines(file, CAT, DOG | {"captions": []}, CAT | {"image": "z"})
     with pytest.raises(DataError) as error:
         read_whole(DataSource(str(file)))
@@ -269,13 +312,13 @@ def test_evaluation_gets_all_samples_with_all_answers_or_an_error(folder: Path) 
 def test_a_bad_line_is_an_error_with_its_number(folder: Path) -> None:
     with pytest.raises(DataError, match="data, line 2: not JSON: "):
         read(save_lines(folder / "data", CAT, '{"image": '))
-    with pytest.raises(DataError, match="data, line 2: captions missing; found image, expected "):
+    with pytest.raises(DataError, match=r"data, line 2: captions .* missing; found image; "):
         read(save_lines(folder / "data", CAT, {"image": "a.png"}))
     with pytest.raises(DataError, match="data, line 2: a JSON object is needed, not list"):
         read(save_lines(folder / "data", CAT, [CAT]))
     with pytest.raises(DataError, match="data, record 2: a JSON object is needed, not int"):
         read(save_json(folder / "data", [CAT, 3]))
-    with pytest.raises(DataError, match="data, record 2: captions missing; found image, expected "):
+    with pytest.raises(DataError, match=r"data, record 2: captions .* missing; found image; "):
         read(save_json(folder / "data", [CAT, {"image": "a.png"}]))
     with pytest.raises(DataError, match=r"data: not JSON: .* line 2 column 1"):
         read(save_lines(folder / "data", f"[{json.dumps(CAT)},"))
@@ -289,6 +332,7 @@ def test_a_bad_line_is_an_error_with_its_number(folder: Path) -> None:
         ({"weight": float("nan")}, "weight of data must be above 0, not nan"),
         ({"weight": float("inf")}, "weight of data must be above 0, not inf"),
         ({"questions": []}, "data needs at least one question"),
+        ({"questions": ["<image>?"]}, "questions of data come behind the photo: leave <image> out"),
     ],
 )
 def test_settings_out_of_range(fields: dict[str, object], message: str) -> None:

@@ -38,8 +38,8 @@ def test_photos_are_read_where_they_lie(tmp_path: Path) -> None:
     assert found.format == "shards"
     assert [sample.where for sample in found.usable] == [f"{shard}:0001", f"{shard}:sub/0001"]
     assert [sample.conversations for sample in found.usable] == [
-        captions("A cat.", "A kitten."),
-        captions("A dog."),
+        captions("a cat\na kitten"),
+        captions("a dog"),
     ]
     assert found.usable[0].questions == ("What?",)
     assert reasons(found, tmp_path) == [("data:notes", "missing image", ".md")]
@@ -74,7 +74,7 @@ def test_a_folder_and_patterns_of_shards(tmp_path: Path) -> None:
     for number in (8, 9, 10):
         members = {f"{number}.png": png(number), f"{number}.txt": f"{number} cats"}
         save_shard(tmp_path / f"part-{number:03d}.tar", members)
-    everything = [captions(f"{number} cats.") for number in (8, 9, 10)]
+    everything = [captions(f"{number} cats") for number in (8, 9, 10)]
     for pattern in ("", "part-*.tar", "part-{008..010}.tar", "part-0[01]?.tar"):
         found = read(f"{tmp_path}/{pattern}")
         assert found.format == "shards"
@@ -109,12 +109,13 @@ def test_braces() -> None:
             "1.png, 1.txt, 1.Txt",
         ),
         (
-            {"1.png": b"", "1.json": '{"text": "a cat"}'},
+            {"1.png": b"", "1.json": '{"cat": 3}'},
             "key missing in the JSON",
-            "data:1.json: caption missing; found text, expected caption",
+            "data:1.json: captions, caption or text (or question with answers or answer) missing; "
+            "found cat, image; `columns:` says which is which",
         ),
-        ({"1.png": b"", "1.txt": "\n \n"}, "no captions", ""),
-        ({"1.png": b"", "1.json": '{"caption": ""}'}, "empty caption", ""),
+        ({"1.png": b"", "1.txt": "\n \n"}, "blank caption", ""),
+        ({"1.png": b"", "1.json": '{"caption": ""}'}, "blank caption", ""),
         ({"1.png": b"", "1.json": '{"caption": 3}'}, "caption is not text", "3"),
         ({"1.png": b"", "1.json": "[]"}, "text is not JSON", "data:1.json: no object"),
         (
@@ -143,14 +144,51 @@ def test_what_is_skipped(
     assert reasons(found, tmp_path) == [("data:1", reason, detail)]
 
 
+def test_what_a_json_may_hold(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "A cat."}]
+    rows = {
+        "1": {"conversations": turns},
+        "2": {"question": "Which?", "choices": ["cat", "dog"], "answer": 1},
+        "3": {"caption": "['a cat']", "url": "http://a.b/c d", "status": "success", "width": 30},
+        "4": {"caption": "a cat", "tools": [{"name": "look"}], "note": "two words"},
+    }
+    members = {f"{name}.json": json.dumps(row) for name, row in rows.items()}
+    members |= {f"{name}.png": png(0) for name in rows}
+    shard = save_shard(tmp_path / "data", dict(sorted(members.items())))
+    found = read(shard)
+    first, second, third, fourth = (sample.conversations for sample in found.usable)
+    assert first == (asked("Who?", "A cat."),)
+    assert second[0][1].parts == ("B",)
+    assert (third, fourth) == (captions("['a cat']"), captions("a cat"))
+    assert found.dropped == {"unread key 'tools'": 1, "unread key 'note'": 1}
+
+
+def test_a_text_beside_a_json(tmp_path: Path) -> None:
+    both = {"1.png": png(0), "1.caption": "a cat\r\nsits", "1.json": '{"alt": "a pet"}'}
+    shard = save_shard(tmp_path / "data", both)
+    assert read(shard).usable[0].conversations == captions("a cat\nsits")
+    assert read(shard, columns=Columns(text="alt")).usable[0].conversations == captions("a pet")
+    boxes = save_shard(tmp_path / "boxes", both | {"1.caption": "0 0.5 0.5 0.25 0.3"})
+    with pytest.raises(DataError, match="1 YOLO's boxes, not a caption"):
+        read(boxes)
+
+
+def test_shards_of_img2dataset(tmp_path: Path) -> None:
+    save_shard(tmp_path / "00000.tar", CAT)
+    for name in ("00000.parquet", "00000_stats.json"):
+        (tmp_path / name).touch()
+    found = read(tmp_path)
+    assert (found.format, len(found.usable)) == ("shards", 1)
+
+
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     mark = b"\xef\xbb\xbf"
     members = {"1.png": png(0), "1.txt": mark + b"a cat"}
     members |= {"2.png": png(1), "2.json": mark + b'{"caption": "a dog"}'}
     found = read(save_shard(tmp_path / "data", members))
     assert [sample.conversations for sample in found.usable] == [
-        captions("A cat."),
-        captions("A dog."),
+        captions("a cat"),
+        captions("a dog"),
     ]
 
 

@@ -10,7 +10,7 @@ from vlm.data.skipped import append_report, check_share, read_report, write_repo
 from vlm.errors import DataError
 
 THREE = [
-    Skipped("a.jsonl, line 3", "empty caption"),
+    Skipped("a.jsonl, line 3", "blank caption"),
     Skipped("a.jsonl, line 4", "missing image", "é.png"),
     Skipped("b.csv, line 9", "missing image", "line\nbreak"),
 ]
@@ -24,7 +24,7 @@ def test_a_report_lists_each_sample(tmp_path: Path) -> None:
     append_report(THREE[1:], file)
     assert read_report(file) == THREE
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
-        {"where": "a.jsonl, line 3", "reason": "empty caption", "detail": ""},
+        {"where": "a.jsonl, line 3", "reason": "blank caption", "detail": ""},
         {"where": "a.jsonl, line 4", "reason": "missing image", "detail": "é.png"},
         {"where": "b.csv, line 9", "reason": "missing image", "detail": "line\nbreak"},
     ]
@@ -41,7 +41,7 @@ def test_up_to_a_share_may_be_skipped() -> None:
     with pytest.raises(DataError) as error:
         check_share(THREE, 299, 0.01, file)
     assert str(error.value) == (
-        "3 of 299 samples cannot be used (2 missing image, 1 empty caption), more than the 0.01 "
+        "3 of 299 samples cannot be used (2 missing image, 1 blank caption), more than the 0.01 "
         "that allowed_unusable allows: see report.jsonl"
     )
     with pytest.raises(DataError, match=r"^3 of 3 samples cannot be used"):

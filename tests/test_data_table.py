@@ -1,11 +1,17 @@
 """CSV and TSV."""
 
+import json
 from pathlib import Path
 
+import numpy
+import pandas
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.data_folders import asked, captions, read, reasons, save_photos
 from vlm.data.photos import FilePhoto
+from vlm.data.rows import listed_in
 from vlm.data.sample import Sample
 from vlm.data.source import Columns
 from vlm.errors import DataError
@@ -30,13 +36,13 @@ def test_comma_separated_captions(folder: Path) -> None:
         Sample(
             f"{file}, line 2",
             (FilePhoto(folder / "images/a.png"),),
-            captions('A cat, "Tom", sits.'),
+            captions('a cat, "Tom",\nsits'),
             ("What?",),
         ),
         Sample(
             f"{file}, line 4",
             (FilePhoto(folder / "images/b.png"),),
-            captions("A dog."),
+            captions("a dog"),
             ("What?",),
         ),
     ]
@@ -82,7 +88,7 @@ def test_rows_that_are_skipped(folder: Path) -> None:
     assert reasons(read(file), folder) == [
         ("data, line 3", "row and header differ in length", ""),
         ("data, line 4", "row and header differ in length", ""),
-        ("data, line 5", "empty caption", ""),
+        ("data, line 5", "blank caption", ""),
         ("data, line 6", "missing image", "c.png"),
     ]
 
@@ -92,10 +98,11 @@ def test_wrong_columns(folder: Path) -> None:
     with pytest.raises(DataError) as error:
         read(file)
     assert str(error.value) == (
-        f"{file}: columns: image, caption missing; found file, text, expected image, caption"
+        f"{file}: columns: image (or file_name) missing; found file, text; "
+        "`columns:` says which is which"
     )
     with pytest.raises(
-        DataError, match="columns: q, a missing; found file, text, expected file, q"
+        DataError, match="columns: q and a missing; found file, text; `columns:` sa"
     ):
         read(file, columns=Columns(image="file", question="q", answer="a"))
 
@@ -109,7 +116,48 @@ def test_columns_of_one_name(folder: Path) -> None:
     ):
         read(file)
     unused = table(folder, "image,caption,,", "a.png,a cat,1,2")
-    assert [sample.conversations for sample in read(unused).usable] == [captions("A cat.")]
+    assert [sample.conversations for sample in read(unused).usable] == [captions("a cat")]
+
+
+@given(texts=st.lists(st.text(max_size=8), min_size=1, max_size=4))
+def test_lists_that_are_written_as_text(texts: list[str]) -> None:
+    arrays = str(texts), str(numpy.array(texts, dtype=object)), json.dumps(texts)
+    assert [listed_in(f" {text}\n") for text in arrays] == [texts] * 3
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("[sic]", "[a] 'b' [c]", "['a' + 'b']", "['a', 'b'", "{1}", "[{{}}]", r"['a\/b']", 3),
+        *("[1, 2]", "[[1, 2], [3, 4]]", "[1 2]", "[" * 1000 + "]" * 1000),
+        *("['" + "\\'" * 60_000 + "]", "[" + "'a'," * 60_000 + "]"),
+    ],
+)
+def test_text_with_brackets_is_text(cell: object) -> None:
+    assert listed_in(cell) is cell
+
+
+def test_lists_in_a_table_of_pandas(folder: Path) -> None:
+    answers = [{"answer": "cat", "answer_id": 1}, {"answer": "dog", "answer_id": 2}]
+    rows = {"image": ["a.png"], "caption": [["A cat.", "It's a cat."]]}
+    pandas.DataFrame(rows).to_csv(folder / "data", index=False)
+    assert read(folder / "data").usable[0].conversations == captions("A cat.", "It's a cat.")
+    rows |= {"caption": [numpy.array(["A cat.", "A grey cat."])]}
+    pandas.DataFrame(rows).to_csv(folder / "data", sep="\t")
+    assert read(folder / "data").usable[0].conversations == captions("A cat.", "A grey cat.")
+    rows = {"file_name": ["b.png"], "question": ["Who?"], "answers": [answers]}
+    pandas.DataFrame(rows).to_csv(folder / "data")
+    assert read(folder / "data").usable[0].conversations == (asked("Who?", "cat"),)
+    rows |= {"answers": [numpy.array(answers)]}
+    pandas.DataFrame(rows).to_csv(folder / "data")
+    assert read(folder / "data").usable[0].conversations == (asked("Who?", "cat"),)
+    rows |= {"answers": ['{"box": [1, 2]}']}
+    pandas.DataFrame(rows).to_csv(folder / "data")
+    assert read(folder / "data").usable[0].conversations == (asked("Who?", '{"box": [1, 2]}'),)
+    rows |= {"answers": "dog", "choices": [["cat", "dog"]], "split": ["train"]}
+    pandas.DataFrame(rows).to_csv(folder / "packed", compression="gzip", index=False)
+    (sample,) = read(folder / "packed", split="train").usable
+    assert sample.answers == (("B",),)
 
 
 def test_what_is_not_a_table(folder: Path) -> None:
@@ -122,5 +170,7 @@ def test_what_is_not_a_table(folder: Path) -> None:
     with pytest.raises(DataError, match=r"^cannot read .*none: No such file or directory$"):
         read(folder / "none", format="table")
     (folder / "empty").touch()
-    with pytest.raises(DataError, match="columns: image, caption missing; found nothing, expected"):
+    with pytest.raises(
+        DataError, match=r"columns: image \(or file_name\) and .* missing; found noth"
+    ):
         read(folder / "empty", format="table")

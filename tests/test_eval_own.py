@@ -14,6 +14,7 @@ from eval.run import benchmark_of
 from tests import tiny
 from tests.data_folders import png
 from vlm.cli import main
+from vlm.data.options import OPTION_LETTER
 from vlm.errors import ConfigError, DataError
 
 LINE = {"image": "0.png", "question": "What?", "answers": ["A cat.", "A pet."]}
@@ -75,6 +76,13 @@ def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> N
         benchmark_of("gqa", instruction="In a word.")
 
 
+def test_options_of_ones_own(tmp_path: Path) -> None:
+    line = {"image": "0.png", "question": "Which?", "choices": ["cat", "dog"], "answer": 1}
+    (question,) = own(write(tmp_path, "mine.jsonl", line), "In a word.").questions(Path(), None)
+    assert question.text == "Which?\nA. cat\nB. dog\n" + OPTION_LETTER
+    assert question.answers == ("B",)
+
+
 def test_an_instruction_that_changed_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,12 +139,11 @@ def test_one_photo_has_no_cider_and_is_told_why(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"image": "0.png"}, "found the keys image; expected one of"),
-        (LINE | {"question": ""}, "empty question; .* line 1"),
-        (LINE | {"question": " "}, "empty question; .* line 1"),
+        ({"image": "0.png"}, "captions, caption or text .* missing; found image"),
+        (LINE | {"question": ""}, "blank question; .* line 1"),
+        (LINE | {"question": " "}, "blank question; .* line 1"),
         (LINE | {"answers": []}, "answers?; .* line 1"),
-        (LINE | {"answers": [1]}, "answer is not text; .* line 1"),
-        (LINE | {"kind": ""}, "empty kind; .* line"),
+        (LINE | {"answers": [None]}, "answer is not text; .* line 1"),
         (LINE | {"image": "../0.png"}, "image path leaves its folder"),
         (LINE | {"image": "9.png"}, r"missing image; .* 9\.png"),
         ("{", "is neither JSON, nor a table"),
@@ -180,7 +187,7 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
         ("t.csv", described, ("a cat",)),
         ("l.json", asked, ("A cat.",)),
         ("u.json", asked, ("A cat.",)),
-        ("s.tar", described, ("a cat", "a pet")),
+        ("s.tar", described, ("a cat\na pet",)),
         ("c.json", described, ("a cat", "a pet")),
         ("saved", described, ("a cat",)),
     ):
@@ -201,9 +208,9 @@ def test_conversations_are_asked_as_they_are_trained(tmp_path: Path) -> None:
         tiny.photo(number).save(tmp_path / f"{number}.png")
     records = [
         llava("0.png", "<image>\nWhat?", "A cat.", "Why?", "So."),
-        llava("", "Who?", "Me.") | {"image": [], "system": "Be brief."},
+        llava("", "Who?", "Me.") | {"image": []},
         llava("", "Is <image> as <image>?", "Yes.") | {"image": ["0.png", "1.png"]},
-        llava("0.png", "What is <image>?", "Red."),
+        llava("0.png", "Is <image> red?", "No."),
     ]
     (tmp_path / "l.json").write_text(json.dumps(records))
     questions = own(tmp_path / "l.json", "Briefly.").questions(Path(), None)
@@ -212,7 +219,7 @@ def test_conversations_are_asked_as_they_are_trained(tmp_path: Path) -> None:
         ("0/0.png/1", ("So.",)),
         ("1/", ("Me.",)),
         ("2/0.png", ("Yes.",)),
-        ("3/0.png", ("Red.",)),
+        ("3/0.png", ("No.",)),
     ]
     talks = [one.messages(lambda image: {"text": f"<{image.name}>"}) for one in questions]
     assert [
@@ -221,9 +228,9 @@ def test_conversations_are_asked_as_they_are_trained(tmp_path: Path) -> None:
     ] == [
         [("user", "<0.png>What?\nBriefly.")],
         [("user", "<0.png>What?"), ("assistant", "A cat."), ("user", "Why?\nBriefly.")],
-        [("system", "Be brief."), ("user", "Who?\nBriefly.")],
+        [("user", "Who?\nBriefly.")],
         [("user", "Is <0.png> as <1.png>?\nBriefly.")],
-        [("user", "What is <0.png>?\nBriefly.")],
+        [("user", "Is <0.png> red?\nBriefly.")],
     ]
 
 

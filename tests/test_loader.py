@@ -216,7 +216,7 @@ def test_a_photo_is_mirrored_where_its_texts_are(rows: EpochSamples, tmp_path: P
     picture = Image.new("RGB", (100, 100), "red")
     picture.paste("blue", (50, 0, 100, 100))
     picture.save(tmp_path / "sides.png")
-    sample = Sample("line 1", (FilePhoto(tmp_path / "sides.png"),), captions("Red to the left."))
+    sample = Sample("line 1", (FilePhoto(tmp_path / "sides.png"),), captions("red to the left"))
     found = set()
     for epoch in range(20):
         rows = replace(rows, samples=[sample], augmented={0}, epoch=epoch)

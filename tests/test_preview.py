@@ -114,17 +114,17 @@ def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
     save_photos(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     good, broken, gone = (
-        Sample(name, (FilePhoto(tmp_path / f"{name}.png"),), captions("A cat.", "A dog."))
+        Sample(name, (FilePhoto(tmp_path / f"{name}.png"),), captions("a cat", "a dog"))
         for name in "abc"
     )
-    before = Skipped("z", "empty caption")
+    before = Skipped("z", "blank caption")
     blank = Counter({"blank caption": 2})
     found = Samples(DataSource("data"), "captions", [good, broken, gone], [before], blank)
     (one,) = check_samples([found], lambda sample: (["x" * 30, "x" * 20], 1), console())
     assert one.found.usable == [good]
     assert one.lengths == [30, 20]
     assert [(one.where, one.reason) for one in one.found.skipped] == [
-        ("z", "empty caption"),
+        ("z", "blank caption"),
         ("b", "broken image"),
         ("c", "broken image"),
     ]
@@ -192,7 +192,7 @@ def test_show(
     assert one.count(" supervised") == 2
     assert both.count(" supervised") == 4
     assert both.count(f"<image x{tiny.PATCHES}>") == 4
-    assert "A cat.<|im_end|>" in both
+    assert "a cat<|im_end|>" in both
     assert "Which?<|im_end|>" in both
     assert "1 broken image" in both
     assert "1 missing image" in both

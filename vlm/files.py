@@ -5,15 +5,18 @@ What cannot be read or written, or is not what it should be, is a DataError of o
 else is said.
 """
 
+import gzip
 import hashlib
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 from safetensors import SafetensorError
@@ -35,12 +38,22 @@ def disk(told: str, error: type[VLMError] = DataError, remedy: str = "") -> Iter
         raise error(f"{told}: {reason}{remedy}") from refused
 
 
+@contextmanager
+def unpacked(file: Path) -> Iterator[BinaryIO]:
+    """A file to read, unpacked on the way if it is gzip's, whatever its name."""
+    try:
+        with disk(f"cannot read {file}"), file.open("rb") as opened:
+            packed = opened.peek(2)[:2] == b"\x1f\x8b"
+            yield gzip.GzipFile(fileobj=opened) if packed else opened
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{file} is compressed, and cut off or damaged: get it whole") from error
+
+
 def read_json(file: Path) -> Any:
     """What a JSON file of at most `LARGEST` holds; a byte-order mark is passed over."""
-    with disk(f"cannot read {file}"):
-        if file.stat().st_size > LARGEST:
+    with unpacked(file) as opened:
+        if file.stat().st_size > LARGEST or len(content := opened.read(LARGEST + 1)) > LARGEST:
             raise DataError(f"{file} is larger than {LARGEST >> 30} GiB")
-        content = file.read_bytes()
     return parse_json(str(file), content)
 
 
@@ -57,8 +70,12 @@ def parse_json(where: str, content: bytes) -> Any:
 def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
     """The values of a JSON-lines file with their line numbers, from 1; blank lines and a
     byte-order mark are passed over."""
-    with disk(f"cannot read {file}"), file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with unpacked(file) as opened:
+        for number in count(1):
+            # What unpacks to one line without an end must not fill the memory.
+            line = opened.readline(LARGEST)
+            if not line:
+                break
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():

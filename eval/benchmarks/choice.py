@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from eval.metrics.choice import read_choice
 from eval.metrics.scores import Scores, mean_scores
-from eval.prompts import with_options
 from eval.question import Question
+from vlm.data.options import with_options
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -12,9 +12,9 @@ from eval.benchmarks.captions import score as score_captions
 from eval.question import Question
 from vlm.data.formats import format_of
 from vlm.data.hub import split_names
+from vlm.data.options import OPTION_LETTER
 from vlm.data.photos import FilePhoto
 from vlm.data.read import READERS, read_source, read_whole
-from vlm.data.records import read_records
 from vlm.data.sample import Conversation, Message, Sample
 from vlm.data.source import DataSource
 
@@ -45,7 +45,7 @@ def own(file: Path, instruction: str | None = None, **settings: Any) -> Benchmar
 def splits_of(source: DataSource) -> tuple[str, ...]:
     """The splits of a source, those that are held out first."""
     if source.format == "dataset":
-        found = split_names(source.path)
+        found = split_names(source.path, source.config)
     else:
         records = READERS[source.format].records(source)
         found = [str(record.split) for record in records if record.split is not None]
@@ -58,7 +58,6 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
     chosen = None if split == "all" else split
     ending = "" if instruction is None else f"\n{instruction}"
     samples = read_whole(replace(source, split=chosen))
-    numbers = line_numbers(source, chosen) if source.format == "questions" else None
     questions = []
     for place, sample in enumerate(samples):
         images = [one.path if isinstance(one, FilePhoto) else one for one in sample.photos]
@@ -66,29 +65,31 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
         if sample.questions:
             questions.append(Question(f"{place}/{name}", image, DESCRIBE, sample.answers[0]))
             continue
-        for turn, (talk, answers, kind) in enumerate(asked(sample)):
+        for turn, (talk, answers, labels) in enumerate(asked(sample)):
             number = f"{place}/{name}" + f"/{turn}" * (turn > 0)
-            number = number if numbers is None else next(numbers)
-            labels = {} if kind is None else {"kind": kind}
-            text = said(talk[-1]) + ending
-            plain = len(talk) == 1 and [*map(type, talk[0].parts)] == [int, str]
-            whole = () if plain else tuple(spoken(talk, images, ending))
-            questions.append(Question(number, image, text, answers, labels, talk=whole))
-    if numbers is not None:
+            number = sample.ids[turn] if source.format == "questions" else number
+            text = said(talk[-1])
+            # Options have an instruction of their own.
+            behind = "" if text.endswith(OPTION_LETTER) else ending
+            photos = [at for at, part in enumerate(talk[0].parts) if isinstance(part, int)]
+            plain = len(talk) == 1 and len(images) == 1 and photos == [0]
+            whole = () if plain else tuple(spoken(talk, images, behind))
+            questions.append(Question(number, image, text + behind, answers, labels, talk=whole))
+    if source.format == "questions":
         questions.sort(key=lambda question: int(question.id))
     return questions
 
 
-def asked(sample: Sample) -> Iterator[tuple[Conversation, tuple[str, ...], str | None]]:
+def asked(sample: Sample) -> Iterator[tuple[Conversation, tuple[str, ...], dict[str, str]]]:
     """Each question of a sample at the end of what was said before, with its answers and its
-    kind."""
+    kinds."""
     for place, conversation in enumerate(sample.conversations):
-        kind = sample.kinds[place] if sample.kinds else None
+        kinds = sample.kinds[place] if sample.kinds else {}
         ends = [n for n, message in enumerate(conversation) if message.role == "assistant"]
         if sample.answers:
-            yield conversation[: ends[-1]], sample.answers[place], kind
+            yield conversation[: ends[-1]], sample.answers[place], kinds
         else:
-            yield from ((conversation[:end], (said(conversation[end]),), kind) for end in ends)
+            yield from ((conversation[:end], (said(conversation[end]),), kinds) for end in ends)
 
 
 def said(message: Message) -> str:
@@ -106,16 +107,6 @@ def spoken(talk: Conversation, images: Sequence[Any], ending: str) -> Iterator[d
             for part in parts
         ]
         yield {"role": message.role, "content": content}
-
-
-def line_numbers(source: DataSource, split: str | None) -> Iterator[str]:
-    """The lines of a file of questions, in the order of its samples: by photo."""
-    lines: dict[str, list[str]] = {}
-    for where, content, its_split in read_records(Path(source.path)):
-        if split in (None, str(its_split)):
-            image = f"{content['image']} {its_split}"
-            lines.setdefault(image, []).append(where.rpartition(" ")[2])
-    return (number for numbers in lines.values() for number in numbers)
 
 
 def normalise(answer: str) -> str:

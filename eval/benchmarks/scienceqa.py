@@ -9,8 +9,8 @@ from typing import Any
 from eval.benchmark import Benchmark, breakdowns
 from eval.hub import Hub, Row
 from eval.metrics.scores import Scores, group_means, mean_scores
-from eval.prompts import with_options
 from eval.question import Question, texts_in
+from vlm.data.options import with_options
 from vlm.errors import DataError
 from vlm.files import read_json
 
@@ -46,13 +46,13 @@ def question(row: dict[str, Any], image: Any) -> Question:
         raise ValueError(
             f"'choices' (at most {len(LETTERS)}), and 'answer', the number of one, are needed"
         )
-    hint = f"Context: {row['hint']}\n" if row.get("hint") else ""
+    hint = row.get("hint")
     grade = int(str(row["grade"]).removeprefix("grade"))
     contexts = ["text"] * bool(hint) + ["image"] * (image is not None)
     return Question(
         row["id"],
         image,
-        with_options(hint + row["question"], dict(zip(LETTERS, options, strict=False))),
+        with_options(row["question"], dict(zip(LETTERS, options, strict=False)), hint),
         (LETTERS[answer],),
         {"subject": row["subject"], "grade": "1-6" if grade <= 6 else "7-12"},
         contexts or ["none"],

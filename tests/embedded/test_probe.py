@@ -72,7 +72,7 @@ def captioned(tmp_path: Path) -> Path:
     folder = tmp_path / "captioned"
     (folder / "images").mkdir(parents=True)
     lines = []
-    for name, caption in (("chelsea", "A cat looks up."), ("coffee", "A mug of coffee.")):
+    for name, caption in (("chelsea", "a cat looks up ."), ("coffee", "A mug of coffee.")):
         photo = load_image(EXAMPLES / f"{name}.png")
         for file, view in ((f"{name}.png", photo), (f"{name}_2.png", ImageOps.mirror(photo))):
             view.save(folder / "images" / file)

@@ -28,6 +28,7 @@ from train.embedded.imagenet import (
     known_things,
 )
 from train.embedded.probe import fit, mean_tokens, photos_with_things
+from train.embedded.tidy import tidy
 from vlm import cli
 from vlm.config import VisionConfig
 from vlm.data.records import read_records
@@ -144,7 +145,7 @@ def guessed_captions(
         )
     Console(stderr=True).print(f"named {len(found)} of {len(images)} photos")
     borrowed = [
-        {"image": image.name, "captions": guess.captions, "split": "train"}
+        {"image": image.name, "captions": list(map(tidy, guess.captions)), "split": "train"}
         for image, guess in guesses.items()
         if guess.captions
     ]

@@ -61,8 +61,10 @@ def read_questions(file: Path, split: str) -> list[Asked]:
             continue
         content = record.content
         try:
-            question, answers = content["question"], texts_of(content["answers"], "answer")
-            text_of(question, "question")
+            question = text_of(content["question"], "question")
+            answers, dropped = texts_of(content["answers"], "answer")
+            if dropped:
+                raise SkipSample(dropped[0])
         except SkipSample as error:
             raise DataError(str(error.at(record.where))) from error
         asked.append(Asked(content["image"], photo_of(file, record), question, answers))

@@ -80,7 +80,8 @@ def earlier(row: Mapping[str, Any]) -> list[Turn]:
     """What a record with one question has in front of it: `system`, and `history`, a list of
     questions with their answers, which are trained as well (ms-swift, LLaMA-Factory)."""
     turns = [Turn("system", row["system"])] if row.get("system") else []
-    for pair in row.get("history") or []:
+    history = row.get("history") or []
+    for pair in history if isinstance(history, list) else [history]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise SkipSample("history is not pairs of question and answer", repr(pair))
         turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]

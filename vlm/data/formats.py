@@ -2,23 +2,30 @@
 
 import json
 import tarfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm.data.captions import TEXTS
+from vlm.data.columns import CONVERSATION, keys_of
 from vlm.data.photos import ENDINGS
 from vlm.data.records import files_in, head
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
 from vlm.files import disk, json_lines, read_json
 
-KEYS: dict[Format, list[set[str]]] = {
-    "conversations": [{"conversations"}, {"messages"}, {"images", "texts"}],
-    "captions": [{"captions"}],
-    "questions": [{"question", "answers"}, {"question", "answer"}],
+KEYS: dict[Format, Sequence[set[str]]] = {
+    "conversations": CONVERSATION,
     "vqa": [{"questions"}],
     "coco": [{"images", "annotations"}],
 }
-"""Any of these sets of keys makes JSON one of a format."""
+"""Any of these sets of keys makes JSON one of a format; else it is captions or questions."""
+
+METADATA = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
+"""What ImageFolder has beside its photos."""
+
+FILES = {".json", ".jsonl", ".gz", ".csv", ".tsv", ".parquet", ".tar", ".txt"}
+"""Endings of a path, which no id on the hub has."""
 
 
 def format_of(source: DataSource) -> Format:
@@ -31,10 +38,10 @@ def format_of(source: DataSource) -> Format:
         if path.is_dir():
             return _format_of_folder(path)
         if path.is_file():
-            return _format_of_file(path)
+            return _format_of_file(path, source)
     if any(mark in source.path for mark in "{*?["):
         return "shards"
-    if source.path.count("/") == 1 and not path.is_absolute() and not path.suffix:
+    if source.path.count("/") == 1 and not path.is_absolute() and path.suffix not in FILES:
         return "dataset"
     raise DataError(f"no data at {source.path!r}: no such file or folder")
 
@@ -43,30 +50,46 @@ def _format_of_folder(folder: Path) -> Format:
     files = files_in(folder)
     names = {file.name for file in files if file.parent == folder}
     endings = {file.suffix.lower() for file in files}
-    saved = not names.isdisjoint({"dataset_info.json", "dataset_dict.json"})
+    # img2dataset's table of a shard lies beside its tar file or its folder.
+    tables = [
+        file
+        for file in files
+        if file.suffix == ".parquet" and file.name not in METADATA
+        if not (file.with_suffix(".tar").is_file() or file.with_suffix("").is_dir())
+    ]
     holds: dict[Format, bool] = {
-        "dataset": saved or ".parquet" in endings,
+        "dataset": bool(tables) or not names.isdisjoint({"dataset_info.json", "dataset_dict.json"}),
         "shards": ".tar" in endings,
-        "sidecar": ".txt" in endings and not endings.isdisjoint(ENDINGS),
+        "imagefolder": any(file.name in METADATA for file in files),
+        "sidecar": not _stems(files, TEXTS).isdisjoint(_stems(files, ENDINGS)),
     }
     fits = [kind for kind, found in holds.items() if found]
-    if len(fits) != 1:
-        raise DataError(
-            f"{folder} holds {', '.join(sorted(endings - {''})) or 'nothing'}; expected one of: "
-            "photos with .txt beside them, .tar shards, .parquet, a data set that `datasets` "
-            "saved; to read a file inside, give its own path"
-        )
-    return fits[0]
+    if len(fits) == 1:
+        return fits[0]
+    found = f"{folder} holds {', '.join(sorted(endings - {''})) or 'nothing'}"
+    if fits:
+        raise DataError(f"{found}: say how to read it, `format:` {' or '.join(fits)}")
+    single = [file for file in files if file.suffix.lower() in FILES.difference(TEXTS)]
+    raise DataError(
+        f"{found}; expected photos with .txt or metadata.jsonl beside them, .tar shards, .parquet, "
+        "or a data set that `datasets` saved; to read a file inside, give its own path"
+        f"{f', such as {single[0]}' if single else ''}"
+    )
 
 
-def _format_of_file(file: Path) -> Format:
+def _stems(files: list[Path], endings: Collection[str]) -> set[Path]:
+    return {file.with_suffix("") for file in files if file.suffix.lower() in endings}
+
+
+def _format_of_file(file: Path, source: DataSource) -> Format:
+    with file.open("rb") as opened:
+        if opened.read(4) == b"PAR1":
+            return "dataset"
     try:
         if tarfile.is_tarfile(file):
             return "shards"
     except EOFError as error:
-        raise DataError(
-            f"{file} is compressed and cut off: get it whole, and decompress it"
-        ) from error
+        raise DataError(f"{file} is compressed, and cut off or damaged: get it whole") from error
     start = head(file)
     if not start:
         raise DataError(f"{file} is empty")
@@ -79,14 +102,17 @@ def _format_of_file(file: Path) -> Format:
             f"it begins with {header[:40]!r}"
         )
     keys = _first_object(file, start).keys()
-    fits: list[Format] = [kind for kind, sets in KEYS.items() if any(one <= keys for one in sets)]
-    if len(fits) != 1:
-        raise DataError(
-            f"{file}: found the keys {', '.join(sorted(keys)) or '(none)'}; expected one of: "
-            "conversations; messages; captions; question and answers; questions (VQA v2); images "
-            "and annotations (COCO captions)"
-        )
-    return fits[0]
+    named = source.columns.text or source.columns.question
+    fits = [kind for kind, sets in KEYS.items() if any(one <= keys for one in sets)]
+    if len(fits) > 1:
+        raise DataError(f"{file} may be {' or '.join(fits)}: say which in `format:`")
+    if fits and not named:
+        return fits[0]
+    try:
+        return "questions" if keys_of(str(file), source.columns, keys).question else "captions"
+    except DataError as error:
+        forms = "conversations, messages, VQA v2's questions, COCO's images and annotations"
+        raise DataError(f"{error}; other forms: {forms}") from error
 
 
 def _first_object(file: Path, start: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables of Hugging Face `datasets`: on the hub, saved in a folder, or Parquet files in one."""
+"""Tables of Hugging Face `datasets`: on the hub, saved in a folder, or Parquet."""
 
 import os
 from pathlib import Path
@@ -23,24 +23,29 @@ def load_table(
     return whole[split], split
 
 
-def split_names(path: str) -> list[str]:
+def split_names(path: str, config: str | None = None) -> list[str]:
     """The splits of a data set; one that was saved alone may have none."""
-    whole = _load(path)
+    whole = _load(path, config)
     if isinstance(whole, dict):
         return list(whole)
     return [] if whole.split is None else [str(whole.split)]
 
 
-def _load(path: str, config: str | None = None) -> Any:
+def _load(path: str, config: str | None) -> Any:
     # Slow to import, and few sources need it.
     import datasets
 
     folder = Path(path)
     saved = any(os.path.isfile(folder / f"dataset_{kind}.json") for kind in ("info", "dict"))
     try:
-        return datasets.load_from_disk(path) if saved else datasets.load_dataset(path, config)
+        if saved:
+            return datasets.load_from_disk(path)
+        if os.path.isfile(path):
+            return datasets.load_dataset("parquet", data_files=path)
+        return datasets.load_dataset(path, config)
     except Exception as error:
         # It raises whatever its parsers do: YAML's errors, or a KeyError for damaged JSON.
         here = "" if os.path.exists(folder) else "no such file or folder, and on the hub: "
         reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
+        reason += "; `config:` names one" * ("onfig name is missing" in reason)
         raise DataError(f"cannot read the data set {path!r}: {here}{reason}") from error

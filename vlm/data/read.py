@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vlm.data import captions, conversations, questions, shards, table, vqa
-from vlm.data.formats import format_of
-from vlm.data.records import Record, read_records
+from vlm.data import captions, conversations, dataset, questions, shards, table, vqa
+from vlm.data.formats import METADATA, format_of
+from vlm.data.records import Record, files_in, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
@@ -22,20 +23,38 @@ class Reader(NamedTuple):
     sample: Callable[[DataSource, Record], Sample]
 
 
-def objects_with(*keys: str) -> Callable[[DataSource], Iterator[Record]]:
-    """Reads the objects of a file, which all have these keys."""
-    return lambda source: read_records(Path(source.path), keys)
+def objects(source: DataSource) -> Iterator[Record]:
+    return read_records(Path(source.path))
+
+
+def imagefolder_records(source: DataSource) -> Iterator[Record]:
+    """The rows of the metadata files of ImageFolder (Hugging Face `datasets`) in a folder, which
+    name photos beside them by `file_name`. A folder inside is a split."""
+    folder = Path(source.path)
+    for file in files_in(folder):
+        if file.name in METADATA:
+            inner = replace(source, path=str(file), format=None, split=None)
+            inner.format = format_of(inner)
+            split = None if file.parent == folder else file.relative_to(folder).parts[0]
+            for record in READERS[inner.format].records(inner):
+                yield Record(record.where, (inner, record), split or record.split)
+
+
+def imagefolder_sample(source: DataSource, record: Record) -> Sample:
+    inner, row = record.content
+    return READERS[inner.format].sample(inner, row)
 
 
 READERS: dict[Format, Reader] = {
-    "conversations": Reader(objects_with(), conversations.conversation_sample),
-    "captions": Reader(objects_with("image", "captions"), captions.caption_sample),
+    "conversations": Reader(objects, conversations.conversation_sample),
+    "captions": Reader(captions.caption_records, captions.caption_sample),
     "questions": Reader(questions.question_records, questions.question_sample),
     "table": Reader(table.table_records, table.table_sample),
     "sidecar": Reader(captions.folder_records, captions.folder_sample),
+    "imagefolder": Reader(imagefolder_records, imagefolder_sample),
     "coco": Reader(captions.coco_records, captions.caption_sample),
-    "vqa": Reader(vqa.vqa_records, questions.question_sample),
-    "dataset": Reader(table.dataset_records, table.dataset_sample),
+    "vqa": Reader(vqa.vqa_records, questions.photo_sample),
+    "dataset": Reader(dataset.dataset_records, dataset.dataset_sample),
     "shards": Reader(shards.shard_records, shards.shard_sample),
 }
 
@@ -50,6 +69,9 @@ def read_whole(source: DataSource) -> list[Sample]:
     """The samples of a source as evaluation needs them: a DataError for any that cannot be used,
     which names the first."""
     found = read_source(source)
+    lost = [one for one in found.usable if not all(w.startswith("unread") for w in one.dropped)]
+    if lost:
+        raise DataError(f"{lost[0].where}: cannot be used whole: {', '.join(lost[0].dropped)}")
     if found.skipped:
         more = len(found.skipped) - 1
         rest = f" (and {more:,} more cannot be used)" if more else ""

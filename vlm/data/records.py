@@ -12,7 +12,7 @@ from vlm.data.photos import FilePhoto, Photo, UrlPhoto
 from vlm.data.sample import SkipSample
 from vlm.data.source import DataSource
 from vlm.errors import DataError, shortened
-from vlm.files import disk, json_lines, read_json
+from vlm.files import json_lines, read_json, unpacked
 
 NAMED = 5
 """Offenders that an error names; it counts the rest."""
@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
 def head(file: Path) -> str:
     """The first 64 KiB of a text file, spaces in front removed."""
-    with disk(f"cannot read {file}"), file.open("rb") as opened:
+    with unpacked(file) as opened:
         return opened.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
 
 

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from vlm.errors import shortened
 
 REASON, DETAIL = 80, 200
 """Characters of a reason, and of what it adds about one sample."""
+
+KINDS = ("kind", "category", "type", "question_type", "answer_type")
+"""Keys and columns that say what kind of question it is, each of which is a breakdown of scores."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ class Sample:
 
     Captions answer one of `questions`, drawn in each epoch and put behind the photos of each first
     question. Evaluation compares with `answers`, all right ones to each conversation's question, or
-    one tuple of all captions; `kinds` of questions are for the breakdown of scores. `dropped` says
-    what of the record was left out, in the same words for the same kind, such as "blank caption".
+    one tuple of all captions; `ids` of the questions, and `kinds`, by the name of a breakdown of
+    scores, are for its report. `dropped` says what of the record was left out, in the same words
+    for the same kind, such as "blank caption".
     """
 
     where: str
@@ -43,7 +47,8 @@ class Sample:
     conversations: tuple[Conversation, ...]
     questions: tuple[str, ...] = ()
     answers: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
-    kinds: tuple[str | None, ...] = field(default=(), compare=False)
+    kinds: tuple[dict[str, str], ...] = field(default=(), compare=False)
+    ids: tuple[str, ...] = field(default=(), compare=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
 
     def messages(self, generator: random.Random) -> list[list[dict[str, Any]]]:
@@ -120,49 +125,32 @@ def text_of(value: object, what: str) -> str:
     if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
         raise SkipSample(f"{what} is not text", repr(value))
     if not value.strip():
-        raise SkipSample(f"empty {what}")
+        raise SkipSample(f"blank {what}")
     return value.strip()
 
 
-def texts_of(value: object, what: str) -> tuple[str, ...]:
-    """A text, or a list of at least one, see `text_of`."""
+def texts_of(value: object, what: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts of a field, which is one or a list, and why others in it are dropped, see
+    `text_of`; a SkipSample if none is left."""
     if value is None or value == []:
         raise SkipSample(f"no {what}s")
-    return tuple(text_of(text, what) for text in (value if isinstance(value, list) else [value]))
+    kept: list[str] = []
+    errors: list[SkipSample] = []
+    for text in value if isinstance(value, list) else [value]:
+        try:
+            kept.append(text_of(text, what))
+        except SkipSample as error:
+            errors.append(error)
+    if not kept:
+        raise errors[0]
+    return tuple(kept), tuple(error.reason for error in errors)
 
 
-def asked(question: object, answers: Sequence[str], source: DataSource) -> Conversation:
-    """One question about one photo, with the source's instruction behind it, and its answer: of
-    several, the one given most (the first of those given equally often), or all of them, joined as
-    in DAQUAR."""
-    text = text_of(question, "question")
-    if source.instruction is not None:
-        text = f"{text}\n{source.instruction}"
-    most = Counter(answers).most_common(1)[0][0]
-    answer = ", ".join(answers) if source.answers == "all" else most
-    return Message("user", (0, text)), Message("assistant", (answer,))
-
-
-def captioned(where: str, photo: Photo, captions: object, questions: Sequence[str]) -> Sample:
-    """A photo with what people say of it: one conversation for each different caption, which
-    answers any of the questions."""
-    said = texts_of(captions, "caption")
-    conversations = tuple(
-        (Message("user", (0,)), Message("assistant", (caption,)))
-        for caption in dict.fromkeys(map(tidy, said))
-    )
-    return Sample(where, (photo,), conversations, tuple(questions), (said,))
-
-
-def tidy(caption: str) -> str:
-    """A caption as one would write it: capital first, a full stop behind its last letter or digit,
-    no space in front of it. Other marks at its end, those of other scripts among them, stay."""
-    words = " ".join(caption.split())
-    words = f"{words[:1].upper()}{words[1:]}"
-    bare = words.rstrip(" .")
-    if bare.endswith(("!", "?")):
-        return bare
-    return f"{bare}." if bare[-1:].isalnum() else re.sub(r" \.$", ".", words)
+def kinds_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a record has under any of `KINDS`: texts and numbers, not lists of them."""
+    values = ((name, row.get(name)) for name in KINDS)
+    labels = {name: str(value).strip() for name, value in values if isinstance(value, str | int)}
+    return {name: label for name, label in labels.items() if label}
 
 
 def by_reason(skipped: Iterable[Skipped]) -> str:
@@ -171,4 +159,8 @@ def by_reason(skipped: Iterable[Skipped]) -> str:
 
 
 def counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    """Reasons with their numbers, the most frequent first; beyond eight, how many more."""
+    named = [f"{count:,} {reason}" for reason, count in reasons.most_common(8)]
+    if len(reasons) > len(named):
+        named.append(f"{len(reasons) - len(named)} other reasons")
+    return ", ".join(named)

@@ -1,9 +1,9 @@
 """WebDataset shards (Aizman et al. 2019): uncompressed tar files in which the members of a sample
 follow each other and share their name up to the first dot: `0001.jpg`, `0001.txt`.
 
-Captions are the lines of `.txt` or, where there is none, a key of `.json`; questions and answers
-are keys of `.json`. Only the headers and the texts of a shard are read, once; photos are then read
-from where they lie, in any order and by any process.
+A caption is the text of `.txt` or `.caption` or, where there is none or `columns` are named, a key
+of `.json`; so are questions, answers and conversations. Only the headers and the texts of a shard
+are read, once; photos are then read from where they lie, in any order and by any process.
 """
 
 import glob
@@ -11,17 +11,19 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlm.data.captions import lines_of
+from vlm.data.captions import TEXTS, captioned, text_captions
+from vlm.data.columns import keys_of
 from vlm.data.photos import ENDINGS, TarPhoto
-from vlm.data.records import Record, files_in, require
-from vlm.data.sample import Sample, SkipSample, captioned
+from vlm.data.records import Record, files_in
+from vlm.data.rows import row_sample
+from vlm.data.sample import Sample, SkipSample
 from vlm.data.source import DataSource
-from vlm.data.table import row_sample
 from vlm.errors import DataError
 from vlm.files import parse_json
 
@@ -108,16 +110,18 @@ def shard_sample(source: DataSource, record: Record) -> Sample:
     if len(photos) != 1:
         raise SkipSample("several images" if photos else "missing image", ", ".join(found))
     photo = found[photos[0]]
-    if source.columns.question is None and ".txt" in found:
-        return captioned(record.where, photo, lines_of(_text(found[".txt"])), source.questions)
+    texts = [found[ending] for ending in TEXTS if ending in found]
+    if texts and source.columns.text is None and source.columns.question is None:
+        return captioned(source, record.where, (photo,), text_captions(_text(texts[0])))
     if ".json" not in found:
         raise SkipSample("no text beside the photo", f"found {', '.join(found)}")
-    row = _object(found[".json"])
+    row = {**_object(found[".json"]), "image": photo}
     try:
-        require(found[".json"].name, source.columns.texts, row)
+        named = replace(source.columns, image=None)
+        keys = keys_of(found[".json"].name, named, row)
     except DataError as error:
         raise SkipSample("key missing in the JSON", str(error)) from error
-    return row_sample(source, record.where, photo, row)
+    return row_sample(source, record.where, row, keys)
 
 
 def _object(member: TarPhoto) -> dict[str, Any]:

@@ -24,6 +24,7 @@ Format = Literal[
     "questions",
     "table",
     "sidecar",
+    "imagefolder",
     "coco",
     "vqa",
     "dataset",
@@ -34,27 +35,25 @@ Format = Literal[
 
 @dataclass
 class Columns:
-    """Names of the columns of a table or a data set, or of the keys in a shard's JSON.
+    """Names of the columns of a table or a data set, or of the keys of JSON. Without any, the usual
+    ones are looked for, in this order.
 
     Args:
-        image: the photo: a path, or encoded.
-        text: a caption, or a list of them.
-        question: with `answer`, what is asked; None for captions.
-        answer: with `question`: a text, or a list of them (see the source's `answers`).
+        image: the photo: a path, or encoded, or a list; `image`, `file_name` or `images`.
+        text: a caption, or a list of them; `captions`, `caption` or `text`.
+        question: with `answer`, what is asked; `question`.
+        answer: a text, a number (true is yes), or a list (see the source's `answers`); `answers` or
+            `answer`.
     """
 
-    image: str = "image"
-    text: str = "caption"
+    image: str | None = None
+    text: str | None = None
     question: str | None = None
     answer: str | None = None
 
     def __post_init__(self) -> None:
         if (self.question is None) != (self.answer is None):
             raise ConfigError("columns.question and columns.answer go together: give both or none")
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.text] if self.question is None else [self.question, self.answer]
 
 
 @dataclass
@@ -69,12 +68,15 @@ class DataSource:
             followed. Only for data that you trust: it can then name any file that you can read.
         annotations: VQA v2's answers, beside its questions.
         split: keep only this split; None keeps all.
-        columns: names of the columns, where there are columns.
+        config: which configuration of a Hugging Face data set; None is its only one.
+        columns: names of columns or keys that are not the usual ones.
+        caption_per_line: in a folder of photos with text files, each line of a text is a caption;
+            by default the text is one.
         questions: what captions answer; one is drawn for each photo and epoch. A question in the
             data comes first.
         instruction: put behind every question, on a line of its own, such as "Answer the question
             using a single word or phrase." (LLaVA-1.5). Captions and conversations stay as they
-            are.
+            are; a question with options has its own.
         answers: which of several answers to a question is right: the one given `most`, or `all` of
             them, joined by ", " (DAQUAR).
         limit: keep only this many samples, the first; None keeps all.
@@ -92,7 +94,9 @@ class DataSource:
     outside: bool = False
     annotations: Path | None = None
     split: str | None = None
+    config: str | None = None
     columns: Columns = field(default_factory=Columns)
+    caption_per_line: bool = False
     questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
     instruction: str | None = None
     answers: Literal["most", "all"] = "most"
@@ -109,3 +113,5 @@ class DataSource:
             raise ConfigError(f"weight of {self.path} must be above 0, not {self.weight}")
         if not self.questions:
             raise ConfigError(f"{self.path} needs at least one question")
+        if any("<image>" in question for question in self.questions):
+            raise ConfigError(f"questions of {self.path} come behind the photo: leave <image> out")

@@ -56,10 +56,10 @@ def vqa_records(source: DataSource) -> Iterator[Record]:
     subtype = whole.get("data_subtype") if isinstance(whole, dict) else None
     images: dict[str, tuple[list[str], list[Record]]] = {}
     for question in questions:
-        names = file_names(question.image, subtype)
-        _, asked = images.setdefault(str(question.image), (names, []))
         answers = None if question.answers is None else list(question.answers)
         content = {"question": question.text, "answers": answers, "kind": question.answer_type}
+        names = file_names(question.image, subtype)
+        _, asked = images.setdefault(str(question.image), (names, []))
         asked.append(Record(f"question {question.id}", content))
     for image, about in images.items():
         yield Record(f"{source.path}, image {image}", about)
