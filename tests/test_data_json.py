@@ -294,8 +294,11 @@ def test_photos_of_a_question_go_where_it_says(folder: Path) -> None:
         line | {"question": "What?"},
         two | {"question": "Which?"},
         two | {"question": "<image> or <image>?"},
+        line | {"question": "<image> <img>b.png</img>?"},
     )
-    found = [(len(s.photos), [c[0].parts for c in s.conversations]) for s in read(file).usable]
+    samples = read(file)
+    assert samples.dropped == {"another photo in the question": 1}
+    found = [(len(s.photos), [c[0].parts for c in s.conversations]) for s in samples.usable]
     assert found == [
         (1, [(0, "Who?"), ("Is ", 0, " red?"), (0, "What?")]),
         (2, [(0, 1, "Which?"), (0, " or ", 1, "?")]),

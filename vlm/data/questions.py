@@ -103,7 +103,9 @@ def ask(source: DataSource, row: Row, images: Sequence[Any]) -> Asked:
     most = Counter(answers).most_common(1)[0][0]
     answer = ", ".join(answers) if source.answers == "all" else most
     turns = [*earlier(content), Turn("user", question), Turn("assistant", answer)]
-    conversation, _, blank = converse(turns, images)
+    conversation, named, blank = converse(turns, images)
+    if named != list(images):
+        raise SkipSample("another photo in the question")
     left = unread(keys.left(content), images)
     return Asked(conversation, answers, kinds_of(content), [*dropped, *blank, *left])
 
