@@ -175,7 +175,7 @@ def test_what_evaluation_compares_with(folder: Path, annotations: Path) -> None:
     )
     assert first.answers == (("he",), ("dog", "cat", "cat", "dog"))
     assert second.answers == (("no", "yes", "yes"),)
-    assert second.kinds == (None,)
+    assert second.kinds == ({},)
     questions, without = read_vqa(folder / "data", annotations)
     assert [question.id for question in questions] == [70, 80, 71]
     assert without == []

@@ -259,7 +259,7 @@ def test_evaluation_gets_all_samples_with_all_answers_or_an_error(folder: Path) 
     who = {"image": "a.png", "question": "Who?", "answers": ["cat", "Tom"], "kind": "name"}
     file = save_lines(folder / "data", who, who | {"kind": None})
     (cat,) = read_whole(DataSource(str(file)))
-    assert (cat.answers, cat.kinds) == ((("cat", "Tom"), ("cat", "Tom")), ("name", None))
+    assert (cat.answers, cat.kinds) == ((("cat", "Tom"), ("cat", "Tom")), ({"kind": "name"}, {}))
     save_lines(file, CAT, DOG | {"captions": []}, CAT | {"image": "z"})
     with pytest.raises(DataError) as error:
         read_whole(DataSource(str(file)))

@@ -50,7 +50,8 @@ def test_any_of_the_answers_is_right() -> None:
 
 
 def test_questions_of_ones_own(tmp_path: Path) -> None:
-    kinds = [{"split": "train"}, {"split": "val", "kind": "what"}, {"split": "val"}]
+    what = {"kind": "what", "category": " pets", "type": 3, "question_type": ["a"]}
+    kinds = [{"split": "train"}, {"split": "val", **what}, {"split": "val", "category": ""}]
     file = write(tmp_path, "mine.jsonl", *(LINE | kind for kind in kinds))
     benchmark = benchmark_of(str(file))
     assert benchmark.name == f"{tmp_path.name}-mine"
@@ -61,7 +62,12 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
         ("3", "What?", tmp_path / "0.png"),
     ]
     scores = benchmark.score(questions, ["pet", "dog"])
-    assert (scores.overall, scores.to_json()["per_kind"]) == (50, {"what": 100})
+    assert scores.overall == 50
+    assert scores.groups == {
+        "per_kind": {"what": 100},
+        "per_category": {"pets": 100},
+        "per_type": {"3": 100},
+    }
     assert benchmark.each(questions[0], "the pet") == 1
 
 
@@ -119,7 +125,6 @@ def test_captions_of_ones_own(tmp_path: Path) -> None:
         (LINE | {"question": " "}, "empty question; .* line 1"),
         (LINE | {"answers": []}, "answers?; .* line 1"),
         (LINE | {"answers": [1]}, "answer is not text; .* line 1"),
-        (LINE | {"kind": ""}, "empty kind; .* line"),
         (LINE | {"image": "../0.png"}, "image path leaves its folder"),
         (LINE | {"image": "9.png"}, r"missing image; .* 9\.png"),
         ("{", "is neither JSON, nor a table"),
@@ -146,7 +151,8 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
     tiny.photo(0).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a cat\na pet\n")
     (tmp_path / "t.csv").write_text("image,caption\n0.png,a cat\n")
-    (tmp_path / "l.json").write_text(json.dumps([llava("0.png", "<image>\nWhat?", "A cat.")]))
+    talk = llava("0.png", "<image>\nWhat?", "A cat.") | {"category": "pets"}
+    (tmp_path / "l.json").write_text(json.dumps([talk]))
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name in ("0.png", "0.txt"):
             tar.add(tmp_path / name, name)
@@ -167,6 +173,9 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
         benchmark = own(tmp_path / name, "Briefly.")
         question, *_ = benchmark.questions(Path(), None)
         assert (question.text, question.answers) == (text, answers), name
+        assert question.labels == {
+            "l.json": {"category": "pets"},
+        }.get(name, {})
         assert question.photo().tobytes() == tiny.photo(0).tobytes()
         assert benchmark.splits == (("test", "train") if name == "saved" else ("all",))
     folder = tmp_path / "photos"

@@ -69,17 +69,17 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
         if sample.questions:
             questions.append(Question(f"{place}/{name}", image, DESCRIBE, sample.answers[0]))
             continue
-        for text, answers, kind in asked(sample):
-            number = f"{place}/{name}" if numbers is None else next(numbers)
-            labels = {} if kind is None else {"kind": kind}
+        for turn, (text, answers, labels) in enumerate(asked(sample)):
+            number = f"{place}/{name}" + f"/{turn}" * (turn > 0)
+            number = number if numbers is None else next(numbers)
             questions.append(Question(number, image, text + ending, answers, labels))
     if numbers is not None:
         questions.sort(key=lambda question: int(question.id))
     return questions
 
 
-def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
-    """Each question of a sample, with its answers and its kind."""
+def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
+    """Each question of a sample, with its answers and its kinds."""
     for place, conversation in enumerate(sample.conversations):
         if len(conversation) != 2:
             raise DataError(f"{sample.where}: one question and answer is needed, not several")
@@ -88,7 +88,7 @@ def asked(sample: Sample) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
             for message in conversation
         )
         answers = sample.answers[place] if sample.answers else (answer,)
-        yield question, answers, sample.kinds[place] if sample.kinds else None
+        yield question, answers, sample.kinds[place] if sample.kinds else {}
 
 
 def line_numbers(source: DataSource, split: str | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from vlm.data.records import Record, photo_at
-from vlm.data.sample import Message, Sample, SkipSample, text_of
+from vlm.data.sample import Message, Sample, SkipSample, kinds_of, text_of
 from vlm.data.source import DataSource
 
 
@@ -35,7 +35,7 @@ def llava_sample(source: DataSource, record: Record) -> Sample:
         raise SkipSample("no answer to the last question")
     if placed != len(photos):
         raise SkipSample("<image> and images differ", f"{placed} <image>, {len(photos)} images")
-    return Sample(record.where, photos, (tuple(messages),))
+    return Sample(record.where, photos, (tuple(messages),), kinds=(kinds_of(record.content),))
 
 
 def question_parts(text: str, placed: int) -> tuple[str | int, ...]:

@@ -3,12 +3,15 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vlm.data.photos import Photo
 from vlm.data.source import DataSource, Format
+
+KINDS = ("kind", "category", "type", "question_type", "answer_type")
+"""Keys and columns that say what kind of question it is, each of which is a breakdown of scores."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Sample:
 
     Captions answer one of `questions`, drawn in each epoch and put behind the photos of each first
     message. Evaluation compares with `answers`, all right ones to each conversation's question, or
-    one tuple of all captions; `kinds` of questions are for the breakdown of scores. `dropped` says
-    what of the record was left out, in the same words for the same kind, such as "blank caption".
+    one tuple of all captions; `kinds` of each question, by the name of a breakdown of scores, are
+    for that. `dropped` says what of the record was left out, in the same words for the same kind,
+    such as "blank caption".
     """
 
     where: str
@@ -39,7 +43,7 @@ class Sample:
     conversations: tuple[Conversation, ...]
     questions: tuple[str, ...] = ()
     answers: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
-    kinds: tuple[str | None, ...] = field(default=(), compare=False)
+    kinds: tuple[dict[str, str], ...] = field(default=(), compare=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
 
     def messages(self, generator: random.Random) -> list[list[dict[str, Any]]]:
@@ -118,6 +122,13 @@ def texts_of(value: object, what: str) -> tuple[str, ...]:
     if value is None or value == []:
         raise SkipSample(f"no {what}s")
     return tuple(text_of(text, what) for text in (value if isinstance(value, list) else [value]))
+
+
+def kinds_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a record has under any of `KINDS`: texts and numbers, not lists of them."""
+    values = ((name, row.get(name)) for name in KINDS)
+    labels = {name: str(value).strip() for name, value in values if isinstance(value, str | int)}
+    return {name: label for name, label in labels.items() if label}
 
 
 def asked(question: object, answers: Sequence[str], source: DataSource) -> Conversation:

@@ -17,7 +17,7 @@ from typing import Any
 from vlm.data.hub import load_table
 from vlm.data.photos import FilePhoto, Photo, RowPhoto
 from vlm.data.records import Record, photo_at, require
-from vlm.data.sample import Sample, SkipSample, asked, captioned, texts_of
+from vlm.data.sample import KINDS, Sample, SkipSample, asked, captioned, kinds_of, texts_of
 from vlm.data.source import DataSource
 from vlm.errors import DataError
 from vlm.files import disk
@@ -80,7 +80,8 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
         raise DataError(
             f"{source.path}: column {image} holds {kind}; expected images, or paths as text"
         )
-    rows = zip(table.select_columns(texts), found, strict=True)
+    kinds = [name for name in KINDS if name in table.column_names and name not in texts]
+    rows = zip(table.select_columns([*texts, *kinds]), found, strict=True)
     for number, (row, photo) in enumerate(rows):
         yield Record(f"{source.path}, row {number}", (photo, row), split)
 
@@ -115,4 +116,5 @@ def row_sample(source: DataSource, where: str, photo: Photo, row: Mapping[str, A
     if not second:
         return captioned(where, photo, first, source.questions)
     answers = texts_of(second[0], "answer")
-    return Sample(where, (photo,), (asked(first, answers, source),), answers=(answers,))
+    conversations = (asked(first, answers, source),)
+    return Sample(where, (photo,), conversations, answers=(answers,), kinds=(kinds_of(row),))
