@@ -159,13 +159,17 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
     coco = {"images": [{"id": 1, "file_name": "0.png"}]}
     coco["annotations"] = [{"image_id": 1, "caption": text} for text in ("a cat", "a pet")]
     (tmp_path / "c.json").write_text(json.dumps(coco))
+    coco["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]
+    (tmp_path / "i.json").write_text(json.dumps({**coco, "categories": [{"id": 1, "name": "cat"}]}))
     photos = datasets.Dataset.from_dict({"image": [tiny.photo(0)] * 2, "caption": ["a cat"] * 2})
     photos = photos.cast_column("image", datasets.Image())
     datasets.DatasetDict({"train": photos, "test": photos}).save_to_disk(str(tmp_path / "saved"))
     described, asked = "Describe the image.", "What?\nBriefly."
+    there = "Is there a cat in the image?\nBriefly."
     for name, text, answers in (
         ("t.csv", described, ("a cat",)),
         ("l.json", asked, ("A cat.",)),
+        ("i.json", there, ("yes",)),
         ("s.tar", described, ("a cat", "a pet")),
         ("c.json", described, ("a cat", "a pet")),
         ("saved", described, ("a cat",)),
@@ -175,6 +179,7 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
         assert (question.text, question.answers) == (text, answers), name
         assert question.labels == {
             "l.json": {"category": "pets"},
+            "i.json": {"kind": "is there"},
         }.get(name, {})
         assert question.photo().tobytes() == tiny.photo(0).tobytes()
         assert benchmark.splits == (("test", "train") if name == "saved" else ("all",))

@@ -17,6 +17,7 @@ KEYS: dict[Format, list[set[str]]] = {
     "questions": [{"question", "answers"}, {"question", "answer"}],
     "vqa": [{"questions"}],
     "coco": [{"images", "annotations"}],
+    "instances": [{"images", "annotations", "categories"}],
 }
 """Any of these sets of keys makes JSON one of a format."""
 
@@ -78,15 +79,24 @@ def _format_of_file(file: Path) -> Format:
             f"{file} is neither JSON, nor a table with commas or tabs, nor a tar file; "
             f"it begins with {header[:40]!r}"
         )
-    keys = _first_object(file, start).keys()
+    first = _first_object(file, start)
+    keys = first.keys()
     fits: list[Format] = [kind for kind, sets in KEYS.items() if any(one <= keys for one in sets)]
+    if fits == ["coco", "instances"]:
+        # Captions may have categories, too.
+        fits.remove("instances" if _captioned(first["annotations"]) else "coco")
     if len(fits) != 1:
         raise DataError(
             f"{file}: found the keys {', '.join(sorted(keys)) or '(none)'}; expected one of: "
             "conversations (LLaVA); captions; question and answers; questions (VQA v2); images and "
-            "annotations (COCO captions)"
+            "annotations (COCO captions, or instances with categories)"
         )
     return fits[0]
+
+
+def _captioned(annotations: Any) -> bool:
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    return isinstance(first, dict) and "caption" in first
 
 
 def _first_object(file: Path, start: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vlm.data import captions, llava, questions, shards, table, vqa
+from vlm.data import captions, instances, llava, questions, shards, table, vqa
 from vlm.data.formats import format_of
 from vlm.data.records import Record, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
@@ -34,6 +34,7 @@ READERS: dict[Format, Reader] = {
     "table": Reader(table.table_records, table.table_sample),
     "sidecar": Reader(captions.folder_records, captions.folder_sample),
     "coco": Reader(captions.coco_records, captions.caption_sample),
+    "instances": Reader(instances.instance_records, questions.question_sample),
     "vqa": Reader(vqa.vqa_records, questions.question_sample),
     "dataset": Reader(table.dataset_records, table.dataset_sample),
     "shards": Reader(shards.shard_records, shards.shard_sample),

@@ -19,7 +19,16 @@ QUESTIONS = [
 """What a caption may be the answer to; one is drawn for each photo and epoch."""
 
 Format = Literal[
-    "llava", "captions", "questions", "table", "sidecar", "coco", "vqa", "dataset", "shards"
+    "llava",
+    "captions",
+    "questions",
+    "table",
+    "sidecar",
+    "coco",
+    "instances",
+    "vqa",
+    "dataset",
+    "shards",
 ]
 """See `vlm.data.read.READERS`."""
 
