@@ -17,7 +17,7 @@ from eval.benchmarks.choice import Options
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.gqa import GQA, rows_of
-from eval.benchmarks.pope import KINDS, POPE
+from eval.benchmarks.pope import POPE
 from eval.benchmarks.scienceqa import SCIENCE_QA, problems
 from eval.benchmarks.textvqa import TEXT_VQA
 from eval.benchmarks.vqa_v2 import VQA_V2, annotated
@@ -26,6 +26,7 @@ from eval.metrics.captions import Tokenizer, score_captions
 from eval.metrics.scores import Scores
 from eval.metrics.vqa import Variant
 from eval.question import Question, texts_in
+from vlm.data.absent import WAYS
 from vlm.data.records import by_id, head, is_id, read_records, refuse, require_same
 from vlm.errors import DataError
 
@@ -82,7 +83,7 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
         entries = by_id(file, (each.content for each in read_records(file)), "question_id")
         wrong = [n for n, entry in entries.items() if entry.get("label") not in ("yes", "no")]
         refuse(file, wrong, "'label' that is neither yes nor no")
-        name = next((kind for kind in KINDS if kind in file.stem), file.stem)
+        name = next((kind for kind in WAYS if kind in file.stem), file.stem)
         if name in splits:
             raise DataError(f"{file}: there are two files for the split '{name}'")
         splits[name] = [

@@ -32,11 +32,17 @@ IRREGULAR = {
 MIDDLE = 0.1
 """Of a photo's width and height: a box that touches this strip is on neither side."""
 
-SIDES = (("on the left", "on the right"), ("at the top", "at the bottom"))
-"""Of the image: along its width and its height; the last word is the answer."""
+SIDES = (
+    ("on the left or on the right of the image", "left", "right"),
+    ("at the top or at the bottom of the image", "top", "bottom"),
+)
+"""Along its width and its height: what is asked of it, and the answers."""
 
-BESIDE = (("to the left", "to the right of"), ("above", "below"))
-"""Of another thing, likewise."""
+BESIDE = (
+    ("to the left or to the right of the {}", "left", "right"),
+    ("above or below the {}", "above", "below"),
+)
+"""Likewise of another thing."""
 
 
 class Objects(NamedTuple):
@@ -176,18 +182,17 @@ def where_is(photo: Objects, draw: random.Random) -> Iterator[tuple[str, str]]:
         if len(boxes) == 1 and min(boxes[0][2:]) > 0 and name not in photo.crowded
     ]
     draw.shuffle(alone)
+    others = [(one, other, BESIDE) for one, other in combinations(alone, 2)]
     if photo.size is not None:
-        wide, high = photo.size
         start = 0.5 - MIDDLE / 2
-        strip = (start * wide, start * high, MIDDLE * wide, MIDDLE * high)
-        for name, box in alone:
-            for axis, words in enumerate(SIDES):
-                yield from which(name, words, " of the image", side_of(box, strip, axis))
-    for (name, box), (other, its) in combinations(alone, 2):
+        strip = tuple(share * side for share in (start, MIDDLE) for side in photo.size)
+        others += [(one, ("", strip), SIDES) for one in alone]
+    for (name, box), (other, its), ways in others:
         sides = [side_of(box, its, axis) for axis in (0, 1)]
-        if None in sides:
-            for side, words in zip(sides, BESIDE, strict=True):
-                yield from which(name, words, f" the {other}", side)
+        for side, (asked, *answers) in zip(sides, ways, strict=True):
+            if side is not None and (ways is SIDES or None in sides):
+                be = "Are" if is_plural(name) else "Is"
+                yield f"{be} the {name} {asked.format(other)}?", answers[side]
 
 
 def side_of(box: Box, other: Box, axis: int) -> int | None:
@@ -196,12 +201,3 @@ def side_of(box: Box, other: Box, axis: int) -> int | None:
     if box[axis] + box[axis + 2] <= other[axis]:
         return 0
     return 1 if other[axis] + other[axis + 2] <= box[axis] else None
-
-
-def which(
-    name: str, words: tuple[str, str], of: str, side: int | None
-) -> Iterator[tuple[str, str]]:
-    if side is not None:
-        be = "Are" if is_plural(name) else "Is"
-        answer = words[side].removesuffix(" of").split()[-1]
-        yield f"{be} the {name} {words[0]} or {words[1]}{of}?", answer
