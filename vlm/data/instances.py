@@ -124,10 +124,10 @@ def instance_records(source: DataSource) -> Iterator[Record]:
     """The photos of a file, each with up to three questions of a kind about what is there, as many
     about what is not (one where nothing is), how many there are, and where."""
     photos = read_instances(Path(source.path))
-    for photo, chosen in zip(photos, chosen_of(photos), strict=True):
+    for place, (photo, chosen) in enumerate(zip(photos, chosen_of(photos), strict=True)):
         asked = [
-            Record("", {"question": question, "answer": answer, "kind": kind})
-            for question, answer, kind in questions_about(photo, chosen)
+            Record(f"question {place}/{n}", {"question": text, "answers": [answer], "kind": kind})
+            for n, (text, answer, kind) in enumerate(questions_about(photo, chosen))
         ]
         yield Record(photo.where, ([photo.image], asked))
 
