@@ -90,8 +90,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 
 
 def show_comparison(folder: str, others: list[str], json: bool) -> None:
-    """Prints how another run differs, as tables with the first questions that changed or as
-    JSON."""
+    """Prints how another run differs, as tables that 80 columns hold, the second of the first
+    questions that changed, or as JSON."""
     if len(others) != 1:
         raise ConfigError("--compare needs two folders: vlm eval --compare FIRST SECOND")
     first, second = Path(folder), Path(others[0])
@@ -100,22 +100,22 @@ def show_comparison(folder: str, others: list[str], json: bool) -> None:
         print(json_format.dumps(result, default=vars))
         return
     console = Console(highlight=False)
-    console.print(table_of(f"{first} -> {second}", result))
-    before = read_predictions(first / "predictions.jsonl")
-    after = read_predictions(second / "predictions.jsonl")
-    for number in result["changed"][:SHOWN]:
-        asked = before[number].question.split("\n")[0]
-        said = f"{before[number].prediction!r} -> {after[number].prediction!r}"
-        console.print(escape(f"{number}  {asked}  {said}"))
-    more = len(result["changed"]) - SHOWN
-    if more > 0:
-        console.print(f"and {more:,} more that changed")
+    console.print(f"first:  {first}\nsecond: {second}", markup=False, soft_wrap=True)
+    console.print(table_of(result))
+    changed = result["changed"]
+    if changed:
+        console.print()
+        console.print(changed_table(first, second, changed[:SHOWN]))
+    if len(changed) > SHOWN:
+        console.print(f"and {len(changed) - SHOWN:,} more that changed")
 
 
-def table_of(title: str, result: dict[str, Any]) -> Table:
-    table = Table("", title=escape(title))
-    for column in ("questions", "first", "second", "difference", "gained", "lost", "p"):
-        table.add_column(column, justify="right")
+def table_of(result: dict[str, Any]) -> Table:
+    """The differences; only the names are folded."""
+    table = Table("", box=None, padding=(0, 1, 0, 0))
+    table.columns[0].overflow = "fold"
+    for column in ("asked", "first", "second", "change", "95% interval", "won", "lost", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
     rows = {"overall": result["overall"]}
     for name, groups in result.items():
         if name.startswith("per_"):
@@ -125,11 +125,25 @@ def table_of(title: str, result: dict[str, Any]) -> Table:
         table.add_row(
             escape(name),
             f"{each.questions:,}",
-            f"{each.first:.2f}",
-            f"{each.second:.2f}",
-            f"{each.second - each.first:+.2f}  ({low:+.2f} to {high:+.2f})",
+            f"{each.first:.1f}",
+            f"{each.second:.1f}",
+            f"{each.second - each.first:+.1f}",
+            f"{low:+.1f} to {high:+.1f}",
             f"{each.gained:,}",
             f"{each.lost:,}",
             f"{each.p:.2g}",
         )
+    return table
+
+
+def changed_table(first: Path, second: Path, changed: list[str]) -> Table:
+    """Questions that one of two runs has right, with the answers of both."""
+    before, after = (read_predictions(folder / "predictions.jsonl") for folder in (first, second))
+    scores = read_scores(second)
+    table = Table("changed", "question", "first", "second", box=None, padding=(0, 1, 0, 0))
+    for number in changed:
+        asked = before[number].question.split("\n")[0]
+        said = (repr(one[number].prediction) for one in (before, after))
+        won = "won" if scores[number].score >= 0.5 else "lost"
+        table.add_row(won, *map(escape, (f"{number}  {asked}", *said)))
     return table

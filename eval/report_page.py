@@ -1,5 +1,5 @@
-"""`report.html`, the page of a run: photos with question, answers, prediction and score, to look
-through."""
+"""`report.html`, the page of a run: its figures beside everyone's, and photos with question,
+answers, prediction and score, to look through."""
 
 import random
 from collections import Counter
@@ -11,48 +11,63 @@ from jinja2 import Environment, FileSystemLoader
 
 from eval.predictions import Prediction
 from eval.question import Question, data_url
+from eval.report import figures
 from vlm.errors import ImageError
 from vlm.files import write_file
 
 WORST, SAMPLED = 100, 100
-"""Questions shown: those of the lowest score, and as many drawn from all."""
+"""Questions shown: wrong ones of the lowest score, and as many drawn from all."""
 
-THUMBNAIL = 160
+RIGHT = 0.5
+"""Score from which an answer is no longer wrong."""
+
+PHOTO = 512
 """Pixels of a photo's longer side, at most."""
 
 
 def write_page(
     file: Path,
-    report: dict[str, Any],
+    reports: Sequence[dict[str, Any]],
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
     worth: Sequence[float],
 ) -> None:
-    """Writes one HTML file with all that it shows inside."""
+    """Writes one HTML file with all that it shows inside; the first report is that of the run, the
+    others are of those who were asked the same."""
     # Who answers everything alike has as many worst answers as questions: then any will do.
     order = list(range(len(questions)))
     random.Random(0).shuffle(order)
-    worst = sorted(order, key=lambda place: worth[place])[:WORST]
-    sample = sorted(order[:SAMPLED])
+    wrong = sorted((n for n in order if worth[n] < RIGHT), key=lambda place: worth[place])
+    worst, sample = wrong[:WORST], sorted(order[:SAMPLED])
     rows = {
         place: row(questions[place], predictions[place], worth[place])
         for place in {*worst, *sample}
     }
+    told = f"The {len(worst)} worst of {len(wrong):,} wrong answers" if wrong else "No wrong answer"
     sections = [
-        (f"The {len(worst)} worst answers", [rows[place] for place in worst]),
-        (f"{len(sample)} answers at random", [rows[place] for place in sample]),
+        (told, [rows[n] for n in worst]),
+        (f"{len(sample)} answers at random", [rows[n] for n in sample]),
     ]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     template = environment.get_template("report_page.html")
-    write_file(file, template.render(report=report, sections=sections))
+    page = template.render(
+        report=reports[0],
+        everyone=[report["who"] for report in reports],
+        figures=figures(reports),
+        right=RIGHT,
+        kinds=sorted({kind for each in rows.values() for kind in each["kinds"]}),
+        sections=sections,
+    )
+    write_file(file, page)
 
 
 def row(question: Question, prediction: Prediction, score: float) -> dict[str, Any]:
     counts = Counter(question.answers).most_common()
     return {
-        "photo": thumbnail(question),
+        "photo": small(question),
         "name": prediction.image or question.id,
         "question": question.text,
+        "kinds": [f"{name}: {label}" for name, label in question.labels.items()],
         "answers": ", ".join(answer + f" ({count})" * (count > 1) for answer, count in counts),
         "prediction": prediction.prediction,
         "error": prediction.error,
@@ -60,11 +75,11 @@ def row(question: Question, prediction: Prediction, score: float) -> dict[str, A
     }
 
 
-def thumbnail(question: Question) -> str | None:
-    """A small JPEG of the photo as a `data:` URL; None for one that cannot be read."""
+def small(question: Question) -> str | None:
+    """The photo as a JPEG, in a `data:` URL; None for one that cannot be read."""
     try:
-        small = question.photo().copy()
+        photo = question.photo().copy()
     except ImageError:
         return None
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return data_url(small, "jpeg", quality=80)
+    photo.thumbnail((PHOTO, PHOTO))
+    return data_url(photo, "jpeg", quality=80)

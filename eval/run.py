@@ -2,11 +2,14 @@
 
 import os
 import re
+import shlex
 import sys
 import time
+from dataclasses import fields
+from inspect import signature
 from json import dumps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -29,18 +32,14 @@ from eval.benchmarks.own import own
 from eval.catalogue import show_catalogue
 from eval.compare import show_comparison
 from eval.endpoint import EndpointAnswerer
-from eval.metrics.scores import figure
-from eval.predictions import answer_all, answered
+from eval.predictions import Prediction, answer_all, answered
 from eval.question import Question
-from eval.report import begin, seconds_of, write_report
+from eval.report import begin, figures, seconds_of, write_report
 from eval.report_page import write_page
 from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError
 
 COLUMNS = Columns()
-
-SHOWN = ("overall", "seconds")
-"""Figures of a report that its table has elsewhere, or not at all."""
 
 
 def evaluate(
@@ -100,6 +99,7 @@ def evaluate(
         output: folder of all runs; one that was killed is resumed.
         json: print JSON instead of tables.
     """
+    command = command_of(locals())
     if compare is not None:
         return show_comparison(compare, benchmarks, json)
     if not benchmarks:
@@ -116,8 +116,28 @@ def evaluate(
     asked = [(each, each.questions(data, split, hub)[:limit]) for each in chosen]
     loading = {"load_in": load_in, "device": device, "dtype": dtype}
     everyone = all_who_answer(model, loading, beams, baselines, server)
-    silent = run_all(asked, everyone, split, limit, output, batch_size, json)
+    silent = run_all(asked, everyone, split, limit, output, batch_size, command, json)
     finish(server, silent)
+
+
+def command_of(settings: dict[str, Any]) -> str:
+    """The command that gives `evaluate` these settings, those that are not the default's; without
+    the password that an address may have."""
+    words = ["vlm", "eval", *settings["benchmarks"]]
+    for name, parameter in signature(evaluate).parameters.items():
+        if name != "benchmarks":
+            words += options(f"--{name}", settings[name], parameter.default)
+    return re.sub("(?<=://)[^/@ ]*@", "", shlex.join(words))
+
+
+def options(name: str, value: Any, default: Any) -> list[str]:
+    """The words that set an option, none for its default; of columns, each its own."""
+    if isinstance(value, Columns):
+        pairs = [(one.name, getattr(value, one.name), one.default) for one in fields(value)]
+        return [word for inner, *rest in pairs for word in options(f"{name}.{inner}", *rest)]
+    if value == default:
+        return []
+    return [name] if value is True else [name, "null" if value is None else str(value)]
 
 
 def benchmark_of(name: str, **settings: Any) -> Benchmark:
@@ -210,6 +230,17 @@ def finish(server: EndpointAnswerer | None, silent: list[str]) -> None:
         )
 
 
+class Run(NamedTuple):
+    """The answers of one to one benchmark, what each is worth, and lines to print under the
+    scores."""
+
+    report: dict[str, Any]
+    predictions: list[Prediction]
+    worth: list[float]
+    page: Path
+    lines: list[str]
+
+
 def run_all(
     asked: list[tuple[Benchmark, list[Question]]],
     everyone: list[Who],
@@ -217,26 +248,30 @@ def run_all(
     limit: int | None,
     output: Path,
     batch_size: int,
+    command: str,
     json: bool,
 ) -> list[str]:
     """Everyone answers every benchmark, and the first process prints the scores. Returns who gave
     not one answer to what."""
     all_reports, silent = [], []
     for benchmark, questions in asked:
-        reports, lines = [], []
+        runs = []
         for who in everyone:
             folder = output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
             settings = {"split": split or benchmark.splits[0], "limit": limit, **who.settings}
-            run = run_one(benchmark, questions, who, settings, folder, batch_size)
+            run = run_one(benchmark, questions, who, settings, folder, batch_size, command)
             if run is not None:
-                report, told = run
-                reports.append(report)
-                lines += told
-                if report["failed"] == len(questions):
-                    silent.append(f"{who.label} to {benchmark.name}")
+                runs.append(run)
+        reports = [run.report for run in runs]
+        for run in runs:
+            # Each page has the figures of all.
+            others = [report for report in reports if report is not run.report]
+            write_page(run.page, [run.report, *others], questions, run.predictions, run.worth)
+            if run.report["failed"] == len(questions):
+                silent.append(f"{run.report['who']} to {benchmark.name}")
         if reports and not json:
             Console(highlight=False).print(table_of(reports))
-        for line in lines:
+        for line in (line for run in runs for line in run.lines):
             print(line, file=sys.stderr if json else sys.stdout)
         all_reports += reports
     if json and all_reports:
@@ -251,9 +286,10 @@ def run_one(
     settings: dict[str, Any],
     folder: Path,
     batch_size: int,
-) -> tuple[dict[str, Any], list[str]] | None:
-    """One who answers one benchmark, resumed if `folder` has the beginning. Returns the report and
-    lines to print under it; in processes other than the first nothing."""
+    command: str,
+) -> Run | None:
+    """One who answers one benchmark, resumed if `folder` has the beginning; in processes other than
+    the first None."""
     first = PartialState().is_main_process
     file, page = folder / "predictions.jsonl", folder / "report.html"
     there, seconds = 0, 0.0
@@ -269,15 +305,15 @@ def run_one(
     if there < len(questions):
         seconds += time.perf_counter() - began
     report, worth = write_report(
-        folder, benchmark, who.label, settings, seconds, questions, predictions
+        folder, benchmark, who.label, settings, command, seconds, questions, predictions
     )
-    write_page(page, report, questions, predictions, worth)
     errors = [one.error for one in predictions if one.error is not None]
     failed = f"{who.label}: {len(errors):,} of {len(questions):,} not answered, the first: "
     told = f"{who.label}: {page}"
     if there:
         told += f", {there:,} of {len(questions):,} answers were there already"
-    return report, [*(failed + error for error in errors[:1]), told]
+    lines = [*(failed + error for error in errors[:1]), told]
+    return Run(report, predictions, worth, page, lines)
 
 
 def table_of(reports: list[dict[str, Any]]) -> Table:
@@ -287,20 +323,8 @@ def table_of(reports: list[dict[str, Any]]) -> Table:
     table = Table("", title=escape(asked), caption=first.get("note"))
     for report in reports:
         table.add_column(escape(report["who"]), justify="right")
-    table.add_row("overall", *(figure(report["overall"]) for report in reports))
-    ends = (report["interval_95"] for report in reports)
-    table.add_row("95% interval", *("{:.2f} to {:.2f}".format(*two) if two else "" for two in ends))
-    for name in (n for n, value in first.items() if type(value) is float and n not in SHOWN):
-        table.add_row(name, *(f"{report[name]:.2f}" for report in reports))
-    table.add_row("not answered", *(str(report["failed"]) for report in reports))
-    for name, groups in first.items():
-        if not isinstance(groups, dict):
-            continue
+    for part in figures(reports):
+        for name, values in part:
+            table.add_row(escape(name), *values)
         table.add_section()
-        for group in groups:
-            values = (report.get(name, {}).get(group) for report in reports)
-            table.add_row(
-                escape(f"{name.removeprefix('per_')}: {group}"),
-                *("" if value is None else f"{value:.2f}" for value in values),
-            )
     return table

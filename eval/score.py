@@ -19,7 +19,7 @@ from eval.benchmarks.choice import Options
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.gqa import GQA, rows_of
-from eval.benchmarks.pope import KINDS, POPE
+from eval.benchmarks.pope import POPE
 from eval.benchmarks.scienceqa import SCIENCE_QA, problems
 from eval.benchmarks.textvqa import TEXT_VQA
 from eval.benchmarks.vizwiz import VIZWIZ
@@ -30,6 +30,7 @@ from eval.metrics.scores import Scores, figure, mean_scores
 from eval.metrics.vqa import Variant, vqa_accuracy
 from eval.question import Question, texts_in
 from eval.results import by_number, by_photo, by_place, read_results
+from vlm.data.absent import WAYS
 from vlm.data.records import by_id, head, is_id, read_records, refuse
 from vlm.errors import DataError
 
@@ -111,7 +112,7 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
         entries = by_id(file, (each.content for each in read_records(file)), "question_id")
         wrong = [n for n, entry in entries.items() if entry.get("label") not in ("yes", "no")]
         refuse(file, wrong, "'label' that is neither yes nor no")
-        name = next((kind for kind in KINDS if kind in file.stem), file.stem)
+        name = next((kind for kind in WAYS if kind in file.stem), file.stem)
         if name in splits:
             raise DataError(f"{file}: there are two files for the split '{name}'")
         splits[name] = [

@@ -190,6 +190,15 @@ def daquar(folder: Path) -> None:
     photo(folder / "images" / "a.png")
 
 
+def counts(folder: Path) -> None:
+    boxes = [{"image_id": 1, "category_id": n, "bbox": [n, n, 2, 2]} for n in (1, 2, 1)]
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    images = [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    write(folder / "annotations" / "instances_val2017.json", content)
+    photo(folder / "val2017" / "a.jpg")
+
+
 pope_captions = captioned(
     ["A dog and a cat.", "A dog beside a cat.", "A cat."],
     ["A dog on a couch.", "A dog.", "A couch and a dog."],
@@ -207,6 +216,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "vizwiz": vizwiz,
     "pope": pope,
     "pope-captions": pope_captions,
+    "counts": counts,
     "scienceqa": scienceqa,
     "mmbench": mmbench,
     "seed": seed,

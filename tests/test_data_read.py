@@ -39,6 +39,8 @@ DOG = {"image": "b.png", "captions": ["a dog"]}
         ('{"image": 1, "text": "b", "question": "?", "answer": "x", "answers": []}', "questions"),
         ('{"questions": [], "info": {}}', "vqa"),
         ('{"annotations": [], "images": [], "info": {}}', "coco"),
+        ('{"annotations": [], "images": [], "categories": []}', "instances"),
+        ('{"annotations": [{"caption": ""}], "images": [], "categories": []}', "coco"),
         (json.dumps({"info": "x" * 70_000, "questions": []}), "vqa"),
         (json.dumps([{"id": "x" * 70_000, "conversations": []}]), "conversations"),
         (json.dumps([{"id": "x" * 70_000, "conversations": []}], indent=1), "conversations"),

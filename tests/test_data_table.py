@@ -66,6 +66,12 @@ def test_tab_separated_questions(folder: Path) -> None:
     assert found.usable[0].questions == ()
 
 
+def test_columns_of_kinds(folder: Path) -> None:
+    file = table(folder, "image,q,a,category,type", "a.png,Who?,cat,pets,", "b.png,Who?,dog,,1")
+    found = read(file, columns=Columns(question="q", answer="a"))
+    assert [sample.kinds for sample in found.usable] == [({"category": "pets"},), ({"type": "1"},)]
+
+
 def test_a_split_is_a_column(folder: Path) -> None:
     file = table(folder, "image,caption,split", "a.png,a cat,val", "b.png,a dog,train")
     assert [sample.where for sample in read(file, split="train").usable] == [f"{file}, line 3"]

@@ -39,6 +39,7 @@ PROMPTS = {
     ],
     "pope": ["Is there a cat?" + SHORT, "Is there a dog?" + SHORT] * 3,
     "pope-captions": POPE_FROM_CAPTIONS,
+    "counts": [f"How many {things} are in the image?" + SHORT for things in ("people", "dogs")],
     "scienceqa": ["Context: Some metals are.\nWhich is magnetic?\nA. iron\nB. wood" + LETTER],
     "mmbench": [
         "Look.\nWhat?\nA. cat\nB. dog" + LETTER,
@@ -67,6 +68,7 @@ FILES = {
     "vizwiz": "val.json",
     "pope": "coco_pope_popular.json",
     "pope-captions": "captions.jsonl",
+    "counts": "annotations/instances_val2017.json",
     "scienceqa": "problems.json",
     "mmbench": "mmbench_dev_20230712.tsv",
     "seed": "SEED-Bench.json",

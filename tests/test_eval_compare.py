@@ -1,12 +1,15 @@
 """Two runs side by side: differences, McNemar's test, and which questions changed."""
 
 import json
+import re
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from eval.compare import compare, difference, mcnemar
+from eval.compare import Difference, compare, difference, mcnemar, table_of
 from eval.predictions import Prediction
 from eval.report import QuestionScore
 from vlm.cli import main
@@ -58,10 +61,25 @@ def test_runs_are_compared_by_kind_and_question(
     assert result["per_kind"]["b"].second - result["per_kind"]["b"].first == pytest.approx(90)
     assert main(["eval", "--compare", str(first), str(second)]) == 0
     shown = capsys.readouterr().out
-    assert "kind: b" in shown
-    assert "b1  What?  'answer 0' -> 'answer 0.9'" in shown
+    assert f"first:  {first}\nsecond: {second}\n" in shown
+    assert re.search(
+        r"^kind: b +1 +0\.0 +90\.0 +\+90\.0 \+90\.0 to \+90\.0 +1 +0 +1 *$", shown, re.M
+    )
+    assert re.search(r"^won +b1  What\? +'answer 0' +'answer 0\.9' *$", shown, re.M)
     assert main(["eval", "--compare", str(first), str(second), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["overall"]["gained"] == 1
+
+
+def test_eighty_columns_hold_a_comparison(tmp_path: Path) -> None:
+    each = Difference(123_456, 100, 0, (-100, -99.95), 10_000, 99_999, 1.23e-10)
+    label = "[attribute recognition of a very long name]"
+    file = StringIO()
+    Console(width=80, file=file).print(table_of({"overall": each, "per_category": {label: each}}))
+    lines = file.getvalue().splitlines()
+    row = "123,456 100.0    0.0 -100.0 -100.0 to -100.0 10,000 99,999 1.2e-10"
+    # Numbers stay whole, names are folded, and nothing is cut off.
+    assert sum(row in line for line in lines) == 2
+    assert label.replace(" ", "") in "".join(line[:12] for line in lines).replace(" ", "")
 
 
 def test_runs_on_other_questions_are_refused(

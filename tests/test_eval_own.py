@@ -53,7 +53,8 @@ def test_any_of_the_answers_is_right() -> None:
 
 
 def test_questions_of_ones_own(tmp_path: Path) -> None:
-    kinds = [{"split": "train"}, {"split": "val", "kind": "what"}, {"split": "val"}]
+    what = {"kind": "what", "category": " pets", "type": 3, "question_type": ["a"]}
+    kinds = [{"split": "train"}, {"split": "val", **what}, {"split": "val", "category": ""}]
     file = write(tmp_path, "mine.jsonl", *(LINE | kind for kind in kinds))
     benchmark = benchmark_of(str(file))
     assert benchmark.name == f"{tmp_path.name}-mine"
@@ -64,7 +65,12 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
         ("3", "What?", tmp_path / "0.png"),
     ]
     scores = benchmark.score(questions, ["pet", "dog"])
-    assert (scores.overall, scores.to_json()["per_kind"]) == (50, {"what": 100})
+    assert scores.overall == 50
+    assert scores.groups == {
+        "per_kind": {"what": 100},
+        "per_category": {"pets": 100},
+        "per_type": {"3": 100},
+    }
     assert benchmark.each(questions[0], "the pet") == 1
 
 
@@ -172,21 +178,26 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,caption\n0.png,a cat\n")
     url = f"data:image/png;base64,{base64.b64encode(png(0)).decode()}"
     (tmp_path / "u.json").write_text(json.dumps([llava(url, "What?", "A cat.")]))
-    (tmp_path / "l.json").write_text(json.dumps([llava("0.png", "<image>\nWhat?", "A cat.")]))
+    talk = llava("0.png", "<image>\nWhat?", "A cat.") | {"category": "pets"}
+    (tmp_path / "l.json").write_text(json.dumps([talk]))
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name in ("0.png", "0.txt"):
             tar.add(tmp_path / name, name)
     coco = {"images": [{"id": 1, "file_name": "0.png"}]}
     coco["annotations"] = [{"image_id": 1, "caption": text} for text in ("a cat", "a pet")]
     (tmp_path / "c.json").write_text(json.dumps(coco))
+    coco["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]
+    (tmp_path / "i.json").write_text(json.dumps({**coco, "categories": [{"id": 1, "name": "cat"}]}))
     photos = datasets.Dataset.from_dict({"image": [tiny.photo(0)] * 2, "caption": ["a cat"] * 2})
     photos = photos.cast_column("image", datasets.Image())
     datasets.DatasetDict({"train": photos, "test": photos}).save_to_disk(str(tmp_path / "saved"))
     described, asked = "Describe the image.", "What?\nBriefly."
+    there = "Is there a cat in the image?\nBriefly."
     for name, text, answers in (
         ("t.csv", described, ("a cat",)),
         ("l.json", asked, ("A cat.",)),
         ("u.json", asked, ("A cat.",)),
+        ("i.json", there, ("yes",)),
         ("s.tar", described, ("a cat\na pet",)),
         ("c.json", described, ("a cat", "a pet")),
         ("saved", described, ("a cat",)),
@@ -194,6 +205,10 @@ def test_whatever_is_trained_on_can_be_asked(tmp_path: Path) -> None:
         benchmark = own(tmp_path / name, "Briefly.")
         question, *_ = benchmark.questions(Path(), None)
         assert (question.text, question.answers) == (text, answers), name
+        assert question.labels == {
+            "l.json": {"category": "pets"},
+            "i.json": {"kind": "is there"},
+        }.get(name, {})
         assert question.photo().tobytes() == tiny.photo(0).tobytes()
         assert benchmark.splits == (("test", "train") if name == "saved" else ("all",))
     folder = tmp_path / "photos"

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from accelerate import PartialState
 
 import vlm
+from eval import run
 from eval.answerers import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
 from eval.benchmark import Benchmark
 from eval.benchmarks import BENCHMARKS
@@ -240,6 +242,8 @@ def test_a_run_leaves_a_report_every_answer_and_a_page(
     assert status == 0
     reports = json.loads(out)
     everyone = ["embedded", "embedded, question only", "majority answer"]
+    where = f"--data {photos.parent} --baselines --output {photos.parent / 'runs'}"
+    assert {report["command"] for report in reports} == {f"vlm eval tiny {where} --json"}
     assert [report["who"] for report in reports] == everyone
     assert reports[2]["overall"] == 25
     assert reports[2]["interval_95"][0] < 25 < reports[2]["interval_95"][1]
@@ -250,7 +254,11 @@ def test_a_run_leaves_a_report_every_answer_and_a_page(
     for own, report in zip(folders, reports, strict=True):
         assert json.loads((own / "report.json").read_text()) == report
         assert len((own / "predictions.jsonl").read_text().splitlines()) == 12
-        assert "data:image/jpeg;base64," in (own / "report.html").read_text()
+        page = (own / "report.html").read_text()
+        assert "data:image/jpeg;base64," in page
+        # Whoever's it is, beside everyone's figures, and with what made it.
+        assert all(f">{who}</th>" in page for who in everyone)
+        assert f"{photos.parent / 'runs'} --json</code>" in page
     shown = evaluate("--baselines")[1]
     assert "tiny, exact match, test, 12 asked" in shown
     assert "25.00" in shown
@@ -320,6 +328,15 @@ def test_a_run_that_asks_nothing_says_so_and_keeps_its_seconds(
     status, _, told = evaluate()
     assert status == 1
     assert f"{folder / 'report.json'}: not the report of a run: remove it" in told
+
+
+def test_the_command_is_told_without_defaults_and_passwords() -> None:
+    defaults = {name: each.default for name, each in signature(run.evaluate).parameters.items()}
+    given = {"benchmarks": ["gqa", "a b.json"], "model": None, "limit": 3, "hub": True}
+    given |= {"endpoint": "https://me:secret@host:80/v1", "data": Path()}
+    assert run.command_of(defaults | given) == (
+        "vlm eval gqa 'a b.json' --model null --hub --limit 3 --endpoint https://host:80/v1"
+    )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from eval.benchmarks.ai2d import AI2D
 from eval.benchmarks.aokvqa import A_OKVQA, A_OKVQA_DIRECT
 from eval.benchmarks.captions import COCO, FLICKR8K, FLICKR30K
 from eval.benchmarks.chartqa import CHART_QA
+from eval.benchmarks.counts import COUNTS
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.docvqa import DOC_VQA
 from eval.benchmarks.easy_vqa import EASY_VQA
@@ -29,6 +30,7 @@ BENCHMARKS = {
         VIZWIZ,
         POPE,
         POPE_CAPTIONS,
+        COUNTS,
         SCIENCE_QA,
         MMBENCH,
         SEED_IMAGE,

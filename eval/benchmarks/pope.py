@@ -1,6 +1,7 @@
 """POPE (Li et al. 2023): is there such an object on the photo? Three ways to choose what is not."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,38 @@ from eval.metrics.pope import says_yes, score_pope
 from eval.metrics.scores import Scores
 from eval.prompts import short
 from eval.question import Question
+from vlm.data.absent import WAYS
+from vlm.data.instances import chosen_of, instances_in, is_there, read_instances
 from vlm.data.records import read_records
-
-KINDS = ("random", "popular", "adversarial")
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """The questions of all three files, which number theirs alike."""
-    for kind in KINDS:
-        records = read_records(folder / f"coco_pope_{kind}.json", ("text", "image", "label"))
+    """The questions of all three files, which number theirs alike; where none of them is there,
+    those that POPE's rule gives for the boxes of COCO's `instances`."""
+    files = {kind: folder / f"coco_pope_{kind}.json" for kind in WAYS}
+    found = instances_in(folder)
+    if found is not None and not any(file.exists() for file in files.values()):
+        yield from rows_by_rule(*found)
+        return
+    for kind, file in files.items():
+        records = read_records(file, ("text", "image", "label"))
         for place, (where, entry, _) in enumerate(records, start=1):
             content = {"question": entry["text"], "answer": entry["label"]}
             content |= {"question_id": place, "category": kind}
             yield Row(where, content, (folder / "val2014", entry["image"]))
+
+
+def rows_by_rule(file: Path, images: Path) -> Iterator[Row]:
+    """Of every photo with boxes, up to three things that are there, and as many that are not, in
+    each of the three ways."""
+    photos = read_instances(file)
+    for photo, chosen in zip(photos, chosen_of(photos), strict=True):
+        for kind, absent in chosen.absent.items():
+            for answer, names in (("yes", chosen.there), ("no", absent[: len(chosen.there)])):
+                for name in names:
+                    content = {"question": is_there(name), "answer": answer, "category": kind}
+                    content |= {"question_id": f"{photo.image}/{name}", "by_rule": True}
+                    yield Row(photo.where, content, (images, photo.image))
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
@@ -30,7 +50,8 @@ def question(row: dict[str, Any], image: Any) -> Question:
     if answer not in ("yes", "no"):
         raise ValueError(f"answer {answer}")
     number = f"{kind}_{row['question_id']}"
-    return Question(number, image, short(row["question"]), (answer,), {"split": kind})
+    asked = short(row["question"])
+    return Question(number, image, asked, (answer,), {"split": kind}, row.get("by_rule"))
 
 
 def is_right(question: Question, answer: str) -> float:
@@ -44,14 +65,18 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
         said, there = splits.setdefault(one.labels["split"], ([], []))
         said.append(answer)
         there.append(one.answers[0] == "yes")
-    return score_pope(splits)
+    scores = score_pope(splits)
+    if questions[0].scored_as:
+        return replace(scores, metric=f"{scores.metric}; not POPE's own questions, but its rule's")
+    return scores
 
 
 POPE = Benchmark(
     name="pope",
     title="POPE, F1 of yes",
     splits=("val",),
-    layout="coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json and val2014/",
+    layout="coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json, val2014/; "
+    "or any instances*.json of COCO's form and its photos",
     rows=rows,
     question=question,
     each=is_right,

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm.data.columns import Keys, keys_of
 from vlm.data.photos import ENDINGS, FilePhoto, Photo
-from vlm.data.records import Record, by_id, files_in, is_id, photo_at, read_records
+from vlm.data.records import Record, by_id, files_in, is_id, photo_at, read_lists, read_records
 from vlm.data.sample import Message, Sample, SkipSample, text_of, texts_of
 from vlm.data.source import DataSource
 from vlm.data.unread import unread
@@ -30,10 +30,10 @@ def coco_records(source: DataSource) -> Iterator[Record]:
     """COCO captions (Chen et al. 2015): one JSON object with `images` (id, file_name) and
     `annotations` (image_id, caption)."""
     file = Path(source.path)
-    rows = read_records(file, ("id", "file_name"), "images")
+    rows, said = read_lists(file, images=("id", "file_name"), annotations=("image_id", "caption"))
     images = by_id(file, (row.content for row in rows), "id")
     captions: dict[Any, list[Any]] = {number: [] for number in images}
-    for where, content, _ in read_records(file, ("image_id", "caption"), "annotations"):
+    for where, content, _ in said:
         number = content["image_id"]
         if not is_id(number) or number not in captions:
             raise DataError(f"{where}: no image has the id {number!r}")

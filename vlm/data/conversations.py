@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from vlm.data.records import Record, photo_at, require
-from vlm.data.sample import Conversation, Message, Sample, SkipSample, text_of
+from vlm.data.sample import Conversation, Message, Sample, SkipSample, kinds_of, text_of
 from vlm.data.source import DataSource
 from vlm.data.unread import refuse_tags, unread
 
@@ -73,7 +73,8 @@ def conversation_sample(source: DataSource, record: Record) -> Sample:
     conversation, named, blank = converse(turns, images)
     dropped += blank + unread(row, named)
     photos = tuple(photo_at(source, name) for name in named)
-    return Sample(record.where, photos, (conversation,), dropped=tuple(dict.fromkeys(dropped)))
+    kinds, dropped = (kinds_of(record.content),), list(dict.fromkeys(dropped))
+    return Sample(record.where, photos, (conversation,), kinds=kinds, dropped=tuple(dropped))
 
 
 def earlier(row: Mapping[str, Any]) -> list[Turn]:

@@ -18,6 +18,7 @@ KEYS: dict[Format, Sequence[set[str]]] = {
     "conversations": CONVERSATION,
     "vqa": [{"questions"}],
     "coco": [{"images", "annotations"}],
+    "instances": [{"images", "annotations", "categories"}],
 }
 """Any of these sets of keys makes JSON one of a format; else it is captions or questions."""
 
@@ -101,9 +102,13 @@ def _format_of_file(file: Path, source: DataSource) -> Format:
             f"{file} is neither JSON, nor a table with commas or tabs, nor a tar file; "
             f"it begins with {header[:40]!r}"
         )
-    keys = _first_object(file, start).keys()
+    first = _first_object(file, start)
+    keys = first.keys()
     named = source.columns.text or source.columns.question
     fits = [kind for kind, sets in KEYS.items() if any(one <= keys for one in sets)]
+    if fits == ["coco", "instances"]:
+        # Captions may have categories, too.
+        fits.remove("instances" if _captioned(first["annotations"]) else "coco")
     if len(fits) > 1:
         raise DataError(f"{file} may be {' or '.join(fits)}: say which in `format:`")
     if fits and not named:
@@ -111,8 +116,13 @@ def _format_of_file(file: Path, source: DataSource) -> Format:
     try:
         return "questions" if keys_of(str(file), source.columns, keys).question else "captions"
     except DataError as error:
-        forms = "conversations, messages, VQA v2's questions, COCO's images and annotations"
+        forms = "conversations, messages, VQA v2's questions, COCO's captions and instances"
         raise DataError(f"{error}; other forms: {forms}") from error
+
+
+def _captioned(annotations: Any) -> bool:
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    return isinstance(first, dict) and "caption" in first
 
 
 def _first_object(file: Path, start: str) -> dict[str, Any]:

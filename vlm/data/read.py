@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vlm.data import captions, conversations, dataset, questions, shards, table, vqa
+from vlm.data import captions, conversations, dataset, instances, questions, shards, table, vqa
 from vlm.data.formats import METADATA, format_of
 from vlm.data.records import Record, files_in, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
@@ -53,6 +53,7 @@ READERS: dict[Format, Reader] = {
     "sidecar": Reader(captions.folder_records, captions.folder_sample),
     "imagefolder": Reader(imagefolder_records, imagefolder_sample),
     "coco": Reader(captions.coco_records, captions.caption_sample),
+    "instances": Reader(instances.instance_records, questions.photo_sample),
     "vqa": Reader(vqa.vqa_records, questions.photo_sample),
     "dataset": Reader(dataset.dataset_records, dataset.dataset_sample),
     "shards": Reader(shards.shard_records, shards.shard_sample),

@@ -38,18 +38,31 @@ def read_records(
 ) -> Iterator[Record]:
     """The objects of a file - JSON-lines, a JSON list, or the list under `key` of a JSON object -
     each with its place, which a DataError names for what is none or lacks a required key."""
-    required = list(required)
-    start = head(file)
-    unit = "record"
-    if start.startswith("["):
-        listed = enumerate(read_json(file), start=1)
+    if head(file).startswith("["):
+        yield from _objects(file, "record", enumerate(read_json(file), start=1), required)
     elif key is None:
-        unit, listed = "line", json_lines(file)
+        yield from _objects(file, "line", json_lines(file), required)
     else:
-        whole = read_json(file)
+        (found,) = read_lists(file, **{key: required})
+        yield from found
+
+
+def read_lists(file: Path, **required: Iterable[str]) -> list[Iterator[Record]]:
+    """The lists under these keys of one JSON object, which is read once, see `read_records`."""
+    whole = read_json(file)
+    for key in required:
         if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
             raise DataError(f"{file}: a list of objects under {key!r} is needed")
-        listed = enumerate(whole[key], start=1)
+    return [
+        _objects(file, "record", enumerate(whole[key], start=1), keys)
+        for key, keys in required.items()
+    ]
+
+
+def _objects(
+    file: Path, unit: str, listed: Iterable[tuple[int, Any]], required: Iterable[str]
+) -> Iterator[Record]:
+    required = list(required)
     number = 0
     for number, content in listed:
         where = f"{file}, {unit} {number}"

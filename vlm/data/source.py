@@ -26,6 +26,7 @@ Format = Literal[
     "sidecar",
     "imagefolder",
     "coco",
+    "instances",
     "vqa",
     "dataset",
     "shards",

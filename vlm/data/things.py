@@ -24,8 +24,8 @@ OTHER = (
 )
 
 
-def _plural(word: str) -> str:
-    if word.endswith("y") and word[-2] not in "aeo":
+def regular_plural(word: str) -> str:
+    if word.endswith("y") and word[-2:-1] not in "aeou":
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
 
@@ -34,12 +34,16 @@ _THING_OF = {
     form: thing
     for thing, words in THINGS.items()
     for word in words
-    for form in (word, _plural(word))
+    for form in (word, regular_plural(word))
 }
-_OTHER = {form for phrase in OTHER for form in (phrase, _plural(phrase))}
+_OTHER = {form for phrase in OTHER for form in (phrase, regular_plural(phrase))}
 # Longest first, so that a hot dog is no dog and a teddy bear no bear.
 _PHRASES = sorted({*_THING_OF, *_OTHER}, key=len, reverse=True)
 _PHRASE = re.compile(r"\b(?:" + "|".join(map(re.escape, _PHRASES)) + r")\b")
+
+
+def article(noun: str) -> str:
+    return "an" if noun[:1].lower() in set("aeiou") else "a"
 
 
 def named_things(text: str) -> list[str]:
