@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vlm.errors import ImageError
+from vlm.errors import ImageError, shorten
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
@@ -71,9 +71,8 @@ def _name(source: Any) -> str:
     if not isinstance(source, str | os.PathLike):
         return f"an object of type {type(source).__name__}"
     text = os.fsdecode(source)
-    longest = 40 if text[:5].lower() == "data:" else 300
-    # The quotes of repr escape line breaks, so that the message stays one line.
-    return repr(text if len(text) <= longest else text[:longest] + "...")
+    # The quotes of repr escape line breaks. Whoever shows a data URL has no use for its data.
+    return repr(shorten(text, 60) if text[:5].lower() == "data:" else text)
 
 
 def _read(source: Any) -> bytes:
