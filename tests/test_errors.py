@@ -24,8 +24,10 @@ def test_any_text_becomes_one_short_line(text: str, longest: int) -> None:
     [
         ("cannot read 'a  b.jpg': it is empty", "cannot read 'a  b.jpg': it is empty"),
         ("an error\n  of two lines\r\n", "an error of two lines"),
-        (f"cannot read {DATA_URL}: say why", f"cannot read data:image/png;base64,{'A' * 16}..."),
-        (f"cannot read {DATA_URL}: say why", f"...{'A' * 18}A: say why"),
+        (
+            f"cannot read {DATA_URL}: say why",
+            f"cannot read data:image/png;base64,{'A' * 16}...{'A' * 18}: say why",
+        ),
         ("word " * 100 + "the remedy", "the remedy"),
     ],
 )
