@@ -42,7 +42,7 @@ def chat(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     json: bool = False,
     interactive: bool = False,
-    **generation: Any,
+    generation: GenerationConfig = GenerationConfig(),  # noqa: B008
 ) -> None:
     """Ask about images: vlm chat [IMAGE ...] [QUESTION]; without a question, a prompt.
 
@@ -58,9 +58,8 @@ def chat(
         dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
         json: print one JSON object for each answer: question, images, answer, seconds.
         interactive: after the answer to the question, go on with the prompt.
-        **generation: fields of `GenerationConfig`.
+        generation: how answers are decoded.
     """
-    config = GenerationConfig(**generation)
     images, question = images_and_question(words)
     pending = [image_part(image) for image in images]
     notices = Console(stderr=True)
@@ -73,7 +72,7 @@ def chat(
 
         logging.set_verbosity_error()
         loaded = load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)
-    conversation = Conversation(loaded, config, pending=pending)
+    conversation = Conversation(loaded, generation, pending=pending)
     # A character that the terminal's encoding lacks must not end the program.
     sys.stdout.reconfigure(errors="replace")
     if question is not None:
