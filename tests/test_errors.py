@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm.errors import LONGEST, DataError, shorten
+from vlm.errors import LONGEST, DataError, shortened
 
 DATA_URL = "data:image/png;base64," + "A" * 320_000
 
 
 @given(text=st.text() | st.text("a \n", min_size=250), longest=st.integers(30, 400))
 def test_any_text_becomes_one_short_line(text: str, longest: int) -> None:
-    line = shorten(text, longest)
+    line = shortened(text, longest)
     assert len(line) <= longest
     assert len(line.splitlines()) <= 1
-    assert shorten(line, longest) == line
+    assert shortened(line, longest) == line
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_any_text_becomes_one_short_line(text: str, longest: int) -> None:
     ],
 )
 def test_what_is_left_of_a_long_text(text: str, line: str) -> None:
-    assert line in shorten(text)
+    assert line in shortened(text)
 
 
 def test_an_error_is_short_through_any_number_of_hands() -> None:

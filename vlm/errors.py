@@ -9,10 +9,10 @@ LONGEST = 280
 
 class VLMError(Exception):
     """Anything a user can put right: base class of all errors raised on purpose. Its message is one
-    line, see `shorten`."""
+    line, see `shortened`."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(shorten(message))
+        super().__init__(shortened(message))
 
 
 class ImageError(VLMError):
@@ -43,7 +43,7 @@ class UsageError(VLMError):
     """Options, or a file of options, that a command does not take."""
 
 
-def shorten(text: str, longest: int = LONGEST) -> str:
+def shortened(text: str, longest: int = LONGEST) -> str:
     """The text as one line of at most `longest` characters. If it has more, words of over 100, such
     as a data URL, lose their middle, and if that is not enough, so does the whole."""
     text = " ".join(filter(None, map(str.strip, text.splitlines())))

@@ -234,7 +234,7 @@ class VisionLanguageModel(nn.Module):
         if limit is not None and longest + max_tokens > limit:
             raise PromptError(
                 f"a prompt of {longest} tokens and max_tokens={max_tokens} exceed the language "
-                f"model's {limit} tokens: shorten the conversation or lower max_tokens"
+                f"model's {limit} tokens: shortened the conversation or lower max_tokens"
             )
 
     def _embed_prompts(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
