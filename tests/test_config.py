@@ -113,5 +113,9 @@ def test_generation_settings_out_of_range(setting: dict[str, float], message: st
         GenerationConfig(**setting)
 
 
+def test_one_stop_string_is_a_list_of_one() -> None:
+    assert GenerationConfig(stop="###").stop == ["###"]
+
+
 def test_generation_settings_at_the_edge_of_their_range() -> None:
     GenerationConfig(max_tokens=1, temperature=0.0, top_p=1.0, top_k=1, repetition_penalty=0.1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 from vlm.errors import ConfigError
-from vlm.settings import Reader, settings_of
+from vlm.settings import Reader, Setting, settings_of
 
 
 @dataclass
@@ -164,11 +164,24 @@ class GenerationConfig:
         ):
             if not holds:
                 raise ConfigError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        if isinstance(self.stop, str):
+            self.stop = [self.stop]
         if self.beams > 1 and (self.temperature, self.repetition_penalty) != (0.0, 1.0):
             raise ConfigError(
                 "beams above 1 search for the most probable answer: leave temperature at 0 and "
                 "repetition_penalty at 1"
             )
+
+
+def generation_of(settings: dict[str, Any]) -> GenerationConfig:
+    """Keywords of a call as a `GenerationConfig`; a ConfigError for one that there is not."""
+    known = settings_of(GenerationConfig)
+    for name in settings.keys() - known.keys():
+        raise ConfigError(Reader(known | {"images": Setting(Any)}).unknown(name))
+    try:
+        return GenerationConfig(**settings)
+    except TypeError as error:
+        raise ConfigError(f"a setting has a value of the wrong type: {error}") from error
 
 
 def to_json(config: ModelConfig) -> str:

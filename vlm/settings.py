@@ -89,7 +89,7 @@ class Reader:
         read = {}
         for key, value in values.items():
             if key not in settings:
-                raise ConfigError(self._unknown(key, settings, name))
+                raise ConfigError(self.unknown(key, settings, name))
             read[key] = self._value(settings[key].hint, value, f"{name}.{key}" if name else key)
         return read
 
@@ -124,8 +124,9 @@ class Reader:
                     return FROM_TEXT.get(one, one)(value)
         raise ConfigError(f"{name} must be {in_words(hint, name)}, not {shown(value)}")
 
-    def _unknown(self, key: Any, settings: dict[str, Setting], name: str) -> str:
-        """That there is no such setting, and which one may be meant."""
+    def unknown(self, key: Any, settings: dict[str, Setting] | None = None, name: str = "") -> str:
+        """That there is no such setting, in the object of a name, and which one may be meant."""
+        settings = settings or self.settings
         told = f"{name} has no setting `{key}`" if name else f"no setting `{key}`"
         if near := get_close_matches(str(key), settings, 1, 0.75):
             return f"{told}: did you mean `{near[0]}`?"
