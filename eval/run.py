@@ -33,7 +33,7 @@ from eval.predictions import answer_all, answered
 from eval.question import Question
 from eval.report import begin, seconds_of, write_report
 from eval.report_page import write_page
-from vlm.errors import ConfigError, VLMError
+from vlm.errors import ConfigError, VLMError, shortened
 
 SHOWN = ("overall", "seconds")
 """Figures of a report that its table has elsewhere, or not at all."""
@@ -195,7 +195,7 @@ def run_all(
         if reports and not json:
             Console(highlight=False).print(table_of(reports))
         for line in lines:
-            print(line, file=sys.stderr if json else sys.stdout)
+            print(shortened(line, 300), file=sys.stderr if json else sys.stdout)
         all_reports += reports
     if json and all_reports:
         print(dumps(all_reports, ensure_ascii=False))

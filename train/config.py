@@ -123,8 +123,8 @@ class TrainConfig:
         keep: states kept, the newest.
         validate_every: changes of the weights between two validations, besides the one at the end
             of each epoch; None is none.
-        answer_every: changes of the weights between two looks at answers to held-out samples,
-            besides the one at the end of each epoch; None is none.
+        answer_every: changes of the weights between two looks at answers to a few samples, of
+            `validation` if there are any, besides the one at the end of each epoch; None is none.
         trackers: accelerate's, by name; None is TensorBoard if it is installed.
     """
 

@@ -210,7 +210,7 @@ class Run:
                 self.model.forget_images()
             texts = [text for _, text in pairs]
             told = list(zip(names, texts, answers, strict=True))
-            self.log.answers(self.state.at.step, told)
+            self.log.answers(self.state.at.step, told, held_out=bool(self.epochs.held_out))
         self.accelerator.wait_for_everyone()
 
     @contextmanager

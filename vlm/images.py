@@ -78,6 +78,11 @@ def image_fingerprint(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
+def reference(source: str) -> str:
+    """A path or URL as it is shown; whoever shows a data URL has no use for its data."""
+    return shortened(source, 60) if source[:5].lower() == "data:" else source
+
+
 def _name(source: Any) -> str:
     if isinstance(source, bytes):
         return "image bytes"
@@ -87,9 +92,8 @@ def _name(source: Any) -> str:
         return "array"
     if not isinstance(source, str | os.PathLike):
         return f"an object of type {type(source).__name__}"
-    text = os.fsdecode(source)
-    # The quotes of repr escape line breaks. Whoever shows a data URL has no use for its data.
-    return repr(shortened(text, 60) if text[:5].lower() == "data:" else text)
+    # The quotes of repr escape line breaks.
+    return repr(reference(os.fsdecode(source)))
 
 
 def _read(source: Any) -> bytes:
