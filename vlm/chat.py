@@ -70,12 +70,7 @@ def chat(
         raise PromptError("`-` is an image from a pipe: pipe one in, and give the question here")
     # A character that the terminal's encoding lacks must not end the program.
     sys.stdout.reconfigure(errors="replace")
-    try:
-        pending = [image_part(image) for image in images]
-    except ImageError as error:
-        if json:
-            tell(sys.stdout, question, images, error=str(error))
-        raise
+    pending = image_parts(images, question, json)
     notices = Console(stderr=True)
     with notices.status(Text(f"Loading {model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
@@ -173,6 +168,16 @@ def image_part(source: str) -> dict[str, Any]:
     """The part of a message that an image is, read now: the file may be gone by the next turn."""
     image = load_image(sys.stdin.buffer.read(MAX_BYTES + 1) if source == "-" else source)
     return {"type": "image", "image": image, "source": source}
+
+
+def image_parts(images: list[str], question: str | None, json: bool) -> list[dict[str, Any]]:
+    """The parts that images are; if one cannot be read, that is what becomes of the question."""
+    try:
+        return [image_part(image) for image in images]
+    except ImageError as error:
+        if json:
+            tell(sys.stdout, question, images, error=str(error))
+        raise
 
 
 def prompt_loop(

@@ -126,7 +126,7 @@ def put(values: dict[str, Any], name: str, text: str, hint: Any) -> None:
     if text[:1] + text[-1:] in ("[]", "{}") and (several or parts_of(hint)[0]):
         value = parse_yaml(text)
     if several and value is not None:
-        value = values.get(last, []) + (value if isinstance(value, list) else [value])
+        value = (values.get(last) or []) + (value if isinstance(value, list) else [value])
     values[last] = value
 
 
@@ -227,10 +227,8 @@ def print_help(
         takes = f"or --no_{name}" if is_flag(name, settings) else in_words(setting.hint)
         if name not in places and setting.default is MISSING:
             takes += ", needed"
-        elif type(setting.default) is not bool and isinstance(
-            setting.default, str | int | float | Path
-        ):
-            takes += f", default {resolved(setting.default)}"
+        elif type(setting.default) in (str, int, float, type(Path())):
+            takes += f", default {setting.default}"
         table.add_row(Text(option, no_wrap=True), Text(f"{docs.get(name, '')} ({takes})"))
     console.print(table)
 
