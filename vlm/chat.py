@@ -102,19 +102,22 @@ def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
     if words and is_question(words[0]):
         return words[1:], words[0]
     for word in words:
-        if word != "-" and "." not in word and "/" not in word and not os.path.exists(word):
+        if word != "-" and not names_image(word) and (" " in word or not re.search("[./]", word)):
             raise ImageError(
                 f"cannot read {word!r}: No such file or directory; "
-                "a question of one word ends in '?', '.' or '!'"
+                "a question ends in '?', '.' or '!'"
             )
     return words, None
 
 
 def is_question(word: str) -> bool:
-    # A misspelt `my photo.jpg` must not be answered without the photo.
-    named = word.lower().startswith(("data:", "http://", "https://")) or os.path.exists(word)
     said = " " in word or word.endswith(("?", ".", "!"))
-    return said and not named and Path(word).suffix.lower() not in ENDINGS
+    # A misspelt `my photo.jpg` must not be answered without the photo.
+    return said and not names_image(word) and Path(word).suffix.lower() not in ENDINGS
+
+
+def names_image(word: str) -> bool:
+    return word.lower().startswith(("data:", "http://", "https://")) or os.path.exists(word)
 
 
 @dataclass
