@@ -44,7 +44,8 @@ def chat(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     json: bool = False,
     interactive: bool = False,
-    generation: GenerationConfig = GenerationConfig(),  # noqa: B008
+    *,
+    generation: GenerationConfig,
 ) -> None:
     """Ask about images: vlm chat [IMAGE ...] [QUESTION]; without a question, a prompt.
 

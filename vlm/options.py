@@ -39,8 +39,8 @@ OWN_DOCS = {
 DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".gz")
 
 Target = Callable[..., Any]
-"""A function, whose parameters are the options, those that are dataclasses by their fields; or one
-such dataclass alone, which a function takes as `config`."""
+"""A function, whose parameters are the options, a dataclass that it needs by its fields; or such a
+dataclass alone, which a function takes as `config`."""
 
 
 def parse(prog: str, target: Target, arguments: Iterable[str]) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ def settings_and_places(target: Target) -> tuple[dict[str, Setting], dict[str, S
     settings, places = {}, {}
     for name, parameter in signature(target).parameters.items():
         needed = parameter.default is Parameter.empty
-        if is_dataclass(parameter.annotation):
+        if needed and is_dataclass(parameter.annotation):
             settings |= settings_of(parameter.annotation)
             continue
         settings[name] = Setting(parameter.annotation, MISSING if needed else parameter.default)
@@ -192,7 +192,7 @@ def arguments_of(target: Target, read: dict[str, Any]) -> dict[str, Any]:
         return {"config": target(**read)}
     arguments = dict(read)
     for name, parameter in signature(target).parameters.items():
-        if is_dataclass(parameter.annotation):
+        if is_dataclass(parameter.annotation) and name not in settings_and_places(target)[0]:
             taken = settings_of(parameter.annotation).keys() & read.keys()
             arguments[name] = parameter.annotation(**{key: arguments.pop(key) for key in taken})
     return arguments
