@@ -108,8 +108,10 @@ def is_flag(name: str, known: dict[str, Setting]) -> bool:
 
 
 def unknown(option: str, name: str, known: dict[str, Setting]) -> str:
+    above, dot, last = name.rpartition(".")
+    inner = [one.removeprefix(above + dot) for one in known if one.startswith(above + dot)]
     near = [one for one in known if one.endswith(f".{name}")]
-    near = near or get_close_matches(name, known, 1, 0.7)
+    near = near or [above + dot + one for one in get_close_matches(last, inner, 1, 0.75)]
     meant = [f"--{one}" for one in near if "[]" not in one][:3]
     return f"no option {option}" + (f": did you mean {' or '.join(meant)}?" if meant else "")
 
