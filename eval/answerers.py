@@ -12,6 +12,7 @@ from PIL import Image
 
 import vlm
 from eval.question import Question, opened
+from vlm.checkpoint import folder_of
 from vlm.errors import ImageError
 
 HASHED = 2**20
@@ -135,7 +136,7 @@ def label_of(model: str) -> str:
 def weights_of(model: str) -> str | None:
     """What tells the weights of a folder from others: a hash over the ends of their files; None for
     a model that is no folder."""
-    folder = Path(vlm.__file__).parent / "embedded" if model == "embedded" else Path(model)
+    folder = folder_of(model)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()

@@ -37,7 +37,7 @@ from eval.question import Question
 from eval.report import begin, figures, seconds_of, write_report
 from eval.report_page import write_page
 from vlm.data.source import Columns
-from vlm.errors import ConfigError, VLMError
+from vlm.errors import ConfigError, VLMError, shortened
 
 COLUMNS = Columns()
 
@@ -272,7 +272,7 @@ def run_all(
         if reports and not json:
             Console(highlight=False).print(table_of(reports))
         for line in (line for run in runs for line in run.lines):
-            print(line, file=sys.stderr if json else sys.stdout)
+            print(shortened(line, 300), file=sys.stderr if json else sys.stdout)
         all_reports += reports
     if json and all_reports:
         print(dumps(all_reports, ensure_ascii=False))

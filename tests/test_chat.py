@@ -1,5 +1,6 @@
 """Chat: a conversation goes on whatever a user types, and each reader gets what it can read."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -68,7 +69,12 @@ def talk(conversation: Conversation, *lines: str, as_json: bool = False) -> tupl
         (["What is it?"], [], "What is it?"),
         (["a.jpg", "b.jpg", "Describe!"], ["a.jpg", "b.jpg"], "Describe!"),
         (["a.jpg", "two dogs"], ["a.jpg"], "two dogs"),
-        (["what now", "a.jpg"], ["what now", "a.jpg"], None),
+        (["what now", "a.jpg"], ["a.jpg"], "what now"),
+        (["What?", "a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], "What?"),
+        (["What is this?", "Is it?"], ["What is this?"], "Is it?"),
+        (["-", "What?"], ["-"], "What?"),
+        (["my photo.jpg", "What?"], ["my photo.jpg"], "What?"),
+        (["a.jpg", "What is in a.jpg?"], ["a.jpg"], "What is in a.jpg?"),
         (["https://example.org/?"], ["https://example.org/?"], None),
         (["data:image/png;base64, x"], ["data:image/png;base64, x"], None),
     ],
@@ -85,10 +91,11 @@ def test_an_empty_question_is_no_photo(blank: str) -> None:
         images_and_question(["a.jpg", blank])
 
 
-def test_a_word_that_seems_a_question_hears_how_one_ends() -> None:
-    told = r"^cannot read 'describe': No such file .*; a question of one word ends in '\?', '\.' or"
+@pytest.mark.parametrize("word", ["describe", "my photo.jpg", "what is in a.jpg"])
+def test_a_word_that_may_be_a_question_hears_how_one_ends(word: str) -> None:
+    told = f"^cannot read '{word}': No such file or directory; a question ends in '[?]', '[.]' or"
     with pytest.raises(ImageError, match=told):
-        images_and_question(["a.jpg", "describe"])
+        images_and_question(["a.jpg", word])
     assert images_and_question(["a.jpg", "describe."]) == (["a.jpg"], "describe.")
 
 
@@ -131,7 +138,7 @@ def test_each_question_sees_what_was_said_and_shown(
         ("/image {folder}/empty.png", "it is empty"),
         ("/image {folder}/text.png", "not an image"),
         ("/image {folder}/truncated.png", "cannot be decoded"),
-        ("/image {folder}", "a directory"),
+        ("/image {folder}", "it is a folder: name an image in it"),
         ("/image ftp://example.org/a.png", "URL scheme 'ftp'"),
         ("/image", "/image needs a path"),
         ("/image ''", "/image needs a path"),
@@ -150,11 +157,31 @@ def test_bad_input_is_one_line_and_the_loop_goes_on(
     (folder / "empty.png").touch()
     (folder / "text.png").write_text("no picture")
     (folder / "truncated.png").write_bytes(photo.read_bytes()[:500])
-    answers, notices = talk(conversation, line.format(folder=folder), "Still there?")
+    reset = ["/reset"] if line.startswith("/image") else []
+    answers, notices = talk(conversation, line.format(folder=folder), *reset, "Still there?")
     assert message in notices
-    assert notices.count("\n") == 1
+    assert notices.count("\n") == 1 + len(reset)
     assert answers.count("\n") >= 1
     assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("command", ["/image missing.jpg", "/image", "/image {folder}"])
+def test_a_question_is_not_answered_without_its_image(
+    conversation: Conversation, photo: Path, command: str
+) -> None:
+    line = command.format(folder=photo.parent)
+    answers, notices = talk(conversation, line, "One?", "Two?", f"/image {photo}", "Three?")
+    assert notices.count("not asked: its image could not be read; /image gives one, or /reset") == 2
+    assert clean(conversation.model.chat("Three?", tiny.photo(), max_tokens=4)) + "\n" == answers
+    conversation.messages = []
+    answers, _ = talk(conversation, line, "One?", "/reset", "Two?", as_json=True)
+    first, second = map(json.loads, answers.splitlines())
+    assert first == {
+        "question": "One?",
+        "images": [],
+        "error": "not asked: its image could not be read; /image gives one, or /reset",
+    }
+    assert second["answer"] == conversation.model.chat("Two?", max_tokens=4)
 
 
 def test_save_writes_what_the_model_can_be_asked_again(
@@ -267,19 +294,53 @@ def test_command_answers_one_question(
     assert clean(json.loads(capfd.readouterr().out)["answer"]) == streamed.removesuffix("\n")
 
 
+def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", lines)
+
+
+def test_command_takes_images_where_users_put_them(
+    checkpoint: Path,
+    photo: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ["--model", str(checkpoint), "--device", "cpu", "--max-tokens", "3", "--json"]
+    url = "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
+    shown = {}
+    for name, words in {
+        "first": [str(photo), "What?"],
+        "last": ["What?", str(photo)],
+        "option": ["--image", str(photo), "What?"],
+        "url": [url, "What?"],
+        "pipe": ["-", "What?"],
+    }.items():
+        piped(monkeypatch, photo.read_bytes())
+        assert main(["chat", *words, *options]) == 0
+        shown[name] = json.loads(capfd.readouterr().out)
+    assert len({record["answer"] for record in shown.values()}) == 1
+    assert shown["first"]["images"] == shown["last"]["images"] == shown["option"]["images"]
+    assert len(shown["url"]["images"][0]) == 60
+    assert shown["pipe"]["images"] == ["-"]
+
+
 def test_command_reads_questions_from_a_pipe(
     checkpoint: Path,
     photo: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines = io.TextIOWrapper(io.BytesIO(b"What?\n/reset\n\xff\xfe And?\n"), encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", lines)
+    piped(monkeypatch, b"What?\n/reset\n\xff\xfe And?\n")
     options = ["--model", str(checkpoint), "--device", "cpu", "--max_tokens", "3", "--json"]
     assert main(["chat", str(photo), "One?", "-i", *options]) == 0
     out, errors = capfd.readouterr()
     assert [json.loads(line)["images"] for line in out.splitlines()] == [[str(photo)], [], []]
     assert errors == "forgot the conversation and all images\n"
+    piped(monkeypatch, b"/image nosuch.jpg\nWhat?\n")
+    assert main(["chat", *options]) == 1
+    out, errors = capfd.readouterr()
+    assert json.loads(out).keys() == {"question", "images", "error"}
+    assert errors.splitlines()[-1] == "vlm: 2 of the lines failed, see above"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +348,11 @@ def test_command_reads_questions_from_a_pipe(
     [
         (["missing.jpg"], "cannot read 'missing.jpg': No such file or directory"),
         (["missing.jpg", ""], "the question is empty"),
-        (["What?", "--max_tokens=0"], "max_tokens must be at least 1, not 0"),
+        (["my photo.jpg"], "cannot read 'my photo.jpg': No such file or directory; a question"),
+        (["What is in it?", "photos"], "cannot read 'photos': No such file or directory"),
+        ([".", "What?"], "cannot read '.': it is a folder: name an image in it"),
+        (["-", "-i", "What?"], "`-` is an image from a pipe: pipe one in, and give the question"),
+        (["-"], "`-` is an image from a pipe: pipe one in, and give the question"),
         (["What?", "--device", "toaster"], "cannot use device 'toaster'"),
         (["What?", "--model", "./missing"], "'./missing'"),
     ],
@@ -301,3 +366,11 @@ def test_command_tells_an_error_in_one_line(
     assert errors.startswith("vlm: ")
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_an_image_that_is_not_there_is_an_object_in_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "missing.jpg", "What?", "--json"]) == 1
+    out, errors = capfd.readouterr()
+    error = "cannot read 'missing.jpg': No such file or directory"
+    assert json.loads(out) == {"question": "What?", "images": ["missing.jpg"], "error": error}
+    assert errors == f"vlm: {error}\n"

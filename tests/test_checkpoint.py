@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vlm
+from eval.answerers import label_of, weights_of
 from tests import tiny, tiny_folders
-from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE, load_tensors, require_new
+from vlm.checkpoint import CONFIG_FILE, TENSOR_FILE, load_tensors, read, require_new
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
 from vlm.errors import CheckpointError, ConfigError
 from vlm.files import replace_folder
@@ -188,7 +190,7 @@ WEIGHT, BIAS = "projector.projection.weight", "projector.projection.bias"
         (lambda folder: (folder / CONFIG_FILE).unlink(), "is no checkpoint: it has neither"),
         (
             lambda folder: (folder / CONFIG_FILE).write_text('{"audio": {}}'),
-            rf"cannot read .*{CONFIG_FILE}: not a model config: it has 'audio'",
+            rf"cannot read .*{CONFIG_FILE}: not a model config: no setting `audio`",
         ),
         (lambda folder: (folder / CONFIG_FILE).write_bytes(b"\xff"), "cannot read .*codec"),
         (lambda folder: (folder / TENSOR_FILE).unlink(), f"cannot read .*{TENSOR_FILE}: No such"),
@@ -286,3 +288,17 @@ def test_an_error_while_saving_leaves_nothing_behind(saved: Path) -> None:
         replace_folder(saved, write, holds=CONFIG_FILE)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_run_stands_for_its_checkpoint(saved: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "x"
+    shutil.copytree(saved, run / "checkpoint")
+    (run / "config.yaml").touch()
+    assert (
+        read(run) == read(run / "checkpoint") == (read(saved)[0], run / "checkpoint" / TENSOR_FILE)
+    )
+    assert weights_of(str(run)) == weights_of(str(saved)) != weights_of("embedded")
+    assert label_of(str(run)) == label_of(str(run / "checkpoint")) == "x"
+    (run / "checkpoint" / "vlm_config.json").unlink()
+    with pytest.raises(CheckpointError, match="x is no checkpoint: it has neither vlm_config"):
+        read(run)

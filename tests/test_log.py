@@ -124,12 +124,19 @@ def test_answers_are_kept_and_told(tmp_path: Path) -> None:
     said = [("cat.png", "What is it?", "A [red]cat\x1b[2J\non grass."), ("", "Is it?", "Yes.")]
     with run_log(tmp_path, screen) as log:
         log.answers(4, said)
-    assert rows(tmp_path, "answers.jsonl") == [
+        log.answers(5, [(f"data:image/png;base64,{'A' * 999}", "Is it?", "No.")], held_out=True)
+    assert rows(tmp_path, "answers.jsonl")[:2] == [
         {"step": 4, "photo": photo, "question": question, "answer": answer}
         for photo, question, answer in said
     ]
     # Neither rich nor the terminal obeys what a model says.
-    assert "cat.png: What is it? -> A [red]cat[2J on grass." in screen.getvalue()
+    told = screen.getvalue().splitlines()
+    assert told[:2] == [
+        "step 4: answers to training samples",
+        "  cat.png: What is it? -> A [red]cat[2J on grass.",
+    ]
+    assert told[3] == "step 5: answers to held-out samples"
+    assert max(map(len, told)) <= 300
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The whole model: answers do not depend on the batch, images are encoded once, the loss is
 transformers' own."""
 
+import base64
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +17,7 @@ from tests import tiny
 from train.batch import Batch, collate
 from train.loss import target_loss
 from vlm.config import ProjectorConfig
-from vlm.errors import ConfigError, PromptError
+from vlm.errors import ConfigError, ImageError, PromptError, WeightsError
 from vlm.model import IMAGES_KEPT, VisionLanguageModel
 from vlm.prompt import IMAGE_SLOT
 
@@ -213,6 +216,71 @@ def test_a_setting_out_of_range(model: VisionLanguageModel, setting: str) -> Non
 def test_a_malformed_conversation(model: VisionLanguageModel, messages: Any, images: Any) -> None:
     with pytest.raises(PromptError, match=r"^(message 1|a conversation is)"):
         model.chat(messages, images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 5}, "no setting `max_new_tokens`: did you mean `max_tokens`?"),
+        ({"image": A}, "no setting `image`: did you mean `images`?"),
+        ({"do_sample": True}, "no setting `do_sample`: there are max_tokens, temperature, "),
+        ({"max_tokens": "5"}, "a setting has a value of the wrong type: "),
+    ],
+)
+def test_a_setting_that_there_is_not(
+    model: VisionLanguageModel, settings: dict[str, Any], message: str
+) -> None:
+    for ask in (model.chat, lambda _, **settings: model.batch(QUESTIONS, **settings)):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            ask("What?", **settings)
+
+
+def test_images_of_other_libraries_and_apis(model: VisionLanguageModel) -> None:
+    file = io.BytesIO()
+    A.save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    url = f"data:image/png;base64,{encoded}"
+    source = {"type": "base64", "media_type": "image/png", "data": encoded}
+    expected = model.chat("What?", A, max_tokens=8)
+    assert model.chat("What?", np.asarray(A), max_tokens=8) == expected
+    assert model.batch([(np.asarray(A), "What?")] * 2, max_tokens=8) == [expected] * 2
+    for part in (
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "image_url", "image_url": url},
+        {"type": "image", "image": np.asarray(A)},
+        {"type": "image", "source": source},
+        {"type": "image", "url": url},
+    ):
+        content = [part, {"type": "text", "text": "What?"}]
+        assert model.chat([{"role": "user", "content": content}], max_tokens=8) == expected
+
+
+def test_a_batch_gives_errors_in_the_place_of_answers_when_asked(
+    model: VisionLanguageModel,
+) -> None:
+    bad = [("missing.jpg", "What?"), (A, "a " * 600), (b"no image", "What?")]
+    mixed = [bad[0], *QUESTIONS, *bad[1:]]
+    with pytest.raises(ImageError, match=r"^cannot read 'missing\.jpg': No such file"):
+        model.batch([bad[0], *QUESTIONS])
+    for size in (1, 3, 16):
+        first, *answers, long, damaged = model.batch(mixed, size, errors="return", max_tokens=8)
+        assert answers == model.batch(QUESTIONS, max_tokens=8)
+        assert (type(first), type(long), type(damaged)) == (ImageError, PromptError, ImageError)
+    with pytest.raises(ConfigError, match=r"^errors must be raise or return, not 'ignore'$"):
+        model.batch(QUESTIONS, errors="ignore")
+
+
+@pytest.mark.parametrize("settings", [{}, {"beams": 2}, {"temperature": 1.0}])
+@pytest.mark.parametrize("part", ["projector", "language"])
+def test_weights_that_are_no_numbers(part: str, settings: dict[str, Any]) -> None:
+    broken = tiny.vision_language_model()
+    with torch.no_grad():
+        next(getattr(broken, part).parameters()).fill_(float("nan"))
+    told = "^what the model computes is not a number .*: its weights are damaged, or too large for"
+    with pytest.raises(WeightsError, match=told):
+        broken.chat("What?", A, **settings)
+    with pytest.raises(WeightsError, match=told):
+        broken.batch(QUESTIONS, errors="return", **settings)
 
 
 def test_a_prompt_too_long_for_the_language_model(model: VisionLanguageModel) -> None:

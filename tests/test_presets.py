@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
 
 from train.config import TrainConfig
 from vlm.data.read import read_sources
+from vlm.options import parse
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))
@@ -15,10 +15,7 @@ PRESETS = sorted(CONFIGS.glob("*.yaml"))
 
 def config(file: Path) -> TrainConfig:
     """What a preset says."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(TrainConfig)
-    values = vars(parser.instantiate_classes(parser.parse_path(file)))
-    return TrainConfig(**values)
+    return parse("vlm train", TrainConfig, [str(file)])["config"]
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)

@@ -6,13 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-from jsonargparse import capture_parser
 
-from vlm.cli import COMMANDS, main, run
+from vlm.cli import COMMANDS, imported, main
+from vlm.options import parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,12 +32,11 @@ def test_what_a_readme_says_can_be_typed(line: str, monkeypatch: pytest.MonkeyPa
     program, *words = shlex.split(line, comments=True)
     if program == "vlm":
         name = " ".join(words[: 2 if words[0] == "score" else 1])
-        module, function = COMMANDS[name][0].split(":")
+        function, _, *config = COMMANDS[name]
         words = words[len(name.split()) :]
     else:
-        name, module, function = program, program, "main"
-    called = getattr(import_module(module), function)
-    capture_parser(run, name, called, words).parse_args(words)
+        name, function, config = program, f"{program}:main", []
+    assert parse(name, imported(*config or [function]), words) is not None
 
 
 def test_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,8 @@ def test_the_config_is_read_back_by_the_command_line(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe(tmp_path, settings, data="0", processes=1, resumed=False)
-    monkeypatch.setitem(cli.COMMANDS, "train", (f"{__name__}:receive", "receives"))
+    command = (f"{__name__}:receive", "receives", f"{__name__}:Settings")
+    monkeypatch.setitem(cli.COMMANDS, "train", command)
     assert cli.main(["train", str(tmp_path / "config.yaml"), "--steps", "7"]) == 0
     assert RECEIVED.pop() == replace(settings, steps=7)
 

@@ -123,8 +123,8 @@ class TrainConfig:
         keep: states kept, the newest.
         validate_every: changes of the weights between two validations, besides the one at the end
             of each epoch; None is none.
-        answer_every: changes of the weights between two looks at answers to held-out samples,
-            besides the one at the end of each epoch; None is none.
+        answer_every: changes of the weights between two looks at answers to a few samples, of
+            `validation` if there are any, besides the one at the end of each epoch; None is none.
         trackers: accelerate's, by name; None is TensorBoard if it is installed.
     """
 
@@ -199,3 +199,20 @@ class TrainConfig:
             self.model.language.lora = LoraConfig()
         if self.trains.language == "qlora":
             self.model.language.load_in = self.model.language.load_in or "4bit"
+
+
+@dataclass
+class PreviewConfig(TrainConfig):
+    """Look at training data as the model will see it; every photo is opened.
+
+    Args:
+        show: samples to print, the first of the first epoch that can be used, and of those that
+            cannot.
+    """
+
+    show: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.show < 0:
+            raise ConfigError(f"show must be at least 0, not {self.show}")

@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.text import Text
 
 from vlm.chat import clean
-from vlm.errors import ConfigError, DataError
+from vlm.errors import ConfigError, DataError, shortened
 from vlm.files import append_rows, disk, read_rows, write_rows
 
 METRICS, ANSWERS, TRACKERS = "metrics.jsonl", "answers.jsonl", "trackers"
@@ -142,11 +142,15 @@ class RunLog:
         self._write(METRICS, step, [row], row)
         self.note(f"step {step:,}: validation loss {loss:.4f}")
 
-    def answers(self, step: int, answers: Sequence[tuple[str, str, str]]) -> None:
-        """What the model says after a step: photo, question and answer of each."""
+    def answers(
+        self, step: int, answers: Sequence[tuple[str, str, str]], held_out: bool = False
+    ) -> None:
+        """What the model says after a step: photo, question and answer of each, of samples that are
+        held out or trained on."""
         names = ("photo", "question", "answer")
-        rows = [dict(zip(names, answer, strict=True)) for answer in answers]
+        rows = [dict(zip(names, (shortened(p), q, a), strict=True)) for p, q, a in answers]
         told = [" ".join("{photo}: {question} -> {answer}".format(**row).split()) for row in rows]
+        self.note(f"step {step:,}: answers to {'held-out' if held_out else 'training'} samples")
         self._write(ANSWERS, step, rows, {"answers": "\n\n".join(told)})
         for line in told:
             self.note(f"  {line}")

@@ -25,7 +25,7 @@ from train.resume import TrainingState
 from train.rewards import SelfCritical
 from vlm.checkpoint import save
 from vlm.data.sample import Skipped
-from vlm.errors import VLMError
+from vlm.errors import VLMError, WeightsError
 
 ANSWER_LENGTH = 48
 """Tokens of an answer that is looked at during a run, at most."""
@@ -209,10 +209,14 @@ class Run:
                 self.model.forget_images()
                 asked = self.epochs.questions(ANSWER_LENGTH)
                 messages = [(None, messages) for _, _, messages in asked]
-                answers = self.model.batch(messages, max_tokens=ANSWER_LENGTH)
+                try:
+                    answers = self.model.batch(messages, max_tokens=ANSWER_LENGTH)
+                except WeightsError:
+                    # Whether that ends the run, its loss decides.
+                    answers = ["(not a number)"] * len(asked)
                 self.model.forget_images()
             told = [(*of[:2], answer) for of, answer in zip(asked, answers, strict=True)]
-            self.log.answers(self.state.at.step, told)
+            self.log.answers(self.state.at.step, told, held_out=bool(self.epochs.held_out))
         self.accelerator.wait_for_everyone()
 
     @contextmanager

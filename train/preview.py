@@ -16,14 +16,14 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 import vlm
-from train.config import TrainConfig
+from train.config import PreviewConfig, TrainConfig
 from train.epochs import longest
 from train.loader import CUT, first_prompts, prompts_of, read_photo
 from train.order import epoch_order
 from vlm.checkpoint import read
 from vlm.data.read import read_sources
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason, counted
-from vlm.errors import ConfigError
+from vlm.errors import shortened
 from vlm.prompt import Prompt
 
 
@@ -33,23 +33,6 @@ class Checked:
 
     found: Samples
     lengths: list[int]
-
-
-@dataclass
-class PreviewConfig(TrainConfig):
-    """Look at training data as the model will see it; every photo is opened.
-
-    Args:
-        show: samples to print, the first of the first epoch that can be used, and of those that
-            cannot.
-    """
-
-    show: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.show < 0:
-            raise ConfigError(f"show must be at least 0, not {self.show}")
 
 
 def show(config: PreviewConfig) -> None:
@@ -125,7 +108,9 @@ def print_samples(
     """Prints each conversation of samples under its place and its lengths."""
     for sample, prompts in shown:
         names = ", ".join(photo.name for photo in sample.photos) or "no image"
-        console.print(Text.assemble((sample.where, "bold"), f": {names}"), soft_wrap=True)
+        console.print(
+            Text.assemble((sample.where, "bold"), f": {shortened(names)}"), soft_wrap=True
+        )
         for prompt in prompts:
             images, supervised = sum(map(len, prompt.image_slots)), sum(prompt.loss_mask)
             lengths = f"{len(prompt)} tokens, {images} of images, {supervised} supervised"

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from vlm.data.sample import Sample
 from vlm.errors import DataError
 from vlm.files import read_json, write_file
+from vlm.settings import resolved
 
 PACKAGES = ["torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "numpy"]
 
@@ -58,12 +58,6 @@ def starts(folder: Path) -> list[dict[str, Any]]:
         return read_json(file)["runs"]
     except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged: remove it to resume without what it says") from error
-
-
-def resolved(config: Any) -> Any:
-    """A config as JSON has it: dataclasses as objects, tuples as lists, paths as strings."""
-    plain = json.dumps(config, default=lambda v: asdict(v) if is_dataclass(v) else str(v))
-    return json.loads(plain)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from vlm.config import GenerationConfig
+from vlm.data.photos import ENDINGS
 from vlm.errors import ImageError, PromptError, VLMError
 from vlm.files import write_file
-from vlm.images import load_image
+from vlm.images import MAX_BYTES, load_image, reference
 
 if TYPE_CHECKING:
     from vlm.model import VisionLanguageModel
@@ -35,6 +36,7 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def chat(
     words: list[str],
+    image: list[str] | None = None,
     model: str = "embedded",
     load_in: Literal["4bit", "8bit"] | None = None,
     prompt: Literal["auto", "chatml", "vicuna", "template"] | None = None,
@@ -42,27 +44,34 @@ def chat(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     json: bool = False,
     interactive: bool = False,
-    **generation: Any,
+    *,
+    generation: GenerationConfig,
 ) -> None:
     """Ask about images: vlm chat [IMAGE ...] [QUESTION]; without a question, a prompt.
 
     Args:
-        words: images (files, or data: or http(s) URLs) and, last, a question. The last word is the
-            question if it contains a space or ends in '?', '.' or '!', unless it is a URL or there
-            is such a file. Without a question there is a prompt, whose first question the images go
-            with; from a pipe, each line is a question.
-        model: `embedded`, or folder or hub id of a checkpoint or of a LLaVA model.
+        words: images (files, data: or http(s) URLs, `-` for one through a pipe) and a question,
+            the last word or the first: it contains a space or ends in '?', '.' or '!', and is no
+            URL and no file. Without a question there is a prompt, whose first question the images
+            go with; from a pipe, each line is a question.
+        image: an image more; may be given several times.
+        model: `embedded`, or folder or hub id of a checkpoint, of a run or of a LLaVA model.
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
         prompt: conversation format, where it should not be the model's own.
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
         dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
-        json: print one JSON object for each answer: question, images, answer, seconds.
+        json: print one JSON object for each question: question, images, and answer and seconds or
+            an error.
         interactive: after the answer to the question, go on with the prompt.
-        **generation: fields of `GenerationConfig`.
+        generation: how answers are decoded.
     """
-    config = GenerationConfig(**generation)
     images, question = images_and_question(words)
-    pending = [image_part(image) for image in images]
+    images = [*images, *(image or [])]
+    if "-" in images and (question is None or interactive or sys.stdin.isatty()):
+        raise PromptError("`-` is an image from a pipe: pipe one in, and give the question here")
+    # A character that the terminal's encoding lacks must not end the program.
+    sys.stdout.reconfigure(errors="replace")
+    pending = image_parts(images, question, json)
     notices = Console(stderr=True)
     with notices.status(Text(f"Loading {model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
@@ -73,35 +82,43 @@ def chat(
 
         logging.set_verbosity_error()
         loaded = load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)
-    conversation = Conversation(loaded, config, pending=pending)
-    # A character that the terminal's encoding lacks must not end the program.
-    sys.stdout.reconfigure(errors="replace")
+    conversation = Conversation(loaded, generation, pending=pending)
     if question is not None:
         answer(conversation, question, sys.stdout, json)
     if question is None or interactive:
         sys.stdin.reconfigure(errors="replace")
         if sys.stdin.isatty():
             notice(notices, f"{model} on {loaded.device}, /help for commands")
-        prompt_loop(conversation, sys.stdin, sys.stdout, notices, json)
+        failed = prompt_loop(conversation, sys.stdin, sys.stdout, notices, json)
+        if failed and not sys.stdin.isatty():
+            raise VLMError(f"{failed} of the lines failed, see above")
 
 
 def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
     """Tells the images from the question, see `chat`."""
-    if not words:
-        return [], None
-    *images, last = words
-    if not last.strip():
+    if not all(map(str.strip, words)):
         raise PromptError("the question is empty: leave it out for a prompt")
-    if last.lower().startswith(("data:", "http://", "https://")) or os.path.exists(last):
-        return words, None
-    if " " in last or last.endswith(("?", ".", "!")):
-        return images, last
-    if "." not in last and "/" not in last:
-        raise ImageError(
-            f"cannot read {last!r}: No such file or directory; "
-            "a question of one word ends in '?', '.' or '!'"
-        )
+    if words and is_question(words[-1]):
+        return words[:-1], words[-1]
+    if words and is_question(words[0]):
+        return words[1:], words[0]
+    for word in words:
+        if word != "-" and not names_image(word) and (" " in word or not re.search("[./]", word)):
+            raise ImageError(
+                f"cannot read {word!r}: No such file or directory; "
+                "a question ends in '?', '.' or '!'"
+            )
     return words, None
+
+
+def is_question(word: str) -> bool:
+    said = " " in word or word.endswith(("?", ".", "!"))
+    # A misspelt `my photo.jpg` must not be answered without the photo.
+    return said and not names_image(word) and Path(word).suffix.lower() not in ENDINGS
+
+
+def names_image(word: str) -> bool:
+    return word.lower().startswith(("data:", "http://", "https://")) or os.path.exists(word)
 
 
 @dataclass
@@ -113,11 +130,15 @@ class Conversation:
     generation: GenerationConfig
     messages: list[dict[str, Any]] = field(default_factory=list)
     pending: list[dict[str, Any]] = field(default_factory=list)
+    missing: bool = False
+    """Whether an image of the next question could not be read."""
 
     def ask(self, question: str, say: Callable[[str], None]) -> str:
         """Answers a question, piece by piece to `say`. If it is interrupted, what was said until
         then is remembered; if nothing was, the question is forgotten and its images are still
-        pending."""
+        pending. Without an image that it should have, it is not asked: that is an ImageError."""
+        if self.missing:
+            raise ImageError("not asked: its image could not be read; /image gives one, or /reset")
         user = {"role": "user", "content": [*self.pending, {"type": "text", "text": question}]}
         pieces: list[str] = []
         try:
@@ -149,26 +170,38 @@ class Conversation:
 
 def image_part(source: str) -> dict[str, Any]:
     """The part of a message that an image is, read now: the file may be gone by the next turn."""
-    return {"type": "image", "image": load_image(source), "source": source}
+    image = load_image(sys.stdin.buffer.read(MAX_BYTES + 1) if source == "-" else source)
+    return {"type": "image", "image": image, "source": source}
+
+
+def image_parts(images: list[str], question: str | None, json: bool) -> list[dict[str, Any]]:
+    """The parts that images are; if one cannot be read, that is what becomes of the question."""
+    try:
+        return [image_part(image) for image in images]
+    except ImageError as error:
+        if json:
+            tell(sys.stdout, question, images, error=str(error))
+        raise
 
 
 def prompt_loop(
     conversation: Conversation, stdin: TextIO, stdout: TextIO, notices: Console, json: bool = False
-) -> None:
+) -> int:
     """Reads questions and commands, one a line, until `/exit` or the end of the input; no bad one
-    ends it. Answers, and nothing else, go to `stdout`."""
+    ends it. Answers, and nothing else, go to `stdout`. Returns how many lines failed."""
+    failed = 0
     while True:
         try:
             line = clean(read_line(stdin, stdout)).strip()
         except EOFError:
             if stdin.isatty():
                 notice(notices, "")  # Ctrl-D leaves the cursor behind the prompt.
-            return
+            return failed
         except KeyboardInterrupt:
             notice(notices, "\nCtrl-D or /exit leaves")
             continue
         if line in ("/exit", "/quit"):
-            return
+            return failed
         try:
             if line.startswith("/"):
                 obey(line, conversation, notices)
@@ -177,6 +210,7 @@ def prompt_loop(
         except KeyboardInterrupt:
             notice(notices, "stopped")
         except VLMError as error:
+            failed += 1
             notice(notices, str(error), "red")
 
 
@@ -199,15 +233,18 @@ def obey(line: str, conversation: Conversation, notices: Console) -> None:
     if path[:1] in ("'", '"') and path[0] == path[-1]:
         path = path[1:-1]
     path = os.path.expanduser(path)
+    if command == "/image":
+        conversation.missing = True
     if command in ("/image", "/save") and not path:
         raise VLMError(f"{command} needs a path, see /help")
     if command == "/help":
         notice(notices, HELP)
     elif command == "/reset":
-        conversation.messages, conversation.pending = [], []
+        conversation.messages, conversation.pending, conversation.missing = [], [], False
         notice(notices, "forgot the conversation and all images")
     elif command == "/image":
         part = image_part(path)
+        conversation.missing = False
         conversation.pending.append(part)
         notice(notices, f"{part['image'].width} x {part['image'].height}, for the next question")
     elif command == "/save":
@@ -218,7 +255,8 @@ def obey(line: str, conversation: Conversation, notices: Console) -> None:
 
 
 def answer(conversation: Conversation, question: str, stdout: TextIO, json: bool) -> None:
-    """Asks a question and writes the answer: as it comes and a newline, or one JSON object."""
+    """Asks a question and writes the answer: as it comes and a newline, or one JSON object, which
+    an error is too."""
 
     def stream(piece: str) -> None:
         stdout.write(clean(piece))
@@ -229,15 +267,26 @@ def answer(conversation: Conversation, question: str, stdout: TextIO, json: bool
     began = perf_counter()
     try:
         said = conversation.ask(question, say=(lambda piece: None) if json else stream)
+    except VLMError as error:
+        if json:
+            tell(stdout, question, images, error=str(error))
+        raise
     except KeyboardInterrupt:
         if not json:
             stdout.write("\n")
         raise
     if json:
         seconds = round(perf_counter() - began, 3)
-        record = {"question": question, "images": images, "answer": said, "seconds": seconds}
-        stdout.write(dumps(record))
-    stdout.write("\n")
+        tell(stdout, question, images, answer=said, seconds=seconds)
+    else:
+        stdout.write("\n")
+        stdout.flush()
+
+
+def tell(stdout: TextIO, question: str | None, images: list[str], **said: Any) -> None:
+    """Writes what became of a question as a line of JSON."""
+    record = {"question": question, "images": [reference(image) for image in images], **said}
+    stdout.write(dumps(record) + "\n")
     stdout.flush()
 
 

@@ -31,10 +31,8 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
     """The config that a source stands for, and the file of its trained tensors (None for a LLaVA
     folder, whose parts hold everything). What is neither is a CheckpointError, or as a hub id a
     WeightsError."""
-    name = os.path.expanduser(os.fspath(source))
-    if name == "embedded":
-        name = str(EMBEDDED)
-    folder = Path(name)
+    folder = folder_of(source)
+    name = os.path.expanduser(source) if not folder.exists() else str(folder)
     if folder.is_dir():
         if (folder / CONFIG_FILE).is_file():
             return read_config(folder / CONFIG_FILE), folder / TENSOR_FILE
@@ -50,6 +48,14 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
             return ModelConfig(llava=hub_id), None
         tensors = cached_file(hub_id, TENSOR_FILE)
     return read_config(Path(config_file)), Path(tensors)
+
+
+def folder_of(source: str | os.PathLike[str]) -> Path:
+    """The folder that a checkpoint's name stands for: its own, that of its run, or `embedded`."""
+    folder = EMBEDDED if source == "embedded" else Path(source).expanduser()
+    kept = folder / "checkpoint"
+    is_run = (kept / CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).is_file()
+    return kept if is_run else folder
 
 
 def read_config(file: Path) -> ModelConfig:

@@ -4,11 +4,10 @@ the command-line options and the `config.json` of a checkpoint."""
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from inspect import formatannotation
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from vlm.errors import ConfigError
+from vlm.settings import Reader, Setting, settings_of
 
 
 @dataclass
@@ -165,11 +164,24 @@ class GenerationConfig:
         ):
             if not holds:
                 raise ConfigError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        if isinstance(self.stop, str):
+            self.stop = [self.stop]
         if self.beams > 1 and (self.temperature, self.repetition_penalty) != (0.0, 1.0):
             raise ConfigError(
                 "beams above 1 search for the most probable answer: leave temperature at 0 and "
                 "repetition_penalty at 1"
             )
+
+
+def generation_of(settings: dict[str, Any]) -> GenerationConfig:
+    """Keywords of a call as a `GenerationConfig`; a ConfigError for one that there is not."""
+    known = settings_of(GenerationConfig)
+    for name in settings.keys() - known.keys():
+        raise ConfigError(Reader(known | {"images": Setting(Any)}).unknown(name))
+    try:
+        return GenerationConfig(**settings)
+    except TypeError as error:
+        raise ConfigError(f"a setting has a value of the wrong type: {error}") from error
 
 
 def to_json(config: ModelConfig) -> str:
@@ -180,38 +192,18 @@ def to_json(config: ModelConfig) -> str:
 def from_json(text: str) -> ModelConfig:
     """The inverse of `to_json`; a field that is left out has its default.
 
-    Strict, since checkpoints come from strangers: the command line's parser would take "null" for
-    None, and read the file that a string names. An unknown key, or a value of the wrong type, is a
-    ConfigError that names it.
+    Strict, since checkpoints come from strangers. What does not fit is a ConfigError that names it.
     """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not a model config: not JSON: {error}") from error
-    return _read(ModelConfig, values, "it")
-
-
-def _read(hint: Any, value: Any, name: str) -> Any:
-    """A value from JSON as what the type hint says."""
-    for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
-        if dataclasses.is_dataclass(option) and isinstance(value, dict):
-            types = {entry.name: entry.type for entry in dataclasses.fields(option)}
-            if unknown := sorted(value.keys() - types.keys()):
-                raise ConfigError(
-                    f"not a model config: {name} has {unknown[0]!r:.100}, which is none of "
-                    f"{', '.join(types)}"
-                )
-            return option(**{key: _read(types[key], item, key) for key, item in value.items()})
-        if get_origin(option) is list and isinstance(value, list):
-            return [_read(get_args(option)[0], item, name) for item in value]
-        # The dataclass itself checks which strings it takes.
-        if type(value) is (str if get_origin(option) is Literal else option):
-            return value
-        if option is float and type(value) is int:
-            return float(value)
-    raise ConfigError(
-        f"not a model config: {name} must be {formatannotation(hint)}, not {value!r:.100}"
-    )
+    if not isinstance(values, dict):
+        raise ConfigError(f"not a model config: {values!r:.100}")
+    try:
+        return ModelConfig(**Reader(settings_of(ModelConfig), strict=True).read(values))
+    except ConfigError as error:
+        raise ConfigError(f"not a model config: {error}") from error
 
 
 def check_choices(config: Any) -> None:

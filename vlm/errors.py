@@ -1,21 +1,18 @@
 """The one exception family: every message is a line for the user, saying what was wrong and what
 to do about it. The command line prints it without a traceback."""
 
-LONGEST = 300
-"""Characters of such a line, whatever a path, a URL or a key from a stranger's file holds."""
+import re
 
-
-def shortened(line: str, most: int = LONGEST) -> str:
-    """A line of at most so many characters: its middle is left out, since what to do comes last."""
-    behind = most // 3
-    return line if len(line) <= most else f"{line[: most - behind - 3]}...{line[-behind:]}"
+LONGEST = 290
+"""Characters of an error: a line of 300 has room for what is printed in front of it."""
 
 
 class VLMError(Exception):
-    """Anything a user can put right: base class of all errors raised on purpose."""
+    """Anything a user can put right: base class of all errors raised on purpose. Its message is one
+    line, see `shortened`."""
 
-    def __str__(self) -> str:
-        return shortened(super().__str__())
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class ImageError(VLMError):
@@ -44,3 +41,20 @@ class DataError(VLMError):
 
 class UsageError(VLMError):
     """Options, or a file of options, that a command does not take."""
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The text as one line of at most `longest` characters. If it has more, words of over 100, such
+    as a data URL, lose their middle, and if that is not enough, so does the whole."""
+    text = " ".join(filter(None, map(str.strip, text.splitlines())))
+    if len(text) > longest:
+        text = re.sub(r"\S{101,}", lambda word: without_middle(word[0], 60), text)
+    return without_middle(text, longest)
+
+
+def without_middle(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    # The end is short: it says what to do, or which file of a folder it was.
+    end = (longest - 3) // 3
+    return f"{text[: longest - 3 - end]}...{text[-end:]}"

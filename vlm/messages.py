@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from vlm.errors import PromptError
-from vlm.images import ImageSource
+from vlm.images import ImageSource, load_image
 
 Messages = str | Sequence[dict[str, Any]]
 """A question, or messages `{"role": ..., "content": ...}` whose content is a string or a list of
-`{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`."""
+`{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`; OpenAI's, Anthropic's and
+transformers' parts with images are taken as well."""
 
 Images = ImageSource | list[ImageSource] | tuple[ImageSource, ...] | None
 """One image, several as a list or tuple, or None."""
@@ -63,13 +66,23 @@ def read_content(content: Any, number: int) -> Iterator[str | Slot]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             yield part["text"]
-        elif kind == "image" and part.get("image") is not None:
-            yield Slot(part["image"])
+        elif kind in ("image", "image_url") and (image := image_in(part)) is not None:
+            # Images are compared with one another, which arrays cannot be.
+            yield Slot(load_image(image) if isinstance(image, np.ndarray) else image)
         else:
             raise PromptError(
                 f"message {number}: a part is neither {{'type': 'text', 'text': ...}} "
                 "nor {'type': 'image', 'image': ...}"
             )
+
+
+def image_in(part: dict[str, Any]) -> Any:
+    """The image of a part, or its path or URL, by any of its names; None if there is none."""
+    names = ("image", "image_url", "source", "url", "path")
+    found = next((part[name] for name in names if part.get(name) is not None), None)
+    if isinstance(found, dict) and found.get("type") == "base64":  # Anthropic's
+        return f"data:{found.get('media_type')};base64,{found.get('data')}"
+    return found.get("url", found) if isinstance(found, dict) else found
 
 
 def with_images(messages: Messages, images: Images) -> Messages:

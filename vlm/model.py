@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,9 @@ from transformers import PreTrainedModel
 from vlm.answer import AnswerText
 from vlm.beams import beam_search
 from vlm.checkpoint import save
-from vlm.config import GenerationConfig, ModelConfig
+from vlm.config import GenerationConfig, ModelConfig, generation_of
 from vlm.decode import decode
-from vlm.errors import ConfigError, PromptError
+from vlm.errors import ConfigError, PromptError, VLMError
 from vlm.export import export
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.language import LanguageModel
@@ -157,9 +158,10 @@ class VisionLanguageModel(nn.Module):
         Raises:
             PromptError: a malformed conversation, or one too long for the language model.
             ImageError: an image that cannot be read.
-            ConfigError: a generation setting out of range.
+            ConfigError: a generation setting that there is not, or out of range.
+            WeightsError: weights that give no numbers.
         """
-        config = GenerationConfig(**generation)
+        config = generation_of(generation)
         prompt = self.prompt(with_images(messages, images))
         for (piece,) in self._generate([prompt], config):
             yield piece
@@ -169,22 +171,33 @@ class VisionLanguageModel(nn.Module):
         return "".join(self.stream(messages, images, **generation))
 
     def batch(
-        self, questions: Sequence[tuple[Images, Messages]], batch_size: int = 16, **generation: Any
-    ) -> list[str]:
+        self,
+        questions: Sequence[tuple[Images, Messages]],
+        batch_size: int = 16,
+        errors: Literal["raise", "return"] = "raise",
+        **generation: Any,
+    ) -> list[str | VLMError]:
         """Answers to many (images, question), `batch_size` in one forward pass; settings and errors
-        as `stream`. What comes first, what is beside a question and how much padding it gets make
-        no difference to its answer."""
-        config = GenerationConfig(**generation)
+        as `stream`. With `errors="return"`, a question that cannot be asked, such as one with an
+        image that cannot be read, has its error in the place of its answer. What comes first, what
+        is beside a question and how much padding it gets make no difference to its answer."""
+        config = generation_of(generation)
+        if errors not in ("raise", "return"):
+            raise ConfigError(f"errors must be raise or return, not {errors!r}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-        answers: list[str] = []
+        answers: list[str | VLMError] = []
         for start in range(0, len(questions), batch_size):
-            prompts = [
-                self.prompt(with_images(question, images))
+            asked = [
+                self._prompt_or_error(images, question, config)
+                if errors == "return"
+                else self.prompt(with_images(question, images))
                 for images, question in questions[start : start + batch_size]
             ]
-            steps = self._generate(prompts, config)
-            answers += ["".join(pieces) for pieces in zip(*steps, strict=True)]
+            prompts = [one for one in asked if not isinstance(one, VLMError)]
+            steps = self._generate(prompts, config) if prompts else ()
+            said = ("".join(pieces) for pieces in zip(*steps, strict=True))
+            answers += [one if isinstance(one, VLMError) else next(said) for one in asked]
         return answers
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -195,6 +208,17 @@ class VisionLanguageModel(nn.Module):
     def export_llava(self, folder: str | Path) -> None:
         """Writes a folder for transformers' LlavaForConditionalGeneration, see `export.export`."""
         export(self.config, self.vision, self.projector, self.language, Path(folder))
+
+    def _prompt_or_error(
+        self, images: Images, question: str, config: GenerationConfig
+    ) -> Prompt | VLMError:
+        """A prompt whose images are decoded and whose answer has room, or why there is none."""
+        try:
+            prompt = self.prompt(with_images(question, images))
+            self._require_room([prompt], config.max_tokens)
+            return replace(prompt, images=[load_image(image) for image in prompt.images])
+        except VLMError as error:
+            return error
 
     def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
         """At each step the new text of each prompt's answer, "" where there is none yet."""

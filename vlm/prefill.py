@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from vlm.errors import WeightsError
 from vlm.language import LanguageModel
 from vlm.prompt import Prompt
 
@@ -46,15 +47,23 @@ def prefill(
     after: Prefill | None = None,
 ) -> Prefill:
     """Runs the language model over spliced prompts (B, T, H), padded on the left where their
-    attention mask (B, T) is 0; the cache of what came before in each row is extended in place."""
+    attention mask (B, T) is 0; the cache of what came before in each row is extended in place. A
+    WeightsError if what comes out is not a number."""
     cache = DynamicCache(config=language.model.config) if after is None else after.cache
     if after is not None:
         attention_mask = torch.cat([after.attention_mask, attention_mask], dim=1)
     tokens = embeddings.shape[1]
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
     last = torch.tensor([tokens - 1], device=embeddings.device)
-    logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)
-    return Prefill(cache, attention_mask, position_ids[:, -1:], logits[:, -1].float())
+    logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)[
+        :, -1
+    ].float()
+    if logits.isnan().any() or logits.isposinf().any():
+        raise WeightsError(
+            "what the model computes is not a number (NaN): its weights are damaged, or too large "
+            f"for {language.dtype}"
+        )
+    return Prefill(cache, attention_mask, position_ids[:, -1:], logits)
 
 
 def shared_prefix(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:

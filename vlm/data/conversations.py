@@ -205,22 +205,12 @@ def pieces(content: Any, what: str) -> Iterator[str | Place]:
             found = present(part)
             kind = found.get("type") or next(iter(found), None)
             if kind in ("image", "image_url"):
-                yield Place(named_in(found))
+                yield Place(image_in(found))
                 continue
             if kind != "text":
                 raise SkipSample(f"unread part {kind!r}")
             part = found.get("text")
         yield part if isinstance(part, str) else text_of(part, what)
-
-
-def named_in(part: Mapping[str, Any]) -> Any:
-    """What a part with an image names, a path or a URL; None if nothing."""
-    found = next(
-        (part[key] for key in ("image", "image_url", "source", "path", "url") if key in part), None
-    )
-    if isinstance(found, dict) and found.get("type") == "base64":
-        return f"data:{found.get('media_type')};base64,{found.get('data')}"
-    return found.get("url", found) if isinstance(found, dict) else found
 
 
 def present(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from vlm.errors import ImageError
 from vlm.files import disk
 from vlm.images import MAX_BYTES, load_image, read_data_url
 
-ENDINGS = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+ENDINGS = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif"),
+}
 """By which a photo is known in a folder or a tar file."""
 
 
