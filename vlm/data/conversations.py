@@ -24,6 +24,7 @@ from vlm.data.records import Record, photo_at, require
 from vlm.data.sample import Conversation, Message, Sample, SkipSample, kinds_of, text_of
 from vlm.data.source import DataSource
 from vlm.data.unread import refuse_tags, unread
+from vlm.messages import image_in
 
 LISTS = ("conversations", "messages", "texts")
 """Keys of a record's turns."""
