@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / name).write_text(f"raise RuntimeError('{name} of the user was imported')\n")
     (folder / "tests").mkdir()
     (folder / "tests" / "__init__.py").touch()
-    config = tiny_runs.run_config(folder, epochs=1, cache="off", workers=1)
+    config = tiny_runs.run_config(folder, epochs=1, cache="off")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(resolved(config)))
     vlm.build(config.model).save(folder / "checkpoint")
     question = {"image": "data/0.png", "question": "What?", "answers": ["cat"]}

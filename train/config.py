@@ -118,7 +118,8 @@ class TrainConfig:
         cache_folder: where; None is this project's cache.
         cache_gb: most disk that the features of one tower may take.
         cache_dtype: of the features on the disk; bfloat16 where they go beyond float16's range.
-        workers: processes that prepare the batches of each training process.
+        workers: processes that prepare the batches of each training process; None is 2 beside an
+            accelerator, and none on a CPU, whose cores are busy.
         save_every: changes of the weights between two states to resume from.
         keep: states kept, the newest.
         validate_every: changes of the weights between two validations, besides the one at the end
@@ -162,7 +163,7 @@ class TrainConfig:
     cache_folder: Path | None = None
     cache_gb: float = 50.0
     cache_dtype: Literal["float16", "bfloat16"] = "float16"
-    workers: int = 2
+    workers: int | None = None
     save_every: int = 500
     keep: int = 2
     validate_every: int | None = None

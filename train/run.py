@@ -124,6 +124,10 @@ def start(config: TrainConfig) -> Accelerator:
     # A run must not be resumed in another, whatever the machine or the environment.
     config.precision = computed
     check_choices(config)
+    if config.workers is None:
+        # On a CPU they would take turns with what they prepare for, and each epoch would fork
+        # beside torch.distributed's threads, which can leave a worker waiting for ever.
+        config.workers = 0 if accelerator.device.type == "cpu" else 2
     # What the environment says of it would divide the gradient, which is a mean already.
     accelerator.gradient_accumulation_steps = 1
     return accelerator
