@@ -87,14 +87,17 @@ def test_a_line_runs_as_it_stands(reader: Path, line: str) -> None:
         # Each of them begins the run of the example.
         shutil.rmtree(reader / "runs" / "example", ignore_errors=True)
     activate = Path(sys.executable).with_name("activate")
-    done = subprocess.run(
-        ["bash", "-c", f"source {activate}; {line}"],
-        cwd=reader,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ["bash", "-c", f"source {activate}; {line}"],
+            cwd=reader,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"still running, having said {(late.stderr or b'')[-2000:].decode()}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
