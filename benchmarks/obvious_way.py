@@ -33,6 +33,7 @@ from train.config import TrainConfig
 from train.flops import ModelFlops, peak_flops
 from train.loader import prompts_of
 from train.order import epoch_batches, epoch_order
+from vlm.chat_template import ChatTemplate
 from vlm.data.read import read_sources
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 
@@ -133,9 +134,8 @@ def in_recipe_order(setting: Setting, folder: Path, config: TrainConfig) -> list
     lengths = [sum(map(len, sample.texts())) for sample in samples]
     prompt = partial(
         build_prompt,
-        tokenizer=AutoTokenizer.from_pretrained(folder / "llava"),
+        template=ChatTemplate(AutoTokenizer.from_pretrained(folder / "llava"), "chatml"),
         image_tokens=setting.tokens,
-        prompt_format="chatml",
         answer_next=False,
     )
     steps = epoch_batches(lengths, config.batch_size, config.seed, epoch=0)

@@ -18,6 +18,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 import vlm
+from eval.published import ask_as_published
 from vlm.errors import DataError
 
 IMAGE = "<image>"
@@ -43,6 +44,7 @@ class VLM(lmms):
         self.batch_size = int(batch_size)
         alone = state.num_processes == 1
         self.model = vlm.load(model, device=(device if alone and device else str(state.device)))
+        ask_as_published(self.model, model)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """An answer to each request, cut at the task's stop strings."""

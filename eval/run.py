@@ -33,6 +33,7 @@ from eval.catalogue import show_catalogue
 from eval.compare import show_comparison
 from eval.endpoint import EndpointAnswerer
 from eval.predictions import Prediction, answer_all, answered
+from eval.published import ask_as_published
 from eval.question import Question
 from eval.report import begin, figures, seconds_of, write_report
 from eval.report_page import write_page
@@ -72,8 +73,9 @@ def evaluate(
     Args:
         benchmarks: their names, or your own captions or questions: whatever `data: [{path: ...}]`
             of training may be; with `compare`, the run to compare with. None shows which there are.
-        model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id; null is
-            nobody, for `baselines` or an endpoint alone.
+        model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id (LLaVA-1.5 in
+            its published words, Vicuna's with their system message); null is nobody, for
+            `baselines` or an endpoint alone.
         data: folder that holds a folder for each benchmark.
         hub: take the questions from the Hugging Face hub instead.
         split: that is asked; each benchmark's own choice without it.
@@ -182,6 +184,11 @@ def all_who_answer(
         loaded, label = load(model, state, **loading), label_of(model)
         settings = {"beams": beams, "weights": weights_of(model)}
         settings |= {name: loading[name] for name in ("load_in", "dtype")}
+        if ask_as_published(loaded, model):
+            settings["prompt"] = "vicuna"
+            told = f"{label}: asked in Vicuna's words, as in LLaVA-1.5's evaluation"
+            if state.is_main_process:
+                print(told, file=sys.stderr)
         everyone.append(Who(label, lambda _: ModelAnswerer(loaded, beams), settings))
         if baselines:
             blind = f"{label}, question only"

@@ -1,5 +1,6 @@
 """LLaVA folders as transformers writes them, and what transformers gives for a conversation."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from transformers import (
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -40,14 +43,22 @@ TWO_IMAGES = [
 
 
 def make_llava(
-    folder: Path, layer: int | list[int] = -2, strategy: str = "default"
+    folder: Path,
+    layer: int | list[int] = -2,
+    strategy: str = "default",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    template: str | None = None,
 ) -> LlavaForConditionalGeneration:
-    """Writes a random CLIP + Llama LLaVA as transformers would, and gives it."""
+    """Writes a random CLIP + Llama LLaVA as transformers would, its processor with the chat
+    `template` that is given, and gives it."""
+    tokenizer = tokenizer or tiny.tokenizer()
     torch.manual_seed(0)
+    text_config = copy.deepcopy(tiny.language_model().model.config)
+    text_config.vocab_size, text_config.eos_token_id = len(tokenizer), tokenizer.eos_token_id
     config = LlavaConfig(
         vision_config=tiny.clip_config(),
-        text_config=tiny.language_model().model.config,
-        image_token_index=tiny.tokenizer().convert_tokens_to_ids("<image>"),
+        text_config=text_config,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,
     )
@@ -55,11 +66,21 @@ def make_llava(
     for parameter in llava.parameters():
         parameter.data.normal_(std=0.2)
     llava.save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     size = tiny.IMAGE_SIZE
-    CLIPImageProcessorPil(
+    images = CLIPImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-    ).save_pretrained(folder)
+    )
+    images.save_pretrained(folder)
+    if template is not None:
+        LlavaProcessor(
+            images,
+            tokenizer,
+            patch_size=tiny.PATCH,
+            vision_feature_select_strategy=strategy,
+            num_additional_image_tokens=1,
+            chat_template=template,
+        ).save_pretrained(folder)
     return llava
 
 

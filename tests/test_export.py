@@ -23,6 +23,7 @@ from tests.llava_folders import (
     reload,
     rename_tokens,
 )
+from vlm.chat_template import ChatTemplate
 from vlm.config import LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError
@@ -114,7 +115,7 @@ def test_export_without_an_image_token(tmp_path, rows, exported_rows, tied):
     torch.manual_seed(4)
     tokenizer = rename_tokens(tmp_path / "a", tmp_path / "b", image="photo")
     assert len(tokenizer) == 320
-    model.language = LanguageModel(LlamaForCausalLM(config).eval(), tokenizer)
+    model.language = LanguageModel(LlamaForCausalLM(config).eval(), ChatTemplate(tokenizer))
     model.export_llava(tmp_path / "llava")
     assert "<image>" not in tokenizer.get_added_vocab()
     assert len(model.language.model.get_input_embeddings().weight) == rows
@@ -137,7 +138,7 @@ def test_export_without_an_image_token(tmp_path, rows, exported_rows, tied):
 )
 def test_exported_processor_writes_the_same_inputs(tmp_path, prompt, resize, select):
     model = tiny.vision_language_model(select=select)
-    model.config.language.prompt = prompt
+    model.language.template = ChatTemplate(tiny.tokenizer(), prompt)
     preprocessing = Preprocessing(32, resize, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), shortest_edge=36)
     model.vision.preprocessing = preprocessing
     model.export_llava(tmp_path / "llava")
@@ -213,6 +214,6 @@ def test_scaled_logits_cannot_be_exported(tmp_path):
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     shape = {name: getattr(llama, name) for name in names}
     config = GraniteConfig(**shape, num_attention_heads=4, num_key_value_heads=2, logits_scaling=8)
-    model.language = LanguageModel(GraniteForCausalLM(config), tiny.tokenizer())
+    model.language = LanguageModel(GraniteForCausalLM(config), ChatTemplate(tiny.tokenizer()))
     with pytest.raises(ConfigError, match=r"'granite' changes its logits \(logits_scaling\)"):
         model.export_llava(tmp_path / "llava")

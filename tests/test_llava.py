@@ -12,7 +12,6 @@ from tests.llava_folders import (
     inputs_of,
     make_llava,
     reference_logits,
-    rename_tokens,
 )
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.errors import ConfigError, WeightsError
@@ -96,20 +95,10 @@ def test_import_is_frozen_and_says_what_it_found(tmp_path):
     assert model.config.vision.layers == [-3, -2]
     assert model.config.vision.select == "full"
     assert model.config.projector.kind == "mlp"
-    assert model.config.language.prompt == "chatml"
+    assert model.config.language.prompt == "template"
     assert model.language.end_ids() == {2}
     low = build(ModelConfig(llava=str(tmp_path)), "cpu", torch.bfloat16)
     assert {p.dtype for p in low.parameters()} == {torch.bfloat16}
-
-
-def test_import_without_chatml_tokens_speaks_vicuna(tmp_path):
-    make_llava(tmp_path)
-    rename_tokens(tmp_path / "original", tmp_path, im_start="turn", im_end="over")
-    model = vlm.load(tmp_path)
-    assert model.config.language.prompt == "vicuna"
-    text = model.language.tokenizer.decode(model.prompt("Two dogs").input_ids)
-    assert text.endswith("USER: Two dogs ASSISTANT:")
-    assert vlm.load(tmp_path, prompt="template").config.language.prompt == "template"
 
 
 def test_own_checkpoint_of_an_import(tmp_path):

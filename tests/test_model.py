@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
+from tests import templates, tiny
 from train.batch import Batch, collate
 from train.loss import target_loss
+from vlm.chat_template import ChatTemplate
 from vlm.config import ProjectorConfig
 from vlm.errors import ConfigError, ImageError, PromptError, WeightsError
 from vlm.model import IMAGES_KEPT, VisionLanguageModel
@@ -109,6 +110,26 @@ def test_the_loss_is_that_of_transformers(
     )
     ours = model(training_batch(model, talk), target_loss)
     assert ours.item() / sum(prompt.loss_mask) == pytest.approx(theirs.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("llama-3", "<|eot_id|>"), ("glm", "</s>"), ("phi-3", "<|end|>")]
+)
+def test_an_answer_ends_where_training_taught_it_to(kind: str, end: str) -> None:
+    tokenizer = templates.tokenizer("byte", kind)
+    model = tiny.vision_language_model(template=ChatTemplate(tokenizer, "template"))
+    # `</s>` is the end that the model and the tokenizer name themselves.
+    assert model.language.end_ids() == {2, tokenizer.convert_tokens_to_ids(end)}
+    talk = conversation(A, "What is in the picture?", answer="A cat sits.")
+    optimizer = torch.optim.Adam(model.language.requires_grad_().parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(training_batch(model, talk), target_loss).backward()
+        optimizer.step()
+    for settings in ({}, {"beams": 3}):
+        assert model.chat(talk[:1], max_tokens=50, **settings) == "A cat sits."
+        questions = [(A, "What is in the picture?")]
+        assert model.batch(questions, max_tokens=50, **settings) == ["A cat sits."]
 
 
 def test_logits_are_those_of_the_spliced_conversation(model: VisionLanguageModel) -> None:

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests import tiny
+from tests import templates, tiny
+from vlm.chat_template import VICUNA_SYSTEM, ChatTemplate
 from vlm.errors import PromptError
-from vlm.language import LanguageModel
-from vlm.prompt import IMAGE_SLOT, VICUNA_SYSTEM, Prompt, build_prompt, plain_ids
+from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 from vlm.smollm2 import SMOLLM2
 from vlm.sources import cache_dir
 
@@ -43,41 +42,9 @@ def assistant(text: str) -> dict[str, str]:
 TALK = [user("What is it?"), assistant("A cat."), user("Where?"), assistant("On the grass.")]
 
 
-def llama_tokenizer(sentencepiece: bool) -> PreTrainedTokenizerFast:
-    """With Llama's special tokens: byte-level BPE, or BPE over words that begin with `▁`."""
-    special = ["<unk>", "<s>", "</s>", "<image>"]
-    if sentencepiece:
-        backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-        parts = [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-        backend.decoder = decoders.Sequence(parts)
-        special += [f"<0x{byte:02X}>" for byte in range(256)]
-        alphabet = []
-    else:
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(tiny.TEXT, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        chat_template=LLAMA2,
-    )
-
-
-BYTE_LEVEL, SENTENCEPIECE = llama_tokenizer(False), llama_tokenizer(True)
+BYTE_LEVEL, SENTENCEPIECE = (
+    templates.tokenizer(scheme, LLAMA2, chatml=False) for scheme in ("byte", "always")
+)
 BOTH = pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE], ids=["byte", "sp"])
 
 
@@ -104,7 +71,9 @@ def test_chatml_by_hand(prompt_format: str) -> None:
         user("c.jpg", "Where?"),
         assistant("Grass."),
     ]
-    prompt = build_prompt(messages, tiny.tokenizer(), 3, prompt_format, answer_next=False)
+    prompt = build_prompt(
+        messages, ChatTemplate(tiny.tokenizer(), prompt_format), 3, answer_next=False
+    )
     segments = [
         ([START], False),
         (tiny_ids("system\nYou are helpful."), False),
@@ -145,8 +114,8 @@ def test_chatml_by_hand(prompt_format: str) -> None:
 
 
 def test_answer_next_opens_the_assistants_turn() -> None:
-    asked = build_prompt("What is it?", tiny.tokenizer(), 3)
-    closed = build_prompt("What is it?", tiny.tokenizer(), 3, answer_next=False)
+    asked = build_prompt("What is it?", ChatTemplate(tiny.tokenizer()), 3)
+    closed = build_prompt("What is it?", ChatTemplate(tiny.tokenizer()), 3, answer_next=False)
     assert asked.input_ids == [*closed.input_ids, START, *tiny_ids("assistant\n")]
     assert not any(asked.loss_mask)
 
@@ -158,7 +127,7 @@ def test_text_alone_is_what_the_chat_template_gives(prompt_format: str, answer_n
     expected = tiny.tokenizer().apply_chat_template(
         messages, add_generation_prompt=answer_next, return_dict=False
     )
-    prompt = build_prompt(messages, tiny.tokenizer(), 3, prompt_format, answer_next)
+    prompt = build_prompt(messages, ChatTemplate(tiny.tokenizer(), prompt_format), 3, answer_next)
     assert prompt.input_ids == expected
 
 
@@ -179,7 +148,7 @@ def test_smollm2_conversation_is_what_its_template_gives(prompt_format: str) -> 
     expected = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False
     )
-    prompt = build_prompt(messages, tokenizer, 3, prompt_format)
+    prompt = build_prompt(messages, ChatTemplate(tokenizer, prompt_format), 3)
     assert prompt.input_ids == expected
     assert tokenizer.decode(supervised(prompt)) == "A cat.<|im_end|>On the grass.<|im_end|>"
 
@@ -187,16 +156,18 @@ def test_smollm2_conversation_is_what_its_template_gives(prompt_format: str) -> 
 @BOTH
 def test_vicuna(tokenizer: PreTrainedTokenizerFast) -> None:
     one = [user("a.jpg", "What is it?")]
-    prompt = build_prompt(one, tokenizer, 2, "vicuna")
+    prompt = build_prompt(one, ChatTemplate(tokenizer, "vicuna"), 2)
     before, after = prompt.input_ids[: prompt.image_slots[0].start], prompt.image_slots[0].stop
     assert tokenizer.decode(before) == f"<s>{space(tokenizer)}{VICUNA_SYSTEM} USER: "
     assert tokenizer.decode(prompt.input_ids[after:]) == "\nWhat is it? ASSISTANT:"
 
-    prompt = build_prompt([user("What is it?"), TALK[1]], tokenizer, 2, "vicuna", False)
+    prompt = build_prompt(
+        [user("What is it?"), TALK[1]], ChatTemplate(tokenizer, "vicuna"), 2, False
+    )
     text = f"<s>{space(tokenizer)}{VICUNA_SYSTEM} USER: What is it? ASSISTANT: A cat.</s>"
     assert tokenizer.decode(prompt.input_ids) == text
 
-    prompt = build_prompt(TALK, tokenizer, 2, "vicuna", answer_next=False)
+    prompt = build_prompt(TALK, ChatTemplate(tokenizer, "vicuna"), 2, answer_next=False)
     text += f"{space(tokenizer)}USER: Where? ASSISTANT: On the grass.</s>"
     assert tokenizer.decode(prompt.input_ids) == text
     assert tokenizer.decode(supervised(prompt)).split("</s>") == [
@@ -213,7 +184,7 @@ def space(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def test_vicuna_with_a_system_message() -> None:
     messages = [{"role": "system", "content": "Be short."}, user("What?")]
-    prompt = build_prompt(messages, BYTE_LEVEL, 2, "vicuna")
+    prompt = build_prompt(messages, ChatTemplate(BYTE_LEVEL, "vicuna"), 2)
     assert BYTE_LEVEL.decode(prompt.input_ids) == "<s>Be short. USER: What? ASSISTANT:"
 
 
@@ -222,8 +193,8 @@ def test_vicuna_with_a_system_message() -> None:
 def test_an_answer_is_trained_where_it_is_generated(
     tokenizer: PreTrainedTokenizerFast, prompt_format: str
 ) -> None:
-    asked = build_prompt(TALK[:1], tokenizer, 2, prompt_format)
-    answered = build_prompt(TALK[:2], tokenizer, 2, prompt_format, answer_next=False)
+    asked = build_prompt(TALK[:1], ChatTemplate(tokenizer, prompt_format), 2)
+    answered = build_prompt(TALK[:2], ChatTemplate(tokenizer, prompt_format), 2, answer_next=False)
     assert answered.input_ids[: len(asked)] == asked.input_ids
     assert answered.loss_mask == [False] * len(asked) + [True] * (len(answered) - len(asked))
 
@@ -231,7 +202,7 @@ def test_an_answer_is_trained_where_it_is_generated(
 @BOTH
 def test_a_llama_2_template(tokenizer: PreTrainedTokenizerFast) -> None:
     s = space(tokenizer)
-    prompt = build_prompt(TALK, tokenizer, 2, "auto", answer_next=False)
+    prompt = build_prompt(TALK, ChatTemplate(tokenizer, "auto"), 2, answer_next=False)
     assert tokenizer.decode(prompt.input_ids) == (
         f"<s>{s}[INST] What is it? [/INST] A cat. </s>{s}[INST] Where? [/INST] On the grass. </s>"
     )
@@ -272,7 +243,7 @@ def test_special_tokens_and_slots_are_only_the_formats(
 ) -> None:
     tokenizer = tiny.tokenizer()
     messages = [*([system] if system else []), *turns]
-    prompt = build_prompt(messages, tokenizer, 2, prompt_format, answer_next)
+    prompt = build_prompt(messages, ChatTemplate(tokenizer, prompt_format), 2, answer_next)
     answers = sum(turn["role"] == "assistant" for turn in turns)
     vicuna = prompt_format == "vicuna"
     assert prompt.input_ids.count(0) == (1 if vicuna else 0)
@@ -297,23 +268,25 @@ def test_special_tokens_and_slots_are_only_the_formats(
 @given(CONTENT_TEXT, CONTENT_TEXT.filter(lambda text: "▁" not in text))
 def test_sentencepiece_text_stays_text(prompt_format: str, question: str, answer: str) -> None:
     messages = [user(question), assistant(answer)]
-    prompt = build_prompt(messages, SENTENCEPIECE, 2, prompt_format, answer_next=False)
+    prompt = build_prompt(
+        messages, ChatTemplate(SENTENCEPIECE, prompt_format), 2, answer_next=False
+    )
     assert prompt.input_ids.count(SENTENCEPIECE.bos_token_id) == 1
     assert prompt.input_ids.count(SENTENCEPIECE.eos_token_id) == 1
     assert SENTENCEPIECE.convert_tokens_to_ids("<image>") not in prompt.input_ids
-    # SentencePiece puts a space in front only where there is none; Llama 2's template one behind.
+    # Llama 2's template strips, and puts a space in front and behind.
     decoded = SENTENCEPIECE.decode(supervised(prompt)).removesuffix("</s>")
-    assert decoded.strip(" ") == answer.strip(" ")
+    assert decoded.strip() == answer.strip()
 
 
-def test_chatml_tokens_are_special_even_where_the_tokenizer_denies_it() -> None:
+def test_chatml_tokens_are_text_even_where_the_tokenizer_denies_that_they_are_special() -> None:
     tokenizer = copy.deepcopy(BYTE_LEVEL)
     marks = ["<|im_start|>", "<|im_end|>"]
     tokenizer.add_tokens([AddedToken(mark, special=False) for mark in marks])
-    language = LanguageModel(tiny.language_model().model, tokenizer)
-    ids = plain_ids("a<|im_end|>\n<|im_start|>system", language.tokenizer)
-    assert not set(ids) & set(tokenizer.convert_tokens_to_ids(marks))
-    assert tokenizer.decode(ids) == "a<|im_end|>\n<|im_start|>system"
+    text = "a<|im_end|>\n<|im_start|>system<|im_end|><|im_end|>"
+    ids = build_prompt(text, ChatTemplate(tokenizer, "chatml"), 2).input_ids
+    assert [ids.count(i) for i in tokenizer.convert_tokens_to_ids(marks)] == [2, 1]
+    assert tokenizer.decode(ids) == (f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
 
 
 NO_PART = (
@@ -348,7 +321,7 @@ NO_PART = (
 )
 def test_a_malformed_conversation(messages: Any, message: str) -> None:
     with pytest.raises(PromptError) as raised:
-        build_prompt(messages, tiny.tokenizer(), 3)
+        build_prompt(messages, ChatTemplate(tiny.tokenizer()), 3)
     assert str(raised.value) == message
 
 
@@ -365,12 +338,14 @@ def test_a_malformed_conversation(messages: Any, message: str) -> None:
         (
             with_template("{{ raise_exception('roles must alternate') }}"),
             "template",
-            "the chat template refuses this conversation: roles must alternate",
+            "the chat template refuses this conversation: roles must alternate: choose "
+            "language.prompt=chatml or vicuna",
         ),
         (
             with_template("{{ messages[0]['content'] }}"),
             "template",
-            "the chat template does not write every message once and in order",
+            "the chat template does not write every message once and in order: choose "
+            "language.prompt=chatml or vicuna",
         ),
     ],
 )
@@ -378,12 +353,14 @@ def test_a_format_that_cannot_be_written(
     tokenizer: PreTrainedTokenizerFast, prompt_format: str, message: str
 ) -> None:
     with pytest.raises(PromptError) as raised:
-        build_prompt(TALK, tokenizer, 3, prompt_format)
+        build_prompt(TALK, ChatTemplate(tokenizer, prompt_format), 3)
     assert str(raised.value) == message
 
 
 def test_vicuna_needs_an_end() -> None:
     tokenizer = copy.deepcopy(BYTE_LEVEL)
     tokenizer.eos_token = None
-    with pytest.raises(PromptError, match="no end-of-sequence token, so not vicuna"):
-        build_prompt(TALK, tokenizer, 3, "vicuna")
+    with pytest.raises(
+        PromptError, match=r"nothing ends an answer: .* the tokenizer has no end-of-sequence token"
+    ):
+        build_prompt(TALK, ChatTemplate(tokenizer, "vicuna"), 3)

@@ -72,7 +72,7 @@ def test_draws_are_of_the_models_own_probabilities(
 
 
 def test_an_answer_ends_at_its_first_end(model: VisionLanguageModel, photos: list[Loaded]) -> None:
-    ends = model.end_ids()
+    ends = model.language.end_ids()
     with torch.no_grad():
         model.language.model.get_output_embeddings().weight[list(ends)] *= 3
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_the_gradient_is_that_of_each_captions_log_probability(
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         scores.append(
             [
-                critic.cider(text, each.references, answer[-1] in model.end_ids())
+                critic.cider(text, each.references, answer[-1] in model.language.end_ids())
                 for text, answer in zip(texts, answers, strict=True)
             ]
         )

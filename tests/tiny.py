@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from train.batch import Batch, collate
+from vlm.chat_template import ChatTemplate
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.language import LanguageModel
 from vlm.model import VisionLanguageModel
@@ -57,11 +58,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def language_model(seed: int = 0, hidden: int = 32) -> LanguageModel:
-    """A two-layer Llama with random weights, float32."""
+def language_model(
+    seed: int = 0, hidden: int = 32, template: ChatTemplate | None = None
+) -> LanguageModel:
+    """A two-layer Llama with random weights, float32; with the tokenizer above if not said
+    otherwise."""
+    template = template or ChatTemplate(tokenizer())
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer()),
+        vocab_size=len(template.tokenizer),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=2,
@@ -73,7 +78,7 @@ def language_model(seed: int = 0, hidden: int = 32) -> LanguageModel:
         initializer_range=0.2,
     )
     model = LlamaForCausalLM(config).requires_grad_(False).eval()
-    return LanguageModel(model, tokenizer())
+    return LanguageModel(model, template)
 
 
 def clip_config(layers: int = 3) -> CLIPVisionConfig:
@@ -101,12 +106,14 @@ def clip_tower(layers: list[int] | None = None, select: str = "default") -> Tran
 
 
 def vision_language_model(
-    projector: ProjectorConfig | None = None, **tower: object
+    projector: ProjectorConfig | None = None,
+    template: ChatTemplate | None = None,
+    **tower: object,
 ) -> VisionLanguageModel:
     """A whole tiny model: CLIP, projector (an MLP if not said otherwise), Llama; eval mode."""
     config = ModelConfig(projector=projector or ProjectorConfig())
     vision = clip_tower(**tower)
-    language = language_model()
+    language = language_model(template=template)
     torch.manual_seed(2)
     built = Projector(config.projector, vision, language.width)
     return VisionLanguageModel(config, vision, built, language).eval()

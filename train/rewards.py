@@ -86,7 +86,7 @@ class SelfCritical:
     def rewards(self, photo: Loaded, answers: list[list[int]]) -> list[float]:
         """The CIDEr of each caption of a photo."""
         texts = self.model.language.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        ends = self.model.end_ids()
+        ends = self.model.language.end_ids()
         return [
             self.cider(text, photo.references, ended=answer[-1] in ends)
             for text, answer in zip(texts, answers, strict=True)
@@ -133,7 +133,7 @@ def draw(model: VisionLanguageModel, photos: list[Loaded]) -> list[list[list[int
     embeddings = model.embed(input_ids.to(model.device), list(image_tokens))
     start = prefill(model.language, embeddings, mask.to(model.device))
     start = start.select(torch.arange(len(photos), device=model.device).repeat_interleave(DRAWS))
-    ends = model.end_ids()
+    ends = model.language.end_ids()
     answers: list[list[int]] = [[] for _ in range(len(photos) * DRAWS)]
     unfinished = list(range(len(answers)))
     while True:

@@ -93,7 +93,9 @@ class LanguageConfig:
         revision: commit, tag or branch on the hub; None is the default branch.
         load_in: `4bit` or `8bit` weights through bitsandbytes; None keeps the dtype.
         prompt: conversation format: `chatml`, `vicuna`, the tokenizer's own `template`, or `auto`:
-            ChatML if the tokenizer has its two tokens, else its template.
+            ChatML if the tokenizer has its two tokens and its template does not write them
+            otherwise, else its template. A LLaVA's `template` is its processor's, and its `auto`,
+            where it has none, ChatML or Vicuna's.
         lora: adapters; None is none.
     """
 

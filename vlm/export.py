@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
     AddedToken,
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from vlm.chat_template import QUESTION
 from vlm.config import ModelConfig
 from vlm.errors import ConfigError
 from vlm.files import replace_folder
@@ -23,7 +25,6 @@ from vlm.language import LanguageModel
 from vlm.llava import check_head, check_tower
 from vlm.preprocess import Preprocessing
 from vlm.projector import Projector
-from vlm.prompt import FORMATS, resolve_format
 from vlm.sources import quiet_loading
 from vlm.tower import VisionTower
 from vlm.vision import TransformerTower
@@ -52,8 +53,13 @@ def export(
     tokenizer = copy.deepcopy(language.tokenizer)
     if IMAGE_TOKEN not in tokenizer.get_added_vocab():
         tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, special=True, normalized=False))
-    template = FORMATS[resolve_format(tokenizer, config.language.prompt)]
-    tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.chat_template = language.template.for_processor()
+    first = language.template.write([QUESTION], answer_next=True)
+    has_bos = first.adds_bos or first.literals[0].startswith(str(tokenizer.bos_token))
+    if tokenizer.is_fast and not has_bos:
+        # The processor would put the tokenizer's BOS in front of what begins without.
+        plain = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+        tokenizer.backend_tokenizer.post_processor = plain
     llava = build_llava(tower, projector, language, tokenizer, strategy)
     processor = LlavaProcessor(
         image_processor(tower.preprocessing),
@@ -61,7 +67,7 @@ def export(
         patch_size=tower.model.config.patch_size,
         vision_feature_select_strategy=strategy,
         num_additional_image_tokens=tower.family.special_tokens,
-        chat_template=template,
+        chat_template=tokenizer.chat_template,
     )
 
     def write(partial: Path) -> None:

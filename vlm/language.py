@@ -16,29 +16,24 @@ from transformers import (
     Cache,
     GgufConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
+from vlm.chat_template import ChatTemplate
 from vlm.config import LanguageConfig, LoraConfig
 from vlm.errors import ConfigError
 from vlm.sources import local_source, quiet_loading, reading
 
 
 class LanguageModel(nn.Module):
-    """A causal language model and its tokenizer; `width` is H, the features of one embedding."""
+    """A causal language model with its tokenizer, asked in the words of a chat template; `width` is
+    H, the features of one embedding."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: PreTrainedModel, template: ChatTemplate) -> None:
         super().__init__()
         self.model = model
-        self.tokenizer = tokenizer
+        self.template = template
+        self.tokenizer = template.tokenizer
         self.width: int = model.get_input_embeddings().weight.shape[1]
-        # Some tokenizers do not count ChatML's tokens as special, and would find them in what a
-        # user types.
-        chatml = {"<|im_start|>", "<|im_end|>"} & tokenizer.get_added_vocab().keys()
-        tokenizer.add_special_tokens(
-            {"extra_special_tokens": sorted(chatml - set(tokenizer.all_special_tokens))},
-            replace_extra_special_tokens=False,
-        )
         for module in model.modules():
             # bitsandbytes repacks 4-bit weights for the CPU at the first eval forward, and a
             # repacked layer has no autograd: gradients through it would be silently wrong.
@@ -146,17 +141,20 @@ class LanguageModel(nn.Module):
         self.model.disable_input_require_grads()
 
     def end_ids(self) -> set[int]:
-        """Ids at which the model itself says that it has ended."""
+        """Tokens that end an answer: the one that training teaches to, and those at which the model
+        and the tokenizer say so."""
         ends = self.model.generation_config.eos_token_id if self.model.can_generate() else None
-        ids = set(ends) if isinstance(ends, list) else {ends}
-        return {i for i in ids | {self.tokenizer.eos_token_id} if i is not None}
+        ids = {*ends} if isinstance(ends, list) else {ends}
+        ids |= {self.tokenizer.eos_token_id, self.template.end_id}
+        return ids - {None}
 
 
 def load_language(
     config: LanguageConfig, device: torch.device, dtype: torch.dtype
 ) -> LanguageModel:
     """Loads the language model that a config names, frozen, on its device: a WeightsError if its
-    source is not there, a ConfigError for adapters that do not fit, or no bitsandbytes."""
+    source is not there, a ConfigError for adapters that do not fit, or no bitsandbytes, a
+    PromptError for a chat template that it has not, or that cannot be followed."""
     source = local_source(config.source, config.revision)
     where: dict[str, Any] = {"revision": config.revision}
     options = quantization_options(config.load_in, device, dtype)
@@ -170,7 +168,8 @@ def load_language(
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if not config.load_in:
         model.to(device)
-    language = LanguageModel(model.requires_grad_(False).eval(), tokenizer)
+    template = ChatTemplate(tokenizer, config.prompt)
+    language = LanguageModel(model.requires_grad_(False).eval(), template)
     if config.lora:
         language.add_lora(config.lora)
     return language

@@ -11,16 +11,17 @@ from transformers import (
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 
+from vlm.chat_template import CHATML, ChatTemplate
 from vlm.config import ModelConfig, ProjectorConfig
-from vlm.errors import ConfigError, PromptError
+from vlm.errors import ConfigError
 from vlm.language import LanguageModel, quantization_options
 from vlm.preprocess import read_preprocessing
 from vlm.projector import Projector
-from vlm.prompt import resolve_format
 from vlm.sources import local_source, quiet_loading, reading, require_found
 from vlm.vision import TransformerTower, family_of
 
@@ -34,7 +35,8 @@ def load_llava(
     """The parts that the LLaVA named in `config.llava` holds, frozen but for new adapters, and the
     config, filled in with the layers, projector and prompt format found there. A WeightsError for a
     source that cannot be read or lacks tensors; a ConfigError for another kind of model, a setting
-    that ours cannot follow, or one in `config` that contradicts the LLaVA."""
+    that ours cannot follow, or one in `config` that contradicts the LLaVA; a PromptError for a chat
+    template that cannot be followed."""
     name, where = config.llava, {"revision": config.llava_revision}
     source = local_source(name, config.llava_revision)
     written = read_config(name, source, config.llava_revision)
@@ -47,6 +49,9 @@ def load_llava(
     with reading(name), quiet_loading():
         processor = AutoImageProcessor.from_pretrained(source, **where)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        prompt, template = find_template(
+            tokenizer, source, config.llava_revision, config.language.prompt
+        )
         llava, report = LlavaForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype,
@@ -61,15 +66,14 @@ def load_llava(
     preprocessing = read_preprocessing(processor, config.vision.resize, config.vision.image_size)
     vision = TransformerTower(llava.model.vision_tower, preprocessing, layers, select)
     require_found(name, report, llava)
-    language = take_language(llava, tokenizer)
+    language = take_language(llava, template)
     projector = take_projector(llava.model.multi_modal_projector, vision, language)
     if config.language.lora:
         language.add_lora(config.language.lora)
-    found_format = prompt_format(tokenizer, config.language.prompt)
     config = dataclasses.replace(
         config,
         vision=dataclasses.replace(config.vision, layers=layers, select=select),
-        language=dataclasses.replace(config.language, prompt=found_format),
+        language=dataclasses.replace(config.language, prompt=prompt),
     )
     return config, vision, projector.to(device), language
 
@@ -93,16 +97,14 @@ def read_config(name: str, source: str, revision: str | None) -> LlavaConfig:
         return LlavaConfig.from_dict(written)
 
 
-def take_language(
-    llava: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
-) -> LanguageModel:
+def take_language(llava: LlavaForConditionalGeneration, template: ChatTemplate) -> LanguageModel:
     """The language model inside a LLaVA, as the causal language model it was made from."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(llava.config.text_config)
     setattr(model, model.base_model_prefix, llava.model.language_model)
     model.set_output_embeddings(llava.lm_head)
     model.generation_config = llava.generation_config
-    return LanguageModel(model.requires_grad_(False).eval(), tokenizer)
+    return LanguageModel(model.requires_grad_(False).eval(), template)
 
 
 def take_projector(
@@ -114,17 +116,19 @@ def take_projector(
     return projector.to(language.dtype).requires_grad_(False)
 
 
-def prompt_format(tokenizer: PreTrainedTokenizerBase, asked: str) -> str:
-    """The conversation format of a LLaVA: what was asked for, or for `auto` ChatML where the
-    tokenizer has its two tokens, else Vicuna's."""
-    if asked != "auto":
-        return asked
-    # A LLaVA without ChatML's tokens was tuned on LLaVA-1.5's Vicuna conversations; a template its
-    # tokenizer may still carry is that of the language model before the tuning.
-    try:
-        return resolve_format(tokenizer, "chatml")
-    except PromptError:
-        return "vicuna"
+def find_template(
+    tokenizer: PreTrainedTokenizerBase, source: str, revision: str | None, asked: str
+) -> tuple[str, ChatTemplate]:
+    """The conversation format of a LLaVA, by name and as a template: what was asked for, or for
+    `auto` the template in its folder (the processor's, else the tokenizer's); where there is none,
+    ChatML if the tokenizer has its two tokens, else LLaVA-1.5's, Vicuna's."""
+    found, _ = LlavaProcessor.get_processor_dict(source, revision=revision)
+    tokenizer.chat_template = found.get("chat_template") or tokenizer.chat_template
+    if asked == "auto":
+        asked = "template" if tokenizer.chat_template else "vicuna"
+        if not tokenizer.chat_template and tokenizer.get_added_vocab().keys() >= CHATML:
+            asked = "chatml"
+    return asked, ChatTemplate(tokenizer, asked, processor=asked == "template")
 
 
 def check_tower(config: PreTrainedConfig, strategy: str) -> None:

@@ -122,20 +122,10 @@ class VisionLanguageModel(nn.Module):
         """Forgets encoded images, which a tower that trains would encode differently now."""
         self._encoded.clear()
 
-    def end_ids(self) -> set[int]:
-        """Tokens that end an answer."""
-        ids = self.language.end_ids()
-        end_of_turn = self.language.tokenizer.get_added_vocab().get("<|im_end|>")
-        return ids if end_of_turn is None else ids | {end_of_turn}
-
     def prompt(self, messages: Messages, answer_next: bool = True) -> Prompt:
         """A conversation as this model sees it, see `build_prompt`."""
         return build_prompt(
-            messages,
-            self.language.tokenizer,
-            self.projector.num_tokens,
-            self.config.language.prompt,
-            answer_next,
+            messages, self.language.template, self.projector.num_tokens, answer_next
         )
 
     @torch.no_grad()
@@ -224,15 +214,14 @@ class VisionLanguageModel(nn.Module):
         """At each step the new text of each prompt's answer, "" where there is none yet."""
         start = self._prefill(prompts, config.max_tokens)
         answers = [AnswerText(self.language.tokenizer, config.stop) for _ in prompts]
+        ends = self.language.end_ids()
         if config.beams > 1:
-            found = beam_search(
-                self.language, start, self.end_ids(), config.beams, config.max_tokens
-            )
+            found = beam_search(self.language, start, ends, config.beams, config.max_tokens)
             yield ["".join(map(text.push, ids)) for text, ids in zip(answers, found, strict=True)]
         else:
             text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
             ended: set[int] = set()
-            for step in decode(self.language, start, text_ids, self.end_ids(), config, ended):
+            for step in decode(self.language, start, text_ids, ends, config, ended):
                 yield [
                     "" if token is None else answer.push(token)
                     for token, answer in zip(step, answers, strict=True)

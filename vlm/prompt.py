@@ -2,59 +2,26 @@
 
 A conversation becomes a list of segments: text, special tokens, image slots. Each carries whether
 it is supervised, and the ids are put together from them; nothing is ever tokenised, searched and
-tokenised again. Special tokens come only from the format: whatever a user types, `<image>` or
-`<|im_end|>` included, is tokenised as plain text.
+tokenised again. Special tokens come only from the chat template: whatever a user types, `<image>`
+or `<|im_end|>` included, is tokenised as plain text.
 
 An image slot is a run of `IMAGE_SLOT`, as many as the image has tokens; it has no id in the
 vocabulary, so no model has to be resized for it.
 """
 
-import functools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
-from transformers import PreTrainedTokenizerBase
-
-from vlm.errors import PromptError
+from vlm.chat_template import ChatTemplate, Words, Written, plain_ids
 from vlm.images import ImageSource
-from vlm.messages import Messages, Slot, Turn, read_messages
+from vlm.messages import Messages, Slot, read_messages
 
 IMAGE_SLOT = -200
 """Stands in `input_ids` where an image token goes (LLaVA's IMAGE_TOKEN_INDEX)."""
 
-VICUNA_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-"""System message of LLaVA-1.5's conversations (`vicuna_v1`), used where none is given."""
-
-CONTENT = (
-    "{% macro content(message) %}{% if message.content is string %}{{ message.content }}"
-    "{% else %}{% for part in message.content %}"
-    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}{% endmacro %}"
-)
-FORMATS: dict[str, str | None] = {
-    # SmolLM2, Qwen: `<|im_start|>role\n ... <|im_end|>\n`
-    "chatml": CONTENT
-    + "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ content(message) }}"
-    + "<|im_end|>\n{% endfor %}"
-    + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    # Vicuna v1 (LLaVA-1.5): `SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`
-    "vicuna": CONTENT
-    + "{{ bos_token }}{% if messages[0].role != 'system' %}"
-    + VICUNA_SYSTEM
-    + " {% endif %}{% for message in messages %}"
-    + "{% if message.role == 'system' %}{{ content(message) }} "
-    + "{% elif message.role == 'user' %}USER: {{ content(message) }} "
-    + "{% else %}ASSISTANT: {{ content(message) }}{{ eos_token }}{% endif %}{% endfor %}"
-    + "{% if add_generation_prompt %}ASSISTANT:{% endif %}",
-    "template": None,
-}
-"""The conversation formats as Jinja chat templates; None is the tokenizer's own. An exported LLaVA
-has the same text, which is why it can write content with images too."""
+GUARD = "\ue000"
+"""A character that no tokenizer joins with what is beside it."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +47,22 @@ class Prompt:
 
 
 def build_prompt(
-    messages: Messages,
-    tokenizer: PreTrainedTokenizerBase,
-    image_tokens: int,
-    prompt_format: str = "auto",
-    answer_next: bool = True,
+    messages: Messages, template: ChatTemplate, image_tokens: int, answer_next: bool = True
 ) -> Prompt:
     """A conversation as a model sees it of whose projector an image gets `image_tokens`; with
     `answer_next` it ends with the opening of the assistant's turn, ready to generate. A PromptError
-    for a malformed message, or a format that the tokenizer cannot write."""
-    turns = read_messages(messages)
-    template = FORMATS[resolve_format(tokenizer, prompt_format)]
-    ids: list[int] = []
-    mask: list[bool] = []
+    for a malformed message, or a conversation that the template does not take."""
+    written = template.write(read_messages(messages), answer_next)
+    segments = strip_text(merge_text(segments_of(written, template, answer_next)), template)
+    ids = [template.tokenizer.bos_token_id] if written.adds_bos else []
+    mask = [False] * len(ids)
     slots: list[range] = []
     images: list[ImageSource] = []
-    for segment in merge_text(write(turns, tokenizer, template, answer_next)):
+    before: str | int | Slot | None = None
+    for segment in segments:
         start, content = len(ids), segment.content
         if isinstance(content, str):
-            ids += plain_ids(content, tokenizer)
+            ids += text_ids(content, template, before)
         elif isinstance(content, int):
             ids.append(content)
         else:
@@ -106,85 +70,44 @@ def build_prompt(
             slots.append(range(start, len(ids)))
             images.append(content.image)
         mask += [segment.supervised] * (len(ids) - start)
+        before = content
     return Prompt(ids, mask, slots, images)
 
 
-def resolve_format(tokenizer: PreTrainedTokenizerBase, prompt_format: str = "auto") -> str:
-    """The name of one of `FORMATS`; `auto` is ChatML where the tokenizer has its two tokens, else
-    the tokenizer's own template. A PromptError if it lacks what the format needs."""
-    chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_added_vocab().keys()
-    if prompt_format == "auto":
-        prompt_format = "chatml" if chatml else "template"
-    if prompt_format not in FORMATS:
-        raise PromptError(f"prompt format {prompt_format!r} is none of auto, {', '.join(FORMATS)}")
-    if prompt_format == "chatml" and not chatml:
-        raise PromptError("the tokenizer has no <|im_start|> and <|im_end|>, so not chatml")
-    if prompt_format == "vicuna" and tokenizer.eos_token_id is None:
-        raise PromptError("the tokenizer has no end-of-sequence token, so not vicuna")
-    if prompt_format == "template" and not tokenizer.chat_template:
-        raise PromptError(
-            "the tokenizer has no chat template: choose language.prompt=chatml or vicuna"
-        )
-    return prompt_format
-
-
-def write(
-    turns: list[Turn], tokenizer: PreTrainedTokenizerBase, template: str | None, answer_next: bool
-) -> Iterator[Segment]:
-    """A chat template rendered around stand-ins for each turn's content, so that what is the
-    template's and what is the user's never mix. A PromptError if the template refuses the
-    conversation, or leaves a turn out."""
-    # Strings, since many a tokenizer's own template takes no other content.
-    messages = [
-        {"role": turn.role, "content": f"\ue000{number}\ue001"} for number, turn in enumerate(turns)
-    ]
-    try:
-        rendered = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=answer_next
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise PromptError(f"the chat template refuses this conversation: {reason}") from error
-    pieces = re.split("\ue000(\\d+)\ue001", rendered)
-    if [int(number) for number in pieces[1::2]] != list(range(len(turns))):
-        raise PromptError("the chat template does not write every message once and in order")
-    vocabulary = tokenizer.get_added_vocab()
-    special_token = any_of(frozenset(vocabulary))
-    answers = [turn.role == "assistant" for turn in turns]
-    # For each literal: whether it ends an answer, and whether one follows.
-    around = zip(pieces[::2], [False, *answers], [*answers, answer_next], strict=True)
-    for number, (literal, ends, follows) in enumerate(around):
-        if number > 0:
-            yield from content_segments(turns[number - 1])
+def segments_of(written: Written, template: ChatTemplate, answer_next: bool) -> Iterator[Segment]:
+    """What a template wrote, and the words between."""
+    placed = iter(written.placed)
+    around = zip([None, *written.words], written.literals, [*written.words, None], strict=True)
+    for before, literal, after in around:
+        if before is not None:
+            yield from word_segments(before)
+        ends = before is not None and before.answer
+        if ends and after is None and not answer_next and not template.ends_itself:
+            yield Segment(template.end_id, supervised=True)
+            return
         # Text that the template wrote: here, and only here, special tokens are recognised.
-        words = special_token.split(literal.removesuffix(" ") if follows else literal)
-        special = [word in vocabulary for word in words]
-        # The assistant's end of turn: up to the first special token behind its words.
-        end = special.index(True) + 1 if ends and any(special) else 0
-        for place, word in enumerate(words):
-            yield Segment(vocabulary.get(word, word), supervised=place < end)
+        pieces = template.split(literal)
+        end = pieces.index(template.end) + 1 if ends and template.end in pieces else 0
+        for place, piece in enumerate(pieces):
+            if piece == template.image:
+                yield Segment(next(placed))
+            else:
+                yield Segment(template.vocabulary.get(piece, piece), supervised=place < end)
         # The space between the assistant's name and its words belongs to the words, where a model
-        # that generates puts it; a SentencePiece tokenizer writes it by itself.
-        answer_space = follows and literal.endswith(" ") and number < len(turns)
-        if answer_space and not adds_space(tokenizer):
-            yield Segment(" ", supervised=True)
+        # that generates puts it.
+        if after is not None and after.answer:
+            yield Segment(template.space, supervised=True)
 
 
-def content_segments(turn: Turn) -> Iterator[Segment]:
-    """A turn's own text and images; each image is followed by a newline, as in LLaVA."""
-    for part in turn.parts:
+def word_segments(words: Words) -> Iterator[Segment]:
+    """The text and images of a turn; an image that the template does not place is followed by a
+    newline, as in LLaVA."""
+    for part in words.parts:
         if isinstance(part, Slot):
             yield Segment(part)
             yield Segment("\n")
         else:
-            yield Segment(part, supervised=turn.role == "assistant")
-
-
-@functools.lru_cache(maxsize=8)
-def any_of(words: frozenset[str]) -> re.Pattern[str]:
-    """Matches any of the words, the longest first."""
-    longest_first = map(re.escape, sorted(words, key=len, reverse=True))
-    return re.compile(f"({'|'.join(longest_first) or '(?!)'})")
+            yield Segment(part, supervised=words.answer)
 
 
 def merge_text(segments: Iterator[Segment]) -> list[Segment]:
@@ -202,11 +125,35 @@ def merge_text(segments: Iterator[Segment]) -> list[Segment]:
     return merged
 
 
-def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of text in which no special token is recognised."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+def strip_text(segments: list[Segment], template: ChatTemplate) -> list[Segment]:
+    """Leaves out the whitespace that special tokens swallow: `<|end|>\\n` is one token in Phi-3."""
+    for swallowing, cut in (
+        (template.swallows_right, str.lstrip),
+        (template.swallows_left, str.rstrip),
+    ):
+        kept: list[Segment] = []
+        for segment in segments:
+            content, beside = segment.content, kept[-1].content if kept else None
+            if isinstance(content, str) and isinstance(beside, int) and beside in swallowing:
+                content = cut(content)
+            if content != "":
+                kept.append(Segment(content, segment.supervised))
+        # The second pass goes backwards.
+        segments = kept[::-1]
+    return segments
 
 
-def adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts a space in front of a text by itself (SentencePiece does)."""
-    return tokenizer.convert_ids_to_tokens(plain_ids("a", tokenizer)) != ["a"]
+def text_ids(text: str, template: ChatTemplate, before: str | int | Slot | None) -> list[int]:
+    """Ids of text in which no special token is recognised, `before` being what comes before it."""
+    # What marks a turn but is no special token of the tokenizer is cut in two.
+    cuts = [match.start() + 1 for match in template.marks.finditer(text)]
+    joined = isinstance(before, str) or (before is not None and template.only_first)
+    ids: list[int] = []
+    for start, end in pairwise([0, *cuts, len(text)]):
+        piece = text[start:end]
+        if template.adds_space and (joined or start):
+            guard = plain_ids(GUARD, template.tokenizer)
+            ids += plain_ids(GUARD + piece, template.tokenizer)[len(guard) :]
+        else:
+            ids += plain_ids(piece, template.tokenizer)
+    return ids
