@@ -73,8 +73,8 @@ def talk(conversation: Conversation, *lines: str, as_json: bool = False) -> tupl
         (["What?", "a.jpg", "b.jpg"], ["a.jpg", "b.jpg"], "What?"),
         (["What is this?", "Is it?"], ["What is this?"], "Is it?"),
         (["-", "What?"], ["-"], "What?"),
-        (["my photo.jpg"], ["my photo.jpg"], None),
         (["my photo.jpg", "What?"], ["my photo.jpg"], "What?"),
+        (["a.jpg", "What is in a.jpg?"], ["a.jpg"], "What is in a.jpg?"),
         (["https://example.org/?"], ["https://example.org/?"], None),
         (["data:image/png;base64, x"], ["data:image/png;base64, x"], None),
     ],
@@ -91,10 +91,11 @@ def test_an_empty_question_is_no_photo(blank: str) -> None:
         images_and_question(["a.jpg", blank])
 
 
-def test_a_word_that_seems_a_question_hears_how_one_ends() -> None:
-    told = r"^cannot read 'describe': No such file .*; a question of one word ends in '\?', '\.' or"
+@pytest.mark.parametrize("word", ["describe", "my photo.jpg", "what is in a.jpg"])
+def test_a_word_that_may_be_a_question_hears_how_one_ends(word: str) -> None:
+    told = f"^cannot read '{word}': No such file or directory; a question ends in '[?]', '[.]' or"
     with pytest.raises(ImageError, match=told):
-        images_and_question(["a.jpg", "describe"])
+        images_and_question(["a.jpg", word])
     assert images_and_question(["a.jpg", "describe."]) == (["a.jpg"], "describe.")
 
 
@@ -347,7 +348,7 @@ def test_command_reads_questions_from_a_pipe(
     [
         (["missing.jpg"], "cannot read 'missing.jpg': No such file or directory"),
         (["missing.jpg", ""], "the question is empty"),
-        (["my photo.jpg"], "cannot read 'my photo.jpg': No such file or directory"),
+        (["my photo.jpg"], "cannot read 'my photo.jpg': No such file or directory; a question"),
         (["What is in it?", "photos"], "cannot read 'photos': No such file or directory"),
         ([".", "What?"], "cannot read '.': it is a folder: name an image in it"),
         (["-", "-i", "What?"], "`-` is an image from a pipe: pipe one in, and give the question"),

@@ -224,7 +224,7 @@ def test_a_malformed_conversation(model: VisionLanguageModel, messages: Any, ima
         ({"max_new_tokens": 5}, "no setting `max_new_tokens`: did you mean `max_tokens`?"),
         ({"image": A}, "no setting `image`: did you mean `images`?"),
         ({"do_sample": True}, "no setting `do_sample`: there are max_tokens, temperature, "),
-        ({"max_tokens": "5"}, "a setting has a value of the wrong type: "),
+        ({"max_tokens": "many"}, "max_tokens must be a whole number, not 'many'"),
     ],
 )
 def test_a_setting_that_there_is_not(
@@ -276,9 +276,7 @@ def test_weights_that_are_no_numbers(part: str, settings: dict[str, Any]) -> Non
     broken = tiny.vision_language_model()
     with torch.no_grad():
         next(getattr(broken, part).parameters()).fill_(float("nan"))
-    told = (
-        "^what the model computes is not a number .*: its weights are damaged, or go beyond torch"
-    )
+    told = "^what the model computes is not a number .*: its weights are damaged, or too large for"
     with pytest.raises(WeightsError, match=told):
         broken.chat("What?", A, **settings)
     with pytest.raises(WeightsError, match=told):

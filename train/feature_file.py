@@ -151,5 +151,7 @@ def _differences(there: Any, here: dict[str, Any]) -> str:
     there = there if isinstance(there, dict) else {}
     keys = [key for key in here if there.get(key) != here[key]]
     # Weights always differ between towers; of the same one in name, nothing else does.
-    keys = [key for key in keys if key != "weights"] or ["weights"]
+    if set(keys) <= {"weights"}:
+        return f"weights is {str(there.get('weights'))[:12]} there, {here['weights'][:12]} here"
+    keys = [key for key in keys if key != "weights"]
     return ", ".join(f"{key} is {there.get(key)} there, {here[key]} here" for key in keys)

@@ -25,7 +25,7 @@ from train.resume import TrainingState
 from train.rewards import SelfCritical
 from vlm.checkpoint import save
 from vlm.data.sample import Skipped
-from vlm.errors import VLMError
+from vlm.errors import VLMError, WeightsError
 
 ANSWER_LENGTH = 48
 """Tokens of an answer that is looked at during a run, at most."""
@@ -206,7 +206,11 @@ class Run:
             with self.decoding(), self.state.average.applied():
                 self.model.forget_images()
                 names, pairs = self.epochs.questions(ANSWER_LENGTH)
-                answers = self.model.batch(pairs, max_tokens=ANSWER_LENGTH)
+                try:
+                    answers = self.model.batch(pairs, max_tokens=ANSWER_LENGTH)
+                except WeightsError:
+                    # Whether that ends the run, its loss decides.
+                    answers = ["(not a number)"] * len(pairs)
                 self.model.forget_images()
             texts = [text for _, text in pairs]
             told = list(zip(names, texts, answers, strict=True))

@@ -23,6 +23,7 @@ from train.order import epoch_order
 from vlm.checkpoint import read
 from vlm.data.read import read_sources
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason, counted
+from vlm.errors import shortened
 from vlm.prompt import Prompt
 
 
@@ -100,7 +101,9 @@ def print_samples(
     """Prints each conversation of samples under its place and its lengths."""
     for sample, prompts in shown:
         names = ", ".join(photo.name for photo in sample.photos) or "no image"
-        console.print(Text.assemble((sample.where, "bold"), f": {names}"), soft_wrap=True)
+        console.print(
+            Text.assemble((sample.where, "bold"), f": {shortened(names)}"), soft_wrap=True
+        )
         for prompt in prompts:
             images, supervised = sum(map(len, prompt.image_slots)), sum(prompt.loss_mask)
             lengths = f"{len(prompt)} tokens, {images} of images, {supervised} supervised"

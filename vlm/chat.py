@@ -44,7 +44,8 @@ def chat(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     json: bool = False,
     interactive: bool = False,
-    generation: GenerationConfig = GenerationConfig(),  # noqa: B008
+    *,
+    generation: GenerationConfig,
 ) -> None:
     """Ask about images: vlm chat [IMAGE ...] [QUESTION]; without a question, a prompt.
 
@@ -70,12 +71,7 @@ def chat(
         raise PromptError("`-` is an image from a pipe: pipe one in, and give the question here")
     # A character that the terminal's encoding lacks must not end the program.
     sys.stdout.reconfigure(errors="replace")
-    try:
-        pending = [image_part(image) for image in images]
-    except ImageError as error:
-        if json:
-            tell(sys.stdout, question, images, error=str(error))
-        raise
+    pending = image_parts(images, question, json)
     notices = Console(stderr=True)
     with notices.status(Text(f"Loading {model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
@@ -107,19 +103,22 @@ def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
     if words and is_question(words[0]):
         return words[1:], words[0]
     for word in words:
-        if word != "-" and "." not in word and "/" not in word and not os.path.exists(word):
+        if word != "-" and not names_image(word) and (" " in word or not re.search("[./]", word)):
             raise ImageError(
                 f"cannot read {word!r}: No such file or directory; "
-                "a question of one word ends in '?', '.' or '!'"
+                "a question ends in '?', '.' or '!'"
             )
     return words, None
 
 
 def is_question(word: str) -> bool:
-    # A misspelt `my photo.jpg` must not be answered without the photo.
-    named = word.lower().startswith(("data:", "http://", "https://")) or os.path.exists(word)
     said = " " in word or word.endswith(("?", ".", "!"))
-    return said and not named and Path(word).suffix.lower() not in ENDINGS
+    # A misspelt `my photo.jpg` must not be answered without the photo.
+    return said and not names_image(word) and Path(word).suffix.lower() not in ENDINGS
+
+
+def names_image(word: str) -> bool:
+    return word.lower().startswith(("data:", "http://", "https://")) or os.path.exists(word)
 
 
 @dataclass
@@ -173,6 +172,16 @@ def image_part(source: str) -> dict[str, Any]:
     """The part of a message that an image is, read now: the file may be gone by the next turn."""
     image = load_image(sys.stdin.buffer.read(MAX_BYTES + 1) if source == "-" else source)
     return {"type": "image", "image": image, "source": source}
+
+
+def image_parts(images: list[str], question: str | None, json: bool) -> list[dict[str, Any]]:
+    """The parts that images are; if one cannot be read, that is what becomes of the question."""
+    try:
+        return [image_part(image) for image in images]
+    except ImageError as error:
+        if json:
+            tell(sys.stdout, question, images, error=str(error))
+        raise
 
 
 def prompt_loop(

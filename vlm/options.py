@@ -5,7 +5,6 @@ import argparse
 import re
 from collections.abc import Callable
 from dataclasses import Field, field, fields, is_dataclass, make_dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -15,13 +14,23 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import yaml
 
 from vlm.errors import ConfigError, UsageError
-from vlm.settings import is_needed, parts_of, read, read_file, read_yaml, resolved, walk
+from vlm.settings import (
+    default_of,
+    is_needed,
+    members,
+    parts_of,
+    read,
+    read_file,
+    read_yaml,
+    resolved,
+    walk,
+)
 
 SHORT = {"interactive": ["-i"]}
 
 Target = Callable[..., Any]
-"""A function, whose parameters are the options, those that are dataclasses by their fields; or one
-such dataclass alone, which a function takes as `config`."""
+"""A function, whose parameters are the options, a dataclass that it needs by its fields; or such a
+dataclass alone, which a function takes as `config`."""
 
 
 def parse(prog: str, target: Target, arguments: list[str]) -> dict[str, Any] | None:
@@ -68,25 +77,29 @@ def is_word(parameter: Parameter) -> bool:
     return (parameter.default, parameter.kind) == (Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD)
 
 
+def is_flat(parameter: Parameter) -> bool:
+    return is_dataclass(parameter.annotation) and parameter.default is Parameter.empty
+
+
 def settings_of(target: Target) -> type:
-    """A dataclass of all settings, in which what is needed may be left out: it is then None."""
-    bases = [e.annotation for e in parameters_of(target) if is_dataclass(e.annotation)]
+    """A dataclass of all settings, in which what is needed may be left out: it is then None, or no
+    words."""
+    bases = tuple(each.annotation for each in parameters_of(target) if is_flat(each))
     own = [(e.name, e.type, field(default=None)) for b in bases for e in fields(b) if is_needed(e)]
     for each in parameters_of(target):
-        if each.annotation not in bases:
-            no_words = is_word(each) and parts_of(each.annotation)[1]
+        if not is_flat(each):
             default = None if each.default is each.empty else each.default
-            made = field(default_factory=list) if no_words else field(default=default)
-            own.append((each.name, each.annotation, made))
+            default = [] if is_word(each) and parts_of(each.annotation)[1] else default
+            own.append((each.name, each.annotation, field(default_factory=lambda it=default: it)))
     # The whole is checked when it is made.
     namespace = {"__doc__": target.__doc__, "__post_init__": lambda self: None}
-    return make_dataclass("Settings", own, bases=tuple(bases), namespace=namespace)
+    return make_dataclass("Settings", own, bases=bases, namespace=namespace)
 
 
 def arguments_of(target: Target, values: dict[str, Any]) -> dict[str, Any]:
     return {
         each.name: each.annotation(**{e.name: values[e.name] for e in fields(each.annotation)})
-        if is_dataclass(each.annotation)
+        if is_flat(each)
         else values[each.name]
         for each in parameters_of(target)
     }
@@ -99,59 +112,55 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return {**below, **above, **{name: merged(below[name], above[name]) for name in deep}}
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """A value under a dotted name, as a YAML file would have it."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
 
 
-class Put(argparse.Action):
-    """Puts an option where a YAML file would have it."""
-
-    def __call__(self, parser: Any, namespace: Any, value: Any, option: Any = None) -> None:
-        values = vars(namespace)
-        *above, last = self.dest.split(".")
-        for key in above:
-            if not isinstance(values.get(key), dict):
-                values[key] = {}
-            values = values[key]
-        value = self.const or value  # A flag has no value.
-        more = isinstance(value, list) and isinstance(values.get(last), list)
-        values[last] = values[last] + value if more else value
+def split(parser: argparse.ArgumentParser, settings: type, arguments: list[str]) -> dict[str, Any]:
+    """The options, and the words, as a YAML file would have them."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    given, wrong = parser.parse_known_intermixed_args(
+        [
+            re.sub("^--[^=]+", lambda o: f"--{o[0][2:].replace('-', '_')}", e)
+            for e in arguments[:cut]
+        ]
+        # Behind `--`, which argparse forgets before Python 3.13, no word is an option.
+        + [f"\0{word}" for word in arguments[cut + 1 :]]
+    )
+    for option in filter(re.compile("-+(.)").match, wrong):
+        # There is no such setting; a file that had it would hear the same.
+        read(settings, nested(option.lstrip("-").partition("=")[0], None))
+    if wrong:
+        raise ConfigError(f"unexpected word '{wrong[0]}'")
+    values: dict[str, Any] = {}
+    for path, value in vars(given).items():
+        values = merged(values, nested(path, None if value == [None] else value))
+    return values
 
 
 def from_text(hint: Any, text: str) -> Any:
     """The value of an option; null, lists and objects are written as in YAML."""
     inner, many = parts_of(hint)
     value = None if text == "null" else text
-    if text[:1] + text[-1:] in ("[]", "{}") and (inner or "list[" in str(hint)):
+    if text[:1] + text[-1:] in ("[]", "{}") and (inner or list in map(get_origin, members(hint))):
         value = read_yaml(f"it: {text}")["it"]
-    return [value] if many and isinstance(value, str | dict) else value
+    return value if isinstance(value, list) or not many else [value]
 
 
-def split(parser: Parser, settings: type, arguments: list[str]) -> dict[str, Any]:
-    """The options, and the words, as a YAML file would have them."""
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    options = [
-        re.sub("^--[^=]+", lambda o: "--" + o[0][2:].replace("-", "_"), e) for e in arguments[:cut]
-    ]
-    # Behind `--`, which argparse forgets before Python 3.13, no word is an option.
-    words = [f"\0{word}" for word in arguments[cut + 1 :]]
-    given, wrong = parser.parse_known_intermixed_args(options + words)
-    for option in (each.partition("=")[0] for each in wrong if each.startswith("-")):
-        known = [f"--{name}" for name, *_ in walk(settings) if "[]" not in name]
-        near = [one for one in known if one.endswith(f".{option[2:]}")][:3]
-        meant = " or ".join(near or get_close_matches(option, known, 1, 0.75))
-        raise ConfigError(f"no option {option}" + (f": did you mean {meant}?" if meant else ""))
-    if wrong:
-        raise ConfigError(f"unexpected word '{wrong[0]}'")
-    return vars(given)
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
 
 
 def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> Parser:
     """What takes the options and words of all settings; with what they do, if that is printed."""
     words = [each.name for each in parameters_of(target) if is_word(each)]
+    words += ["[CONFIG.yaml ...]"] * is_dataclass(target)
     parser = Parser(
-        usage=" ".join([prog, *words, *["[CONFIG.yaml ...]"] * is_dataclass(target), "[options]"]),
+        usage=" ".join([prog, *words, "[options]"]),
         description=(target.__doc__ or "").partition("\n\n")[0],
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -167,19 +176,20 @@ def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> 
     entries = parser.add_argument_group("in each entry of a list")
     for name, each, owner in walk(settings):
         about = help_of(owner, each) if docs else ""
+        takes, many = metavar(each.type), parts_of(each.type)[1]
         if "[]" in name:
             if docs:  # It is no option.
-                entries.add_argument(name, metavar=f"{name}: {metavar(each.type)}", help=about)
+                entries.add_argument(name, metavar=f"{name}: {takes}", help=about)
         elif name in words:
-            many = "*" if parts_of(each.type)[1] else "?"
-            add(name, nargs=many, type=lambda word: word.removeprefix("\0"), help=about)
+            kind = {"nargs": "*" if many else "?", "type": lambda word: word.removeprefix("\0")}
+            add(name, help=about, **kind)
         elif each.type is bool and "." not in name:
-            flag = partial(add, dest=name, action=Put, nargs=0)
+            flag = partial(add, dest=name, action="store_const")
             flag(f"--{name}", *SHORT.get(name, []), const="true", help=f"{about} (or --no_{name})")
             flag(f"--no_{name}", const="false", help=argparse.SUPPRESS)
         else:
-            kind = {"type": partial(from_text, each.type), "metavar": metavar(each.type)}
-            add(f"--{name}", action=Put, help=about, **kind)
+            kind = {"action": "extend" if many else "store", "type": partial(from_text, each.type)}
+            add(f"--{name}", metavar=takes, help=about, **kind)
     return parser
 
 
@@ -193,12 +203,11 @@ def metavar(hint: Any) -> str:
 
 def help_of(owner: type, setting: Field) -> str:
     """What docstrings say of a setting, and its default."""
-    about, default = docs_of(owner).get(setting.name, ""), setting.default
+    about, default = docs_of(owner).get(setting.name, "").replace("%", "%%"), default_of(setting)
     if is_needed(setting):
-        about += " (needed)"
-    elif default is not False and isinstance(default, str | int | float | Path):
-        about += f" (default: {default})"
-    return about.replace("%", "%%")
+        return f"{about} (needed)"
+    simple = isinstance(default, str | int | float | Path) and default is not False
+    return f"{about} (default: {default})" if simple else about
 
 
 @cache
@@ -206,7 +215,5 @@ def docs_of(owner: type) -> dict[str, str]:
     # Imported here because it takes a while, and only help needs it.
     from docstring_parser import parse as parse_docstring
 
-    entries = [
-        e for base in owner.__mro__[::-1] for e in parse_docstring(base.__doc__ or "").params
-    ]
-    return {each.arg_name: " ".join((each.description or "").split()) for each in entries}
+    docs = [parse_docstring(base.__doc__ or "") for base in reversed(owner.__mro__)]
+    return {e.arg_name: " ".join((e.description or "").split()) for one in docs for e in one.params}

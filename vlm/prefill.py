@@ -60,8 +60,8 @@ def prefill(
     ].float()
     if logits.isnan().any() or logits.isposinf().any():
         raise WeightsError(
-            "what the model computes is not a number (NaN): its weights are damaged, or go beyond "
-            f"{language.dtype}: try dtype float32"
+            "what the model computes is not a number (NaN): its weights are damaged, or too large "
+            f"for {language.dtype}"
         )
     return Prefill(cache, attention_mask, position_ids[:, -1:], logits)
 

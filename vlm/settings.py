@@ -22,14 +22,7 @@ LARGEST = 2**20
 DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".gz")
 NO_SETTINGS = "it holds no settings; if it is data, write `data: FILE` in a YAML file"
 
-WORDS = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "string": "text",
-    "path": "text",
-    "list": "a list",
-}
+WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
 """What a value must be, by the beginning of pydantic's name of the error; it says the others."""
 
 
@@ -63,10 +56,15 @@ def spelled_out(hint: Any, value: Any) -> Any:
     return value
 
 
+def default_of(setting: Field) -> Any:
+    factory = setting.default_factory
+    return setting.default if factory is MISSING else factory()
+
+
 def is_needed(setting: Field) -> bool:
     """Whether a setting has no default, or None in the place of one."""
-    no_default = setting.default is setting.default_factory is MISSING
-    return no_default or (setting.default is None and NoneType not in members(setting.type))
+    default = default_of(setting)
+    return default is MISSING or (default is None and NoneType not in members(setting.type))
 
 
 def members(hint: Any) -> tuple[Any, ...]:
@@ -113,10 +111,9 @@ def told(config: type, errors: list[ErrorDetails]) -> str:
 def in_words(config: type, error: ErrorDetails) -> str:
     """What a value must be."""
     if error["type"] == "dataclass_type":
-        such = fields(place(config, error["loc"])[1])[0].name
-        return f"settings such as `{{{such}: ...}}`"
+        return f"settings such as `{{{fields(place(config, error['loc'])[1])[0].name}: ...}}`"
     kind = error["type"].partition("_")[0]
-    return WORDS.get(kind) or error["msg"].removeprefix("Input should be ")
+    return WORDS.get(kind) or error["msg"].removeprefix("Input should be ").replace("valid ", "")
 
 
 def place(config: type, loc: Iterable[str | int]) -> tuple[str, type | None]:
