@@ -89,6 +89,7 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
             "trains has no setting `langage`: did you mean `la",
         ),
         (["train", "--trains.photo", "5"], "trains has no setting `photo`: there are projector, "),
+        (["train", "--data.path", "a"], "no option --data.path; see vlm train --help"),
         (["train", "--data", "[a, b: {]"], "line 1: not YAML: "),
         (["train", "missing.yaml"], "missing.yaml: No such file or directory; see vlm train "),
         (["train", "--config", "missing.yaml"], "missing.yaml: No such file or directory"),

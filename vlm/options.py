@@ -27,6 +27,7 @@ from vlm.settings import (
 )
 
 SHORT = {"interactive": ["-i"]}
+"""Options that have a letter too."""
 
 Target = Callable[..., Any]
 """A function, whose parameters are the options, a dataclass that it needs by its fields; or such a
@@ -38,30 +39,27 @@ def parse(prog: str, target: Target, arguments: list[str]) -> dict[str, Any] | N
     or for a dataclass YAML files. None if help or the settings were asked for, and printed. A
     UsageError for whatever is wrong."""
     settings = settings_of(target)
+    needed = [each.name for each in fields(settings) if is_needed(each)]
+    values: dict[str, Any] = {}
     try:
         options = split(parser_of(prog, target, settings), settings, arguments)
         if options.pop("help", False):
             return parser_of(prog, target, settings, docs=True).print_help()
         printing = options.pop("print_config", False)
-        files = options.pop("files", []) + options.pop("config", [])
-        values: dict[str, Any] = {}
-        for file in (*files, None):
+        for file in (*options.pop("files", []), *options.pop("config", []), None):
             try:
                 values = merged(values, read_file(file) if file else options)
                 whole = read(settings, values)
-                missing = [
-                    e.name for e in fields(settings) if is_needed(e) and e.name not in values
-                ]
+                missing = [name for name in needed if name not in values]
                 called = {} if missing else arguments_of(target, vars(whole))
             except ConfigError as error:
                 raise ConfigError(f"{file}: {error}" if file else str(error)) from error
-        if printing:
-            return print(
-                yaml.safe_dump(resolved(whole), sort_keys=False, allow_unicode=True), end=""
-            )
-        if missing:
+        if missing and not printing:
             raise ConfigError(f"`{missing[0]}` is missing")
-        return called
+        if not printing:
+            return called
+        text = yaml.safe_dump(resolved(whole), sort_keys=False, allow_unicode=True)
+        return print(text, end="")
     except ConfigError as error:
         more = "" if str(error).endswith("?") else f"; see {prog} --help"
         raise UsageError(f"{error}{more}") from error
@@ -74,10 +72,12 @@ def parameters_of(target: Target) -> list[Parameter]:
 
 
 def is_word(parameter: Parameter) -> bool:
+    """Whether it is given without its name."""
     return (parameter.default, parameter.kind) == (Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def is_flat(parameter: Parameter) -> bool:
+    """Whether its fields are options by their own names."""
     return is_dataclass(parameter.annotation) and parameter.default is Parameter.empty
 
 
@@ -122,17 +122,18 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 def split(parser: argparse.ArgumentParser, settings: type, arguments: list[str]) -> dict[str, Any]:
     """The options, and the words, as a YAML file would have them."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    given, wrong = parser.parse_known_intermixed_args(
-        [
-            re.sub("^--[^=]+", lambda o: f"--{o[0][2:].replace('-', '_')}", e)
-            for e in arguments[:cut]
-        ]
-        # Behind `--`, which argparse forgets before Python 3.13, no word is an option.
-        + [f"\0{word}" for word in arguments[cut + 1 :]]
-    )
-    for option in filter(re.compile("-+(.)").match, wrong):
+    options = [
+        re.sub("(?<=^--)[^=]+", lambda o: o[0].replace("-", "_"), e) for e in arguments[:cut]
+    ]
+    # Behind `--`, which argparse forgets before Python 3.13, no word is an option.
+    words = [f"\0{word}" for word in arguments[cut + 1 :]]
+    given, wrong = parser.parse_known_intermixed_args(options + words)
+    for option in filter(re.compile("-+.").match, wrong):
+        name = option.lstrip("-").partition("=")[0]
+        if any(path.replace("[]", "") == name for path, *_ in walk(settings)):
+            raise ConfigError(f"no option --{name}")  # But a word, or of the entries of a list.
         # There is no such setting; a file that had it would hear the same.
-        read(settings, nested(option.lstrip("-").partition("=")[0], None))
+        read(settings, nested(name, None))
     if wrong:
         raise ConfigError(f"unexpected word '{wrong[0]}'")
     values: dict[str, Any] = {}

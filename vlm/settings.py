@@ -12,7 +12,6 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from pydantic_core import ErrorDetails
 
 from vlm.errors import ConfigError
 
@@ -41,7 +40,7 @@ def spelled_out(hint: Any, value: Any) -> Any:
     """A value as its type has it, where one stands for a list of one, a text for an object that
     needs nothing but it, and `.inf`, as YAML writes it, for a number."""
     inner, many = parts_of(hint)
-    if many and value is not None and not isinstance(value, list):
+    if many and isinstance(value, str | dict):
         value = [value]
     if isinstance(value, list):
         return [spelled_out(inner, each) for each in value]
@@ -52,7 +51,7 @@ def spelled_out(hint: Any, value: Any) -> Any:
         hints = {each.name: each.type for each in fields(inner)}
         return {key: spelled_out(hints.get(key), each) for key, each in value.items()}
     if isinstance(value, str) and float in members(hint):
-        return re.sub(r"\.(?=inf|nan)", "", value.lower())
+        return re.sub(r"(?i)\.(?=inf|nan)", "", value)
     return value
 
 
@@ -89,7 +88,7 @@ def walk(config: type, above: str = "") -> Iterator[tuple[str, Field, type]]:
             yield from walk(inner, f"{above}{each.name}{'[]' if many else ''}.")
 
 
-def told(config: type, errors: list[ErrorDetails]) -> str:
+def told(config: type, errors: list[dict[str, Any]]) -> str:
     """pydantic's first error in our words."""
     first = min(errors, key=lambda each: each["type"] == "missing")
     if not first["loc"]:
@@ -108,7 +107,7 @@ def told(config: type, errors: list[ErrorDetails]) -> str:
     return f"{name} must be {' or '.join(must)}, not {shown or f'{value!r:.100}'}"
 
 
-def in_words(config: type, error: ErrorDetails) -> str:
+def in_words(config: type, error: dict[str, Any]) -> str:
     """What a value must be."""
     if error["type"] == "dataclass_type":
         return f"settings such as `{{{fields(place(config, error['loc'])[1])[0].name}: ...}}`"
