@@ -59,6 +59,8 @@ def test_help_of_a_command_documents_every_option(
     for option in inspect.signature(imported(*config or [function])).parameters:
         assert option == "generation" or re.search(rf"^  (--)?{option}\b", shown, re.MULTILINE)
     assert re.findall(r"(?m)^  \S+(?: \S+)*\n(?!    )", shown) == []
+    # The settings of photos' sources are told once, not for `validation` too.
+    assert len(re.findall(r"(?m)^  \S+\.columns\.image", shown)) == (command in ("train", "data"))
 
 
 @pytest.mark.parametrize("words", [["score"], ["score", "--help"], ["--help"], ["-h"], []])

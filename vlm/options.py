@@ -174,12 +174,13 @@ def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> 
     add("--config", action="append", metavar="FILE", help=about)
     if is_dataclass(target):
         add("files", nargs="*", metavar="CONFIG.yaml", help=about)
-    entries = parser.add_argument_group("in each entry of a list")
+    entries, listed = parser.add_argument_group("in each entry of a list"), []
     for name, each, owner in walk(settings):
         about = help_of(owner, each) if docs else ""
         takes, many = metavar(each.type), parts_of(each.type)[1]
         if "[]" in name:
-            if docs:  # It is no option.
+            if docs and each not in listed:  # It is no option.
+                listed.append(each)
                 entries.add_argument(name, metavar=f"{name}: {takes}", help=about)
         elif name in words:
             kind = {"nargs": "*" if many else "?", "type": lambda word: word.removeprefix("\0")}
