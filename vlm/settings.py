@@ -40,7 +40,7 @@ def spelled_out(hint: Any, value: Any) -> Any:
     """A value as its type has it, where one stands for a list of one, a text for an object that
     needs nothing but it, and `.inf`, as YAML writes it, for a number."""
     inner, many = parts_of(hint)
-    if many and isinstance(value, str | dict):
+    if many and not isinstance(value, list | tuple | None):
         value = [value]
     if isinstance(value, list):
         return [spelled_out(inner, each) for each in value]
