@@ -57,8 +57,10 @@ def test_help_of_a_command_documents_every_option(
     shown = capsys.readouterr().out
     function, _, *config = COMMANDS[command]
     for option in inspect.signature(imported(*config or [function])).parameters:
-        assert option == "generation" or re.search(rf"^(--)?{option} ", shown, re.MULTILINE)
-    assert re.findall(r"(?m)^\S+ +\(.*", shown) == []
+        assert option == "generation" or re.search(rf"^  (--)?{option}\b", shown, re.MULTILINE)
+    assert re.findall(r"(?m)^  \S+(?: \S+)*\n(?!    )", shown) == []
+    # The settings of photos' sources are told once, not for `validation` too.
+    assert len(re.findall(r"(?m)^  \S+\.columns\.image", shown)) == (command in ("train", "data"))
 
 
 @pytest.mark.parametrize("words", [["score"], ["score", "--help"], ["--help"], ["-h"], []])
@@ -72,19 +74,26 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["chat", "--dance"], "no option --dance; see vlm chat --help"),
-        (["chat", "--max-token", "5"], "no option --max-token: did you mean --max_tokens?"),
+        (["chat", "--dance"], "no setting `dance`: there are max_tokens, "),
+        (["chat", "--max-token", "5"], "no setting `max_token`: did you mean `max_tokens`?"),
         (["chat", "--max_tokens", "many"], "max_tokens must be a whole number, not 'many'"),
         (["chat", "--max_tokens", "0"], "max_tokens must be at least 1, not 0; see vlm chat "),
-        (["chat", "--load-in", "5bit"], "load_in must be one of 4bit, 8bit or null, not '5bit'"),
-        (["chat", "What?", "--seed"], "--seed needs a value"),
+        (["chat", "--load-in", "5bit"], "load_in must be '4bit' or '8bit', not '5bit'"),
+        (
+            ["chat", "What?", "--seed"],
+            "argument --seed: expected one argument; see vlm chat --help",
+        ),
         (["score", "vqa"], "` is missing; see vlm score vqa --help"),
         (["average"], "`output` is missing; see vlm average --help"),
-        (["eval", "-x"], "no option -x"),
+        (["eval", "-x"], "no setting `x`: there are benchmarks, "),
         (["train"], "`data` is missing; see vlm train --help"),
-        (["train", "--lora.rank", "8"], "--lora.rank: did you mean --model.language.lora.rank?"),
-        (["train", "--trains.langage", "lora"], "did you mean --trains.language?"),
-        (["train", "--trains.photo", "5"], "no option --trains.photo; see vlm train --help"),
+        (["train", "--lora.rank", "8"], "no setting `lora`: did you mean `model.language.lora`?"),
+        (
+            ["train", "--trains.langage", "lora"],
+            "trains has no setting `langage`: did you mean `la",
+        ),
+        (["train", "--trains.photo", "5"], "trains has no setting `photo`: there are projector, "),
+        (["train", "--data.path", "a"], "no option --data.path; see vlm train --help"),
         (["train", "--data", "[a, b: {]"], "line 1: not YAML: "),
         (["train", "missing.yaml"], "missing.yaml: No such file or directory; see vlm train "),
         (["train", "--config", "missing.yaml"], "missing.yaml: No such file or directory"),
@@ -106,7 +115,7 @@ def test_wrong_options_end_with_status_2(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it holds no settings; if it is data: `data: "),
+        (b"", "it holds no settings; if it is data, write `data: FILE` in "),
         (b"# nothing\n", "it holds no settings"),
         (b"- a\n- b\n", "it holds no settings"),
         (b"[{}, {}", "it holds no settings"),
@@ -118,7 +127,7 @@ def test_wrong_options_end_with_status_2(
         (b"epochs: 1\nepochs: 2\n", "line 2: `epochs` is there twice"),
         (b"epoch: 2\n", "no setting `epoch`: did you mean `epochs`?"),
         (b"epochs: 0\n", "epochs must be at least 1, not 0; see vlm train --help"),
-        (b"model: {projector: {kind: cube}}\n", "kind must be one of linear, mlp, resampler, not"),
+        (b"model: {projector: {kind: cube}}\n", "kind must be 'linear', 'mlp' or 'resampler', not"),
     ],
 )
 @pytest.mark.parametrize("option", [[], ["--config"]])
@@ -146,8 +155,8 @@ def test_data_in_the_place_of_a_config_hear_where_they_belong(
     (tmp_path / "captions.jsonl").write_text("{}\n{}\n")
     data = tmp_path / name
     assert main(["data", str(data)]) == 2
-    told = f"vlm: {data}: it is data: write `data: {data}` in a YAML file; see vlm data"
-    assert capsys.readouterr().err == f"{told} --help\n"
+    told = f"vlm: {data}: it holds no settings; if it is data, write `data: FILE` in a YAML file"
+    assert capsys.readouterr().err == f"{told}; see vlm data --help\n"
 
 
 def test_a_wrong_option_is_not_said_of_a_right_config(

@@ -245,7 +245,7 @@ def test_a_malformed_conversation(model: VisionLanguageModel, messages: Any, ima
         ({"max_new_tokens": 5}, "no setting `max_new_tokens`: did you mean `max_tokens`?"),
         ({"image": A}, "no setting `image`: did you mean `images`?"),
         ({"do_sample": True}, "no setting `do_sample`: there are max_tokens, temperature, "),
-        ({"max_tokens": "5"}, "a setting has a value of the wrong type: "),
+        ({"max_tokens": "many"}, "max_tokens must be a whole number, not 'many'"),
     ],
 )
 def test_a_setting_that_there_is_not(

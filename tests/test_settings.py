@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -13,19 +14,18 @@ from hypothesis import strategies as st
 from train.config import TrainConfig
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
-from vlm.settings import Reader, Setting, parse_yaml, settings_of, variants, walk
+from vlm.options import settings_of
+from vlm.settings import read, read_yaml, walk
+
+SETTINGS = settings_of(TrainConfig)
 
 CHOICES = {
     (name, choice)
-    for name, setting in walk(settings_of(TrainConfig))
-    for one in variants(setting.hint)
+    for name, setting, _ in walk(SETTINGS)
+    for one in (setting.type, *get_args(setting.type))
     if get_origin(one) is Literal
     for choice in get_args(one)
 }
-
-
-def read(text: str) -> dict[str, object]:
-    return Reader(settings_of(TrainConfig)).read(parse_yaml(text))
 
 
 @pytest.mark.parametrize(("name", "choice"), sorted(CHOICES))
@@ -34,8 +34,8 @@ def test_every_word_may_stand_in_yaml_unquoted(name: str, choice: str) -> None:
     text = f"{last}: {choice}"
     for each in reversed(above):
         text = f"{each[:-2]}: [{{path: a, {text}}}]" if each[-1] == "]" else f"{each}: {{{text}}}"
-    value = next(iter(read(text).values()))
-    for each in name.split(".")[1:]:
+    value = read(SETTINGS, read_yaml(text))
+    for each in name.replace("[]", "").split("."):
         value = getattr(value[0] if isinstance(value, list) else value, each)
     assert value == choice
 
@@ -63,31 +63,40 @@ def test_every_word_may_stand_in_yaml_unquoted(name: str, choice: str) -> None:
     ],
 )
 def test_the_type_of_a_setting_says_what_a_word_is(hint: object, text: str, value: object) -> None:
-    found = Reader({"it": Setting(hint)}).read(parse_yaml(f"it: {text}"))["it"]
+    found = read(make_dataclass("It", [("it", hint)]), read_yaml(f"it: {text}")).it
     assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("data: [{path: a, image: photos}]", "data has no setting `image`: did you mean `images`?"),
+        (
+            "data: [{path: a, image: photos}]",
+            "data[0] has no setting `image`: did you mean `images`?",
+        ),
         ("data: [a, {pth: b}]", "data[1] has no setting `pth`: did you mean `path`?"),
-        ("data: [{images: b}]", "data lacks `path`"),
+        ("data: [{images: b}]", "data[0] lacks `path`"),
         ("data: null", "data must be a list, not null"),
-        ("data: [[a]]", "data must be settings such as `data: {path: ...}`, not a list"),
-        ("learning_rate: 2e-3x", "learning_rate must be a number or null, not '2e-3x'"),
-        ("learning_rate: 1,5", "learning_rate must be a number or null, not '1,5'"),
+        ("data: [[a]]", "data[0] must be settings such as `{path: ...}`, not a list"),
+        ("learning_rate: 2e-3x", "learning_rate must be a number, not '2e-3x'"),
+        ("learning_rate: 1,5", "learning_rate must be a number, not '1,5'"),
         ("epochs: 1.5", "epochs must be a whole number, not '1.5'"),
         ("resume: perhaps", "resume must be true or false, not 'perhaps'"),
-        ("trackers: [{}]", "trackers must be text, not settings"),
+        ("trackers: [{}]", "trackers[0] must be text, not settings"),
         (
             "trains: projector",
-            "trains must be settings such as `trains: {projector: true}` or null, not 'projector'",
+            "trains must be settings such as `{projector: ...}`, not 'projector'",
         ),
-        ("model: {vision: clip}", 'such as `model: {vision: {source: "efficientnet-lite0"}}`, not'),
-        ("projector: {}", "`model: {projector: ...}` or `trains: {projector: ...}`?"),
-        ("images: photos", "did you mean `data: [{images: ...}]` or `validation: [{images: "),
-        ("data: [{path: a, epochs: 2}]", "no setting `epochs`: it does not belong inside `data`"),
+        (
+            "model: {vision: clip}",
+            "model.vision must be settings such as `{source: ...}`, not 'clip'",
+        ),
+        ("projector: {}", "did you mean `model.projector` or `trains.projector`?"),
+        ("images: photos", "did you mean `data[].images` or `validation[].images`?"),
+        (
+            "data: [{path: a, epochs: 2}]",
+            "no setting `epochs`: it does not belong inside `data[0]`",
+        ),
         ("trains: {tower: 1}", "`tower`: there are projector, language, vision_layers"),
         ("lr: 1", "no setting `lr`"),
         ("null: 1", "no setting `None`"),
@@ -95,7 +104,7 @@ def test_the_type_of_a_setting_says_what_a_word_is(hint: object, text: str, valu
 )
 def test_a_mistake_is_told_with_what_is_right(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        read(text)
+        read(SETTINGS, read_yaml(text))
     assert told in str(raised.value)
 
 
@@ -113,7 +122,7 @@ def test_a_mistake_is_told_with_what_is_right(text: str, told: str) -> None:
 def test_any_value_is_read_or_refused(values: object) -> None:
     if isinstance(values, dict):
         with contextlib.suppress(ConfigError):
-            Reader(settings_of(TrainConfig)).read(values)
+            read(SETTINGS, values)
 
 
 def test_a_mistake_is_told_before_torch_is_imported(tmp_path: Path) -> None:
@@ -126,4 +135,4 @@ def test_a_mistake_is_told_before_torch_is_imported(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stdout == "2 False\n"
-    assert done.stderr == "vlm: my.yaml: data has no setting `image`: did you mean `images`?\n"
+    assert done.stderr == "vlm: my.yaml: data[0] has no setting `image`: did you mean `images`?\n"

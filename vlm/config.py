@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 from vlm.errors import ConfigError
-from vlm.settings import Reader, Setting, settings_of
+from vlm.settings import read
 
 
 @dataclass
@@ -177,13 +177,9 @@ class GenerationConfig:
 
 def generation_of(settings: dict[str, Any]) -> GenerationConfig:
     """Keywords of a call as a `GenerationConfig`; a ConfigError for one that there is not."""
-    known = settings_of(GenerationConfig)
-    for name in settings.keys() - known.keys():
-        raise ConfigError(Reader(known | {"images": Setting(Any)}).unknown(name))
-    try:
-        return GenerationConfig(**settings)
-    except TypeError as error:
-        raise ConfigError(f"a setting has a value of the wrong type: {error}") from error
+    if "image" in settings:
+        raise ConfigError("no setting `image`: did you mean `images`?")
+    return read(GenerationConfig, settings)
 
 
 def to_json(config: ModelConfig) -> str:
@@ -197,13 +193,7 @@ def from_json(text: str) -> ModelConfig:
     Strict, since checkpoints come from strangers. What does not fit is a ConfigError that names it.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not a model config: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"not a model config: {values!r:.100}")
-    try:
-        return ModelConfig(**Reader(settings_of(ModelConfig), strict=True).read(values))
+        return read(ModelConfig, text)
     except ConfigError as error:
         raise ConfigError(f"not a model config: {error}") from error
 

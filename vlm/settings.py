@@ -1,197 +1,169 @@
-"""Settings: plain values of YAML, JSON or a command line -> typed dataclasses. What does not fit is
-a ConfigError in plain words, with what would be right."""
+"""Settings: YAML, JSON or options -> typed dataclasses, through pydantic. What does not fit is a
+ConfigError in plain words, with what would be right."""
 
 import json
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from vlm.errors import ConfigError
 
 LARGEST = 2**20
 """Bytes of a YAML file of settings."""
 
-SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-"""YAML 1.1's words for true and false."""
-FROM_TEXT = {
-    bool: lambda text: SWITCHES[text.lower()],
-    float: lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.lower())),
-}
-TYPES = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
-"""What a value must be, in words; all others are text."""
+DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".gz")
+NO_SETTINGS = "it holds no settings; if it is data, write `data: FILE` in a YAML file"
+
+WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
+"""What a value must be, by the beginning of pydantic's name of the error; it says the others."""
 
 
-class Setting(NamedTuple):
-    """A field of a dataclass, or a parameter of a function."""
-
-    hint: Any
-    default: Any = MISSING
-
-
-def settings_of(config: type) -> dict[str, Setting]:
-    """The settings of a dataclass by name."""
-    return {
-        field.name: Setting(
-            field.type,
-            field.default if field.default_factory is MISSING else field.default_factory(),
-        )
-        for field in fields(config)
-    }
+def read(config: type, values: dict[Any, Any] | str | bytes) -> Any:
+    """A dataclass from the values of YAML or of options, all text, or strictly from JSON."""
+    adapter = TypeAdapter(with_config(ConfigDict(extra="forbid"))(config))
+    try:
+        if isinstance(values, dict):
+            return adapter.validate_python(spelled_out(config, values))
+        return adapter.validate_json(values, strict=True)
+    except ValidationError as error:
+        raise ConfigError(told(config, error.errors(include_url=False))) from error
 
 
-def variants(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type that a hint is."""
+def spelled_out(hint: Any, value: Any) -> Any:
+    """A value as its type has it, where one stands for a list of one, a text for an object that
+    needs nothing but it, and `.inf`, as YAML writes it, for a number."""
+    inner, many = parts_of(hint)
+    if many and not isinstance(value, list | tuple | None):
+        value = [value]
+    if isinstance(value, list):
+        return [spelled_out(inner, each) for each in value]
+    if inner and isinstance(value, str):
+        needed = [each.name for each in fields(inner) if is_needed(each)]
+        value = {needed[0]: value} if len(needed) == 1 else value
+    if inner and isinstance(value, dict):
+        hints = {each.name: each.type for each in fields(inner)}
+        return {key: spelled_out(hints.get(key), each) for key, each in value.items()}
+    if isinstance(value, str) and float in members(hint):
+        return re.sub(r"(?i)\.(?=inf|nan)", "", value)
+    return value
+
+
+def default_of(setting: Field) -> Any:
+    factory = setting.default_factory
+    return setting.default if factory is MISSING else factory()
+
+
+def is_needed(setting: Field) -> bool:
+    """Whether a setting has no default, or None in the place of one."""
+    default = default_of(setting)
+    return default is MISSING or (default is None and NoneType not in members(setting.type))
+
+
+def members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def parts_of(hint: Any) -> tuple[type | None, bool]:
-    """The dataclass that a setting is, or has a list of; and whether it is a list."""
-    for one in variants(hint):
-        inner = get_args(one)[0] if get_origin(one) is list else one
-        if is_dataclass(inner):
-            return inner, inner is not one
-    return None, False
+    """The dataclass that a setting is, or has a list of; and whether it is a list, of which one
+    value may stand alone, as a text may not that has its own meaning."""
+    either = members(hint)
+    inners = (inner for one in either for inner in (one, *get_args(one)) if is_dataclass(inner))
+    return next(inners, None), list in map(get_origin, either) and str not in either
 
 
-def walk(settings: dict[str, Setting], above: str = "") -> Iterator[tuple[str, Setting]]:
-    """All settings by dotted name, those inside others behind them; `data[].path` is that of each
+def walk(config: type, above: str = "") -> Iterator[tuple[str, Field, type]]:
+    """All settings by dotted name, with the dataclass they are of; `data[].path` is that of each
     entry of a list."""
-    for name, setting in settings.items():
-        yield above + name, setting
-        inner, many = parts_of(setting.hint)
-        if inner is not None:
-            yield from walk(settings_of(inner), f"{above}{name}{'[]' if many else ''}.")
+    for each in fields(config):
+        yield above + each.name, each, config
+        inner, many = parts_of(each.type)
+        if inner:
+            yield from walk(inner, f"{above}{each.name}{'[]' if many else ''}.")
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Reads plain values as `settings`. From JSON (`strict`) each has its own type. From YAML or a
-    command line all but null are text, one value stands for a list of one, and a text for an object
-    that needs nothing but it."""
-
-    settings: dict[str, Setting]
-    strict: bool = False
-
-    def read(self, values: dict[Any, Any]) -> dict[str, Any]:
-        """The values by name, typed; what is left out is left out."""
-        return self._fields(self.settings, values, "")
-
-    def _fields(
-        self, settings: dict[str, Setting], values: dict[Any, Any], name: str
-    ) -> dict[str, Any]:
-        read = {}
-        for key, value in values.items():
-            if key not in settings:
-                raise ConfigError(self.unknown(key, settings, name))
-            read[key] = self._value(settings[key].hint, value, f"{name}.{key}" if name else key)
-        return read
-
-    def _value(self, hint: Any, value: Any, name: str) -> Any:
-        for one in variants(hint):
-            if is_dataclass(one):
-                settings = settings_of(one)
-                needed = [key for key, setting in settings.items() if setting.default is MISSING]
-                if isinstance(value, str) and not self.strict and len(needed) == 1:
-                    value = {needed[0]: value}
-                if isinstance(value, dict):
-                    read = self._fields(settings, value, name)
-                    if missing := [key for key in needed if key not in read]:
-                        raise ConfigError(f"{name} lacks `{missing[0]}`")
-                    return one(**read)
-            elif get_origin(one) is list:
-                if not self.strict and value is not None and not isinstance(value, list):
-                    value = [value]
-                if isinstance(value, list):
-                    several = len(value) > 1
-                    return [
-                        self._value(get_args(one)[0], each, f"{name}[{n}]" if several else name)
-                        for n, each in enumerate(value)
-                    ]
-            elif get_origin(one) is Literal:
-                if value in get_args(one):
-                    return value
-            elif type(value) is one or (one is float and type(value) is int):
-                return one(value) if value is not None else None
-            elif isinstance(value, str) and not self.strict:
-                with suppress(ValueError, KeyError, TypeError):
-                    return FROM_TEXT.get(one, one)(value)
-        raise ConfigError(f"{name} must be {in_words(hint, name)}, not {shown(value)}")
-
-    def unknown(self, key: Any, settings: dict[str, Setting] | None = None, name: str = "") -> str:
-        """That there is no such setting, in the object of a name, and which one may be meant."""
-        settings = settings or self.settings
-        told = f"{name} has no setting `{key}`" if name else f"no setting `{key}`"
-        if near := get_close_matches(str(key), settings, 1, 0.75):
-            return f"{told}: did you mean `{near[0]}`?"
-        if name and key in self.settings:
-            return f"{told}: it does not belong inside `{name.partition('.')[0]}`"
-        paths = [path for path, _ in walk(self.settings) if path.endswith(f".{key}")]
-        if paths:
-            return f"{told}: did you mean {' or '.join(map(as_yaml, paths[:3]))}?"
-        return f"{told}: there are {', '.join(settings)}" if len(settings) < 20 else told
+def told(config: type, errors: list[dict[str, Any]]) -> str:
+    """pydantic's first error in our words."""
+    first = min(errors, key=lambda each: each["type"] == "missing")
+    if not first["loc"]:
+        return first["msg"]
+    *above, last = first["loc"]
+    name, inner = place(config, above)
+    if first["type"] == "missing":
+        return f"{name} lacks `{last}`"
+    if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
+        return unknown(last, inner, config, name)
+    name, _ = place(config, first["loc"])
+    # The others of the same name are the other members of a union.
+    must = [in_words(config, e) for e in errors if place(config, e["loc"])[0] == name]
+    value = first["input"]
+    shown = {dict: "settings", list: "a list", NoneType: "null"}.get(type(value))
+    return f"{name} must be {' or '.join(must)}, not {shown or f'{value!r:.100}'}"
 
 
-def as_yaml(path: str, value: str = "...") -> str:
-    """How a dotted name is written in YAML."""
-    *above, last = path.split(".")
-    text = f"{last}: {value}"
-    for name in reversed(above):
-        text = f"{name[:-2]}: [{{{text}}}]" if name.endswith("[]") else f"{name}: {{{text}}}"
-    return f"`{text}`"
+def in_words(config: type, error: dict[str, Any]) -> str:
+    """What a value must be."""
+    if error["type"] == "dataclass_type":
+        return f"settings such as `{{{fields(place(config, error['loc'])[1])[0].name}: ...}}`"
+    kind = error["type"].partition("_")[0]
+    return WORDS.get(kind) or error["msg"].removeprefix("Input should be ").replace("valid ", "")
 
 
-def in_words(hint: Any, name: str | None = None) -> str:
-    """What a setting must be; with an example, if it has a name."""
-    told = []
-    for one in variants(hint):
-        if is_dataclass(one) and name:
-            first, (_, default) = next(iter(settings_of(one).items()))
-            value = "..." if is_dataclass(default) or default is MISSING else json.dumps(default)
-            place = re.sub(r"\[\d+\]", "[]", f"{name}.{first}")
-            told.append(f"settings such as {as_yaml(place, value)}")
-        elif is_dataclass(one):
-            told.append("settings")
-        elif get_origin(one) is list:
-            told.append("a list")
-        elif get_origin(one) is Literal:
-            told.append(f"one of {', '.join(get_args(one))}")
-        else:
-            told.append(TYPES.get(one, "text"))
-    return " or ".join(told)
+def place(config: type, loc: Iterable[str | int]) -> tuple[str, type | None]:
+    """The dotted name of where an error is, and the dataclass that is wanted there."""
+    name, inner = "", config
+    for step in loc:
+        hints = {each.name: each.type for each in fields(inner)} if inner else {}
+        if isinstance(step, int):
+            name += f"[{step}]"
+        elif step in hints:  # Else it names a member of a union.
+            name, inner = f"{name}.{step}", parts_of(hints[step])[0]
+    return name.removeprefix("."), inner
 
 
-def shown(value: Any) -> str:
-    """A value in an error."""
-    kinds = {dict: "settings", list: "a list", NoneType: "null"}
-    return kinds.get(type(value)) or f"{value!r:.100}"
+def unknown(key: str, inner: type, whole: type, name: str = "") -> str:
+    """That an object of a name has no such setting, and which one may be meant."""
+    known = [each.name for each in fields(inner)]
+    paths = [path for path, *_ in walk(whole) if path.split(".")[-1] == key]
+    said = f"{name} has no setting `{key}`" if name else f"no setting `{key}`"
+    if name and key in [each.name for each in fields(whole)]:
+        return f"{said}: it does not belong inside `{name}`"
+    if meant := get_close_matches(key, known, 1, 0.75) or paths[:3]:
+        return f"{said}: did you mean {' or '.join(f'`{one}`' for one in meant)}?"
+    return f"{said}: there are {', '.join(known)}" if len(known) < 20 else said
 
 
-def read_yaml(file: Path) -> dict[Any, Any]:
-    """What a YAML file of settings says, for a `Reader`."""
+def read_file(file: str) -> dict[Any, Any]:
+    """A YAML file of settings, for `read`."""
+    if os.path.isdir(file) or file.endswith(DATA):
+        raise ConfigError(NO_SETTINGS)
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
+        with open(file, "rb") as opened:
+            return read_yaml(opened.read(LARGEST + 1))
     except OSError as error:
         raise ConfigError(f"{error.strerror}") from error
-    with refusing_yaml():
+
+
+def read_yaml(content: str | bytes) -> dict[Any, Any]:
+    """A YAML mapping, for `read`."""
+    try:
         # A long list, which data may be, would take YAML minutes.
         nodes = (e for e in yaml.parse(content, TextLoader) if isinstance(e, yaml.NodeEvent))
         if len(content) > LARGEST or not isinstance(next(nodes, None), yaml.MappingStartEvent):
-            raise ConfigError(f"it holds no settings; if it is data: `data: {file}`")
-        return parse_yaml(content)
-
-
-def parse_yaml(content: str | bytes) -> Any:
-    """A YAML value, for a `Reader`."""
-    with refusing_yaml():
+            raise ConfigError(NO_SETTINGS)
         return yaml.load(content, TextLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        # "reason" is what a byte that is no UTF-8 has instead.
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ConfigError(f"{where}not YAML: {reason}") from error
 
 
 class TextLoader(yaml.SafeLoader):
@@ -210,19 +182,6 @@ class TextLoader(yaml.SafeLoader):
                 raise ConfigError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
-
-
-@contextmanager
-def refusing_yaml() -> Iterator[None]:
-    """Within, what is not YAML is a ConfigError that names the line."""
-    try:
-        yield
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        # "reason" is what a byte that is no UTF-8 has instead.
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise ConfigError(f"{where}not YAML: {reason}") from error
 
 
 def resolved(config: Any) -> Any:
