@@ -262,7 +262,7 @@ def test_only_the_pair_with_a_blank_text_is_dropped(folder: Path, blank: object)
             ("unread key 'hint'", "unread key '提示'"),
         ),
         ({"messages": chat("?", "!")}, ("unread key 'messages'",)),
-        ({"x" * 1000: ["two words"]}, (f"unread key '{'x' * 24}...{'x' * 13}'",)),
+        ({"x" * 1000: ["two words"]}, (f"unread key '{'x' * 25}...{'x' * 12}'",)),
     ],
 )
 def test_keys_that_say_something_are_named(
