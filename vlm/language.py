@@ -3,6 +3,7 @@
 It is never resized for an image token: image slots have no id of their own (see prompt.py).
 """
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class LanguageModel(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.width: int = model.get_input_embeddings().weight.shape[1]
+        # transformers 5.24 has renamed it.
+        takes = inspect.signature(model.forward).parameters
+        self.cache_name = "cache" if "cache" in takes else "past_key_values"
         # Some tokenizers do not count ChatML's tokens as special, and would find them in what a
         # user types.
         chatml = {"<|im_start|>", "<|im_end|>"} & tokenizer.get_added_vocab().keys()
@@ -92,28 +96,29 @@ class LanguageModel(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=0 if logits_at is None else logits_at,
+            **{self.cache_name: cache},
         )
         return output.logits
 
     def add_lora(self, config: LoraConfig) -> None:
         """Puts trainable low-rank adapters on the linear layers; the model's class stays as it is.
         Targets that are not in the model are a ConfigError."""
-        import peft
+        with quiet_loading():
+            import peft
 
-        adapters = peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=config.targets,
-            task_type="CAUSAL_LM",
-        )
-        try:
-            peft.inject_adapter_in_model(adapters, self.model)
-        except ValueError as error:
-            raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
+            adapters = peft.LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=config.targets,
+                task_type="CAUSAL_LM",
+            )
+            try:
+                peft.inject_adapter_in_model(adapters, self.model)
+            except ValueError as error:
+                raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
 
     @torch.no_grad()
     def merge_adapters(self) -> None:
@@ -188,7 +193,8 @@ def quantization_options(
     if load_in is None:
         return {}
     try:
-        import bitsandbytes  # noqa: F401
+        with quiet_loading():
+            import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"load_in={load_in} needs bitsandbytes: pip install 'vlm[quant]'"
