@@ -93,7 +93,8 @@ def test_the_cache_goes_under_the_name_that_the_model_takes() -> None:
             return super().forward(**{plain.cache_name: cache}, **inputs)
 
     plain = tiny.language_model()
-    renamed = LanguageModel(Renamed(plain.model.config).eval(), plain.tokenizer)
+    renamed = tiny.language_model()
+    renamed.model = Renamed(plain.model.config).eval()
     renamed.model.load_state_dict(plain.model.state_dict())
     assert renamed.cache_name == "cache"
     whole = embeddings(plain)

@@ -63,7 +63,7 @@ def export(
         tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, special=True, normalized=False))
     template = FORMATS[resolve_format(tokenizer, config.language.prompt)]
     tokenizer.chat_template = template or tokenizer.chat_template
-    llava = build_llava(tower, projector, language, tokenizer, strategy).to(dtype)
+    llava = build_llava(tower, projector, language, tokenizer, strategy)
     processor = LlavaProcessor(
         image_processor(tower.preprocessing),
         tokenizer,
@@ -74,7 +74,7 @@ def export(
     )
 
     def write(partial: Path) -> None:
-        llava.save_pretrained(partial, state_dict=published_names(llava))
+        llava.to(dtype).save_pretrained(partial, state_dict=published_names(llava))
         processor.save_pretrained(partial)
         write_published_settings(partial)
 

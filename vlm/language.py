@@ -3,6 +3,7 @@
 It is never resized for an image token: image slots have no id of their own (see prompt.py).
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +34,6 @@ class LanguageModel(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.width: int = model.get_input_embeddings().weight.shape[1]
-        # transformers 5.24 has renamed it.
-        takes = inspect.signature(model.forward).parameters
-        self.cache_name = "cache" if "cache" in takes else "past_key_values"
         # Some tokenizers do not count ChatML's tokens as special, and would find them in what a
         # user types.
         chatml = {"<|im_start|>", "<|im_end|>"} & tokenizer.get_added_vocab().keys()
@@ -66,6 +64,12 @@ class LanguageModel(nn.Module):
     def max_length(self) -> int | None:
         """Positions that the model was made for; None if it does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @functools.cached_property
+    def cache_name(self) -> str:
+        """What the model's forward pass calls its cache; transformers 5.24 has renamed it."""
+        takes = inspect.signature(self.model.forward).parameters
+        return "cache" if "cache" in takes else "past_key_values"
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (..., T) -> embeddings (..., T, H)."""
