@@ -1,15 +1,23 @@
-"""LLaVA out: the same logits in transformers' LlavaForConditionalGeneration, and back again."""
+"""LLaVA out: the same logits in transformers' LlavaForConditionalGeneration, and back again, in the
+form that LLaVA-1.5 is published in (benchmarks/export_versions.py reads it in older versions)."""
 
 import copy
+import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoProcessor,
+    Gemma3TextConfig,
     GraniteConfig,
     GraniteForCausalLM,
+    LlamaConfig,
     LlamaForCausalLM,
 )
 
@@ -19,6 +27,7 @@ from tests.llava_folders import (
     ONE_IMAGE,
     TWO_IMAGES,
     inputs_of,
+    make_llava,
     reference_logits,
     reload,
     rename_tokens,
@@ -90,6 +99,142 @@ def test_export_gives_the_same_logits_and_comes_back(tmp_path, family, layers, s
         expected = reference_logits(llava, model, messages)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert torch.equal(again.logits(messages), found)
+        assert again.chat(messages, max_tokens=8) == model.chat(messages, max_tokens=8)
+
+
+def read(folder: Path, name: str) -> dict:
+    return json.loads((folder / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("family", "select", "inside"),
+    [
+        ("clip_vision_model", "default", "vision_model.encoder.layers.1."),
+        ("siglip_vision_model", "full", "vision_model.encoder.layers.1."),
+        ("vit", "default", "encoder.layer.1."),
+    ],
+)
+def test_tensors_have_the_published_names(tmp_path, family, select, inside):
+    model_with(family, [-2], select).export_llava(tmp_path / "llava")
+    names = load_file(tmp_path / "llava" / "model.safetensors").keys()
+    projector = {f"multi_modal_projector.linear_{n}.{p}" for n in "12" for p in ("weight", "bias")}
+    language = {
+        "language_model.lm_head.weight",
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.layers.1.self_attn.q_proj.weight",
+        "language_model.model.norm.weight",
+    }
+    assert names >= projector | language
+    assert any(name.startswith(f"vision_tower.{inside}") for name in names)
+    prefixes = ("language_model.", "multi_modal_projector.linear_", "vision_tower.")
+    assert all(name.startswith(prefixes) for name in names)
+
+
+def test_settings_are_those_that_older_readers_look_for(tmp_path):
+    folder = tmp_path / "llava"
+    model = model_with("clip_vision_model", [1, -2], "default")
+    model.language.model.generation_config.eos_token_id = 7
+    model.export_llava(folder, torch.bfloat16)
+    config = read(folder, "config.json")
+    text, vision = config["text_config"], config["vision_config"]
+    assert {part["torch_dtype"] for part in (config, text, vision)} == {"bfloat16"}
+    assert text["architectures"] == ["LlamaForCausalLM"]
+    assert text["rope_theta"] == text["rope_parameters"]["rope_theta"] == 10_000
+    # Of three layers the third is left out, so what was the last but one is the last.
+    assert vision["num_hidden_layers"] == 2
+    assert config["vision_feature_layer"] == vision["vision_feature_layer"] == [-2, -1]
+    assert read(folder, "generation_config.json")["eos_token_id"] == [2, 7]
+    assert read(folder, "processor_config.json") == {
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,
+        "patch_size": tiny.PATCH,
+        "processor_class": "LlavaProcessor",
+        "vision_feature_select_strategy": "default",
+    }
+    images = read(folder, "preprocessor_config.json")
+    assert (images["image_processor_type"], images["do_rescale"]) == ("LlavaImageProcessor", True)
+    tokenizer = read(folder, "tokenizer_config.json")
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert tokenizer["additional_special_tokens"] == ["<|im_start|>", "<image>"]
+    assert tokenizer["model_input_names"] == ["input_ids", "attention_mask"]
+    assert not tokenizer.keys() & {"backend", "extra_special_tokens"}
+
+
+SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "older"),
+    [
+        (
+            LlamaConfig(**SHAPE, rope_parameters=LLAMA3 | {"rope_theta": 5e5}),
+            {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        ),
+        (
+            Gemma3TextConfig(
+                **SHAPE,
+                head_dim=8,
+                layer_types=["sliding_attention", "full_attention"],
+                rope_parameters={
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                    "full_attention": LINEAR | {"rope_theta": 2e3},
+                },
+            ),
+            {"rope_theta": 2e3, "rope_scaling": LINEAR, "rope_local_base_freq": 50.0},
+        ),
+    ],
+    ids=["llama3", "gemma3"],
+)
+def test_rotary_embeddings_have_their_older_names_too(tmp_path, config, older):
+    model = tiny.vision_language_model()
+    model.language.model = AutoModelForCausalLM.from_config(config).eval()
+    model.export_llava(tmp_path / "llava")
+    text = read(tmp_path / "llava", "config.json")["text_config"]
+    assert text.items() >= older.items()
+    expected = reference_logits(reload(tmp_path / "llava"), model, ONE_IMAGE)
+    torch.testing.assert_close(model.logits(ONE_IMAGE), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_tensors_are_written_in_the_dtype_that_is_asked_for(tmp_path, dtype):
+    model = tiny.vision_language_model()
+    model.export_llava(tmp_path / "llava", dtype)
+    written = load_file(tmp_path / "llava" / "model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {dtype or torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    again = vlm.load(tmp_path / "llava", device="cpu")
+    weight = model.state_dict()["projector.projection.linear_1.weight"]
+    found = again.state_dict()["projector.projection.linear_1.weight"]
+    assert torch.equal(found, weight.to(dtype or torch.float32).float())
+
+
+def test_an_export_tells_nothing_of_the_machine_and_others_may_read_it(tmp_path):
+    make_llava(tmp_path / "secret")
+    umask = os.umask(0o022)
+    try:
+        vlm.load(tmp_path / "secret", device="cpu").export_llava(tmp_path / "llava")
+    finally:
+        os.umask(umask)
+    for file in (tmp_path / "llava").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o644
+        assert not any(
+            word in file.read_bytes() for word in (b"secret", b"_name_or_path", b"local")
+        )
 
 
 def test_export_merges_adapters_into_the_copy_only(tmp_path):

@@ -21,6 +21,7 @@ from vlm.files import (
     make_once,
     read_json,
     read_rows,
+    replace_folder,
     write_file,
     write_rows,
 )
@@ -90,6 +91,25 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^cannot write .*rows\.jsonl: File exists$"):
         write_file(file / "rows.jsonl", b"bytes")
     assert list(tmp_path.rglob("*")) == [file.parent, file]
+
+
+@pytest.mark.parametrize("made", ["replaced", "once"])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, made: str) -> None:
+    def write(into: Path) -> None:
+        (into / "inner").mkdir()
+        # safetensors itself writes a file that only its owner may read.
+        save_file({"weight": torch.zeros(1)}, into / "inner" / "model.safetensors")
+
+    umask = os.umask(0o027)
+    try:
+        if made == "once":
+            make_once(tmp_path / made, write)
+        else:
+            replace_folder(tmp_path / made, write, holds="inner")
+    finally:
+        os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / made).rglob("*")}
+    assert modes == {"inner": 0o750, "model.safetensors": 0o640}
 
 
 # Folders that are made once

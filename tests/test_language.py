@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import Cache, DynamicCache, LlamaForCausalLM
 
 from tests import tiny
 from vlm.config import LanguageConfig, LoraConfig
@@ -84,6 +85,24 @@ def test_logits_only_where_asked() -> None:
     inputs = embeddings(language)
     at = language(inputs, logits_at=torch.tensor([0, 3]))
     assert torch.allclose(at, language(inputs)[:, [0, 3]], atol=1e-6)
+
+
+def test_the_cache_goes_under_the_name_that_the_model_takes() -> None:
+    class Renamed(LlamaForCausalLM):
+        def forward(self, cache: Cache | None = None, **inputs: object) -> object:
+            return super().forward(**{plain.cache_name: cache}, **inputs)
+
+    plain = tiny.language_model()
+    renamed = tiny.language_model()
+    renamed.model = Renamed(plain.model.config).eval()
+    renamed.model.load_state_dict(plain.model.state_dict())
+    assert renamed.cache_name == "cache"
+    whole = embeddings(plain)
+    for language in (plain, renamed):
+        cache = DynamicCache(config=language.model.config)
+        language(whole[:, :-1], cache=cache)
+        at_end = language(whole[:, -1:], cache=cache)
+        torch.testing.assert_close(at_end, plain(whole)[:, -1:], rtol=0, atol=1e-5)
 
 
 def test_lora_trains_adapters_only_and_changes_nothing_at_step_0(folder: Path) -> None:

@@ -89,7 +89,8 @@ def test_run_json_says_what_it_ran_on(settings: Settings, tmp_path: Path) -> Non
     assert entry["config"]["data"][1]["images"] == "/data/x"
     assert entry["data"] == "abc"
     assert entry["command"] == sys.argv
-    assert entry["packages"]["torch"] == torch.__version__
+    # The package that a registry has may leave out what it was built for.
+    assert entry["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert entry["packages"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert entry["hardware"]["processes"] == 2
     assert entry["hardware"]["cpu"]

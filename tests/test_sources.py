@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.llava_folders import make_llava
 from vlm.errors import WeightsError
 from vlm.smollm2 import SMOLLM2
 from vlm.sources import cache_dir, commit_of, local_source, reading
@@ -99,3 +100,20 @@ def test_the_commit_of_a_hub_id_is_that_of_the_cached_copy(tmp_path: Path) -> No
 def test_what_is_not_on_the_hub_has_no_commit(tmp_path: Path) -> None:
     assert commit_of(str(tmp_path)) is None
     assert commit_of(SMOLLM2) is None
+
+
+def test_loading_says_nothing_that_a_user_cannot_act_on(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    make_llava(tmp_path)
+    source = f"""
+import vlm
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig
+
+folder = {str(tmp_path)!r}
+vlm.build(ModelConfig(llava=folder, language=LanguageConfig(lora=LoraConfig(rank=2))), "cpu")
+vlm.load(folder, device="cpu", load_in="4bit").chat("What is this?", max_tokens=2)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    )
+    assert (told.stdout, told.stderr) == ("", "")

@@ -1,7 +1,15 @@
-"""Export: the parts of a model -> a folder for transformers' LlavaForConditionalGeneration."""
+"""Export: the parts of a model -> a LLaVA folder in the form that LLaVA-1.5 is published in.
+
+That form is read by transformers 4.49 to 5, by vLLM and by llama.cpp's converters. transformers 5
+writes another one, which only itself reads.
+"""
 
 import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -39,9 +47,10 @@ def export(
     projector: Projector,
     language: LanguageModel,
     folder: Path,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a folder for transformers' LlavaForConditionalGeneration and AutoProcessor, made or
-    replaced if it holds a transformers model already. Each tensor keeps its dtype.
+    replaced if it holds a transformers model already. A dtype of None keeps each tensor's own.
 
     Adapters are merged into the copy that is written, and a row for `<image>` is added to it where
     its embeddings have none free; the model itself stays as it is. A ConfigError for a part that
@@ -71,8 +80,9 @@ def export(
     )
 
     def write(partial: Path) -> None:
-        llava.save_pretrained(partial)
+        llava.to(dtype).save_pretrained(partial, state_dict=published_names(llava))
         processor.save_pretrained(partial)
+        write_published_settings(partial)
 
     with quiet_loading():
         replace_folder(folder, write, holds="config.json")
@@ -98,10 +108,13 @@ def build_llava(
         ("multi_modal_projector", projector.projection),
     ):
         state |= {f"model.{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+    # Counted from the end, as -2 is in LLaVA-1.5: some readers take others for one layer more.
+    layers = [layer - len(tower.blocks) - 1 for layer in tower.layers]
     # A backbone's config names layers that the tower has dropped.
     vision_config = tower.model.config.to_dict()
     vision_config |= {"stage_names": None, "out_features": None, "out_indices": None}
     text_config = copy.deepcopy(language.model.config)
+    text_config.architectures = [type(language.model).__name__]
     text_config.vocab_size = len(state[embeddings])
     text_config.tie_word_embeddings = tied
     llava_config = LlavaConfig(
@@ -109,7 +122,7 @@ def build_llava(
         text_config=text_config,
         image_token_index=image_id,
         image_seq_length=tower.num_tokens,
-        vision_feature_layer=tower.layers[0] if len(tower.layers) == 1 else tower.layers,
+        vision_feature_layer=layers[0] if len(layers) == 1 else layers,
         vision_feature_select_strategy=strategy,
         tie_word_embeddings=tied,
     )
@@ -175,6 +188,65 @@ def fill(config: LlavaConfig, state: dict[str, Tensor]) -> LlavaForConditionalGe
     llava.load_state_dict(state, assign=True)
     llava.tie_weights()
     return llava.requires_grad_(False).eval()
+
+
+def published_names(llava: LlavaForConditionalGeneration) -> dict[str, Tensor]:
+    """The tensors of a LLaVA under names of which `save_pretrained` makes the published ones."""
+    state = llava.state_dict()
+    # Before transformers 5, what is now the tower was one module inside it.
+    if llava.config.vision_config.model_type not in ("clip_vision_model", "siglip_vision_model"):
+        return state
+    tower = "model.vision_tower."
+    return {name.replace(tower, f"{tower}vision_model.", 1): state[name] for name in state}
+
+
+def write_published_settings(folder: Path) -> None:
+    """Adds to the settings that transformers 5 has written what older readers look for, and takes
+    out what they stumble over, or what tells of the machine."""
+    with settings(folder / "config.json") as config:
+        text, vision = config["text_config"], config["vision_config"]
+        for part in (config, text, vision):
+            part["dtype"] = part["torch_dtype"] = config["dtype"]
+            for name in ("_name_or_path", "_model_name_or_path"):
+                part.pop(name, None)
+        text |= rope_settings(text)
+        # llama.cpp's converter of towers is given the tower's part alone.
+        vision["vision_feature_layer"] = config["vision_feature_layer"]
+    with (
+        settings(folder / "processor_config.json") as processor,
+        settings(folder / "preprocessor_config.json") as images,
+    ):
+        images |= processor.pop("image_processor")
+    with settings(folder / "tokenizer_config.json") as tokenizer:
+        for name in ("backend", "is_local", "local_files_only"):
+            tokenizer.pop(name, None)
+        if (folder / "tokenizer.json").is_file():
+            tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+        tokenizer["additional_special_tokens"] = tokenizer.pop("extra_special_tokens", [])
+        tokenizer["model_input_names"] = ["input_ids", "attention_mask"]
+
+
+def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Rotary embeddings as configs named them before transformers 5."""
+    rope = config.get("rope_parameters") or {}
+    older = {}
+    if "sliding_attention" in rope:
+        # Gemma 3 has two kinds of layers.
+        older["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    apart = ("rope_theta", "partial_rotary_factor")
+    older |= {name: rope[name] for name in apart if name in rope}
+    if rope.get("rope_type", "default") != "default":
+        older["rope_scaling"] = {name: rope[name] for name in rope if name not in apart}
+    return older
+
+
+@contextmanager
+def settings(file: Path) -> Iterator[dict[str, Any]]:
+    """What a JSON file says (nothing, if it is not there), written again as it was changed."""
+    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    yield values
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def image_processor(preprocessing: Preprocessing) -> LlavaImageProcessorPil:

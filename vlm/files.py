@@ -165,7 +165,7 @@ def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             build(partial)
-            sync_all(partial)
+            settle(partial)
             partial.rename(folder)
             sync(folder.parent)
     return folder
@@ -187,7 +187,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> N
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write(partial)
-            sync_all(partial)
+            settle(partial)
             if folder.exists():
                 # Only now: after a crash between the two renames it is the one whole checkpoint.
                 shutil.rmtree(old, ignore_errors=True)
@@ -199,10 +199,14 @@ def replace_folder(folder: Path, write: Callable[[Path], None], holds: str) -> N
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def sync_all(folder: Path) -> None:
-    """Waits until a folder is on the disk with all that is in it: renamed before, it could after a
-    power cut be a folder of empty files."""
+def settle(folder: Path) -> None:
+    """Lets those read a folder's files who may read the folder (safetensors writes for the owner
+    alone), and waits until all is on the disk: renamed before, it could after a power cut be a
+    folder of empty files."""
+    mode = folder.stat().st_mode & 0o666
     for path in [*folder.rglob("*"), folder]:
+        if path.is_file():
+            path.chmod(mode)
         sync(path)
 
 

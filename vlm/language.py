@@ -3,6 +3,8 @@
 It is never resized for an image token: image slots have no id of their own (see prompt.py).
 """
 
+import functools
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,12 @@ class LanguageModel(nn.Module):
         """Positions that the model was made for; None if it does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @functools.cached_property
+    def cache_name(self) -> str:
+        """What the model's forward pass calls its cache; transformers 5.24 has renamed it."""
+        takes = inspect.signature(self.model.forward).parameters
+        return "cache" if "cache" in takes else "past_key_values"
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (..., T) -> embeddings (..., T, H)."""
         return self.model.get_input_embeddings()(input_ids)
@@ -87,28 +95,29 @@ class LanguageModel(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=0 if logits_at is None else logits_at,
+            **{self.cache_name: cache},
         )
         return output.logits
 
     def add_lora(self, config: LoraConfig) -> None:
         """Puts trainable low-rank adapters on the linear layers; the model's class stays as it is.
         Targets that are not in the model are a ConfigError."""
-        import peft
+        with quiet_loading():
+            import peft
 
-        adapters = peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=config.targets,
-            task_type="CAUSAL_LM",
-        )
-        try:
-            peft.inject_adapter_in_model(adapters, self.model)
-        except ValueError as error:
-            raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
+            adapters = peft.LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=config.targets,
+                task_type="CAUSAL_LM",
+            )
+            try:
+                peft.inject_adapter_in_model(adapters, self.model)
+            except ValueError as error:
+                raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
 
     @torch.no_grad()
     def merge_adapters(self) -> None:
@@ -187,7 +196,8 @@ def quantization_options(
     if load_in is None:
         return {}
     try:
-        import bitsandbytes  # noqa: F401
+        with quiet_loading():
+            import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"load_in={load_in} needs bitsandbytes: pip install 'vlm[quant]'"

