@@ -6,10 +6,9 @@ import shlex
 import sys
 import time
 from dataclasses import fields
-from inspect import signature
 from json import dumps
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -31,6 +30,7 @@ from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.own import own
 from eval.catalogue import show_catalogue
 from eval.compare import show_comparison
+from eval.config import EvalConfig
 from eval.endpoint import EndpointAnswerer
 from eval.predictions import Prediction, answer_all, answered
 from eval.published import ask_as_published
@@ -39,96 +39,34 @@ from eval.report import begin, figures, seconds_of, write_report
 from eval.report_page import write_page
 from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError, shortened
+from vlm.settings import default_of
 
-COLUMNS = Columns()
+OWN = ("instruction", "images", "annotations", "columns")
+"""Settings of data of one's own."""
 
 
-def evaluate(
-    benchmarks: list[str],
-    model: str | None = "embedded",
-    data: Path = Path(),
-    hub: bool = False,
-    split: str | None = None,
-    limit: int | None = None,
-    instruction: str | None = None,
-    images: Path | None = None,
-    annotations: Path | None = None,
-    columns: Columns = COLUMNS,
-    load_in: Literal["4bit", "8bit"] | None = None,
-    device: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    batch_size: int = 32,
-    beams: int = 1,
-    baselines: bool = False,
-    endpoint: str | None = None,
-    name: str | None = None,
-    concurrency: int = 8,
-    prices: str | None = None,
-    compare: str | None = None,
-    output: Path = Path("runs/eval"),
-    json: bool = False,
-) -> None:
-    """Ask a model the questions of benchmarks, and score its answers.
-
-    Args:
-        benchmarks: their names, or your own captions or questions: whatever `data: [{path: ...}]`
-            of training may be; with `compare`, the run to compare with. None shows which there are.
-        model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id (LLaVA-1.5 in
-            its published words, Vicuna's with their system message); null is nobody, for
-            `baselines` or an endpoint alone.
-        data: folder that holds a folder for each benchmark.
-        hub: take the questions from the Hugging Face hub instead.
-        split: that is asked; each benchmark's own choice without it.
-        limit: only the first questions; all of them without it.
-        instruction: a line behind each question of your own data, such as "Answer the question
-            using a single word or phrase."; benchmarks have their own.
-        images: folder that the image paths of your own data start from.
-        annotations: VQA v2's answers, beside its questions as a file of your own.
-        columns: names of the columns of your own tables, such as `--columns.question q`.
-        load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
-        device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
-        dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
-        batch_size: questions answered at a time, by each process.
-        beams: above 1 searches for the most probable answer (beam search).
-        baselines: also ask the model without the photos, and always give the answer that is right
-            most often.
-        endpoint: OpenAI-compatible address, such as http://localhost:8000/v1, whose model is asked
-            too; its key is read from OPENAI_API_KEY.
-        name: of the endpoint's model.
-        concurrency: requests to the endpoint under way at a time.
-        prices: dollars for a million tokens of the endpoint's input and output, such as 2.5,10.
-        compare: folder of a run, OUTPUT/BENCHMARK/WHO, to compare with another.
-        output: folder of all runs; one that was killed is resumed.
-        json: print JSON instead of tables.
-    """
-    command = command_of(locals())
-    if compare is not None:
-        return show_comparison(compare, benchmarks, json)
-    if not benchmarks:
-        return show_catalogue(json)
-    for option, value in {"limit": limit, "batch_size": batch_size}.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{option} must be at least 1, not {value}")
-    settings = {"instruction": instruction, "images": images, "annotations": annotations}
-    settings |= {"columns": None if columns == COLUMNS else columns}
-    given = {option: value for option, value in settings.items() if value is not None}
-    chosen = [benchmark_of(each, **given) for each in benchmarks]
-    server = server_of(endpoint, name, concurrency, prices)
+def evaluate(config: EvalConfig) -> None:
+    """Asks everyone the questions of every benchmark, and prints the scores; with `compare`, or
+    without benchmarks, shows two runs or the list of benchmarks instead."""
+    if config.compare is not None:
+        return show_comparison(config.compare, config.benchmarks, config.json)
+    if not config.benchmarks:
+        return show_catalogue(config.json)
+    chosen = [benchmark_of(name, config) for name in config.benchmarks]
+    server = server_of(config)
     # All data first: what is missing should not end a run of hours.
-    asked = [(each, each.questions(data, split, hub)[:limit]) for each in chosen]
-    loading = {"load_in": load_in, "device": device, "dtype": dtype}
-    everyone = all_who_answer(model, loading, beams, baselines, server)
-    silent = run_all(asked, everyone, split, limit, output, batch_size, command, json)
-    finish(server, silent)
+    asked = [(each, each.questions(config.data, config.split, config.hub)) for each in chosen]
+    everyone = all_who_answer(config, server)
+    finish(server, run_all(asked, everyone, config))
 
 
-def command_of(settings: dict[str, Any]) -> str:
-    """The command that gives `evaluate` these settings, those that are not the default's; without
-    the password that an address may have."""
-    words = ["vlm", "eval", *settings["benchmarks"]]
-    for name, parameter in signature(evaluate).parameters.items():
-        if name != "benchmarks":
-            words += options(f"--{name}", settings[name], parameter.default)
+def command_of(config: EvalConfig) -> str:
+    """The command with these settings, those that are not the default's; without the password that
+    an address may have."""
+    words = ["vlm", "eval", *config.benchmarks]
+    for each in fields(config)[1:]:
+        default = default_of(each)
+        words += options(f"--{each.name}", getattr(config, each.name), default)
     return re.sub("(?<=://)[^/@ ]*@", "", shlex.join(words))
 
 
@@ -142,58 +80,48 @@ def options(name: str, value: Any, default: Any) -> list[str]:
     return [name] if value is True else [name, "null" if value is None else str(value)]
 
 
-def benchmark_of(name: str, **settings: Any) -> Benchmark:
+def benchmark_of(name: str, config: EvalConfig) -> Benchmark:
     """The benchmark of a name, or data of one's own with its settings; a ConfigError if there is
     none, or it takes no settings."""
+    values = {option: getattr(config, option) for option in OWN}
+    given = {option: value for option, value in values.items() if value not in (None, Columns())}
     # A file, a pattern of files or the id of a data set has one of these marks.
     if name not in BENCHMARKS and (os.path.exists(name) or re.search(r"[./*?\[{]", name)):
-        return own(Path(name), **settings)
+        return own(Path(name), **given)
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
-    if settings:
-        option = next(iter(settings))
-        raise ConfigError(f"--{option} is for data of your own: {name} has its own")
+    if given:
+        raise ConfigError(f"--{next(iter(given))} is for data of your own: {name} has its own")
     return BENCHMARKS[name]
 
 
-def server_of(
-    endpoint: str | None, name: str | None, concurrency: int, prices: str | None
-) -> EndpointAnswerer | None:
-    """The server that is asked, if any; a ConfigError for options that do not go together."""
-    if (endpoint is None) != (name is None):
-        raise ConfigError("--endpoint and --name go together: an address and the model there")
-    if endpoint is None or name is None:
-        if prices is not None:
-            raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
+def server_of(config: EvalConfig) -> EndpointAnswerer | None:
+    """The server that is asked, if any."""
+    if config.endpoint is None or config.name is None:
         return None
-    return EndpointAnswerer(endpoint, name, os.environ.get("OPENAI_API_KEY"), concurrency, prices)
+    key = os.environ.get("OPENAI_API_KEY")
+    return EndpointAnswerer(config.endpoint, config.name, key, config.concurrency, config.prices)
 
 
-def all_who_answer(
-    model: str | None,
-    loading: dict[str, str | None],
-    beams: int,
-    baselines: bool,
-    server: EndpointAnswerer | None,
-) -> list[Who]:
+def all_who_answer(config: EvalConfig, server: EndpointAnswerer | None) -> list[Who]:
     """Everyone who is asked, the model loaded; a ConfigError for nobody, or two of one name."""
     # Without being told, accelerate takes processes on CPUs each for the only one.
-    state = PartialState(cpu=loading["device"] == "cpu" or not torch.cuda.is_available())
-    everyone = []
-    if model is not None:
-        loaded, label = load(model, state, **loading), label_of(model)
-        settings = {"beams": beams, "weights": weights_of(model)}
-        settings |= {name: loading[name] for name in ("load_in", "dtype")}
-        if ask_as_published(loaded, model):
+    state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
+    everyone, beams = [], config.beams
+    if config.model is not None:
+        loaded, label = load(config.model, state, config), label_of(config.model)
+        settings = {"beams": beams, "weights": weights_of(config.model)}
+        settings |= {"load_in": config.load_in, "dtype": config.dtype}
+        if ask_as_published(loaded, config.model):
             settings["prompt"] = "vicuna"
             told = f"{label}: asked in Vicuna's words, as in LLaVA-1.5's evaluation"
             if state.is_main_process:
                 print(told, file=sys.stderr)
         everyone.append(Who(label, lambda _: ModelAnswerer(loaded, beams), settings))
-        if baselines:
+        if config.baselines:
             blind = f"{label}, question only"
             everyone.append(Who(blind, lambda _: BlindAnswerer(loaded, beams), settings))
-    if baselines:
+    if config.baselines:
         everyone.append(Who("majority answer", MajorityAnswerer))
     if server is not None:
         if any(who.label == server.name for who in everyone):
@@ -207,19 +135,15 @@ def all_who_answer(
     return everyone
 
 
-def load(
-    model: str,
-    state: PartialState,
-    load_in: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> vlm.VisionLanguageModel:
+def load(model: str, state: PartialState, config: EvalConfig) -> vlm.VisionLanguageModel:
     """The model of this process; a ConfigError for one device for several processes."""
+    device = config.device
     if device not in (None, state.device.type) and state.num_processes > 1:
         raise ConfigError(f"--device {device} is for one process: of several, each has its own")
     if device is None or state.num_processes > 1:
         device = str(state.device)
-    return vlm.load(model, device, getattr(torch, dtype) if dtype else None, load_in)
+    dtype = getattr(torch, config.dtype) if config.dtype else None
+    return vlm.load(model, device, dtype, config.load_in)
 
 
 def finish(server: EndpointAnswerer | None, silent: list[str]) -> None:
@@ -251,22 +175,17 @@ class Run(NamedTuple):
 def run_all(
     asked: list[tuple[Benchmark, list[Question]]],
     everyone: list[Who],
-    split: str | None,
-    limit: int | None,
-    output: Path,
-    batch_size: int,
-    command: str,
-    json: bool,
+    config: EvalConfig,
 ) -> list[str]:
     """Everyone answers every benchmark, and the first process prints the scores. Returns who gave
     not one answer to what."""
-    all_reports, silent = [], []
+    all_reports, silent, json = [], [], config.json
     for benchmark, questions in asked:
-        runs = []
+        questions, runs = questions[: config.limit], []
         for who in everyone:
-            folder = output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
-            settings = {"split": split or benchmark.splits[0], "limit": limit, **who.settings}
-            run = run_one(benchmark, questions, who, settings, folder, batch_size, command)
+            folder = config.output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
+            settings = {"split": config.split or benchmark.splits[0], "limit": config.limit}
+            run = run_one(benchmark, questions, who, settings | who.settings, folder, config)
             if run is not None:
                 runs.append(run)
         reports = [run.report for run in runs]
@@ -292,8 +211,7 @@ def run_one(
     who: Who,
     settings: dict[str, Any],
     folder: Path,
-    batch_size: int,
-    command: str,
+    config: EvalConfig,
 ) -> Run | None:
     """One who answers one benchmark, resumed if `folder` has the beginning; in processes other than
     the first None."""
@@ -306,11 +224,12 @@ def run_one(
         # What a killed run took is not known.
         seconds = seconds_of(folder) if there else 0.0
     began = time.perf_counter()
-    predictions = answer_all(benchmark, questions, who.make(questions), file, batch_size)
+    predictions = answer_all(benchmark, questions, who.make(questions), file, config.batch_size)
     if not first:
         return None
     if there < len(questions):
         seconds += time.perf_counter() - began
+    command = command_of(config)
     report, worth = write_report(
         folder, benchmark, who.label, settings, command, seconds, questions, predictions
     )

@@ -24,7 +24,11 @@ COMMANDS = {
         "train.config:PreviewConfig",
     ),
     "average": ("train.average:average_checkpoints", "average the trained tensors of checkpoints"),
-    "eval": ("eval.run:evaluate", "ask the questions of benchmarks, and score the answers"),
+    "eval": (
+        "eval.run:evaluate",
+        "ask the questions of benchmarks, and score the answers",
+        "eval.config:EvalConfig",
+    ),
     "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
     "score gqa": ("eval.score:gqa", "score answers as GQA does"),
     "score pope": ("eval.score:pope", "score answers as POPE does"),

@@ -15,6 +15,7 @@ import yaml
 
 from vlm.errors import ConfigError, UsageError
 from vlm.settings import (
+    WORDS,
     default_of,
     is_needed,
     members,
@@ -36,8 +37,8 @@ dataclass alone, which a function takes as `config`."""
 
 def parse(prog: str, target: Target, arguments: list[str]) -> dict[str, Any] | None:
     """What to call a function with, from options and words in any order; words are what it needs,
-    or for a dataclass YAML files. None if help or the settings were asked for, and printed. A
-    UsageError for whatever is wrong."""
+    or for a dataclass its `WORDS`, else YAML files. None if help or the settings were asked for,
+    and printed. A UsageError for whatever is wrong."""
     settings = settings_of(target)
     needed = [each.name for each in fields(settings) if is_needed(each)]
     values: dict[str, Any] = {}
@@ -159,9 +160,10 @@ class Parser(argparse.ArgumentParser):
 def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> Parser:
     """What takes the options and words of all settings; with what they do, if that is printed."""
     words = [each.name for each in parameters_of(target) if is_word(each)]
-    words += ["[CONFIG.yaml ...]"] * is_dataclass(target)
+    words += [each.name for each in fields(settings) if each.metadata == WORDS]
+    of_files = is_dataclass(target) and not words
     parser = Parser(
-        usage=" ".join([prog, *words, "[options]"]),
+        usage=" ".join([prog, *words, *["[CONFIG.yaml ...]"] * of_files, "[options]"]),
         description=(target.__doc__ or "").partition("\n\n")[0],
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -172,7 +174,7 @@ def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> 
     add("--print_config", action="store_true", help="show all settings as YAML")
     about = "YAML file of settings; options come after all files"
     add("--config", action="append", metavar="FILE", help=about)
-    if is_dataclass(target):
+    if of_files:
         add("files", nargs="*", metavar="CONFIG.yaml", help=about)
     entries, listed = parser.add_argument_group("in each entry of a list"), []
     for name, each, owner in walk(settings):

@@ -15,13 +15,16 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from vlm.errors import ConfigError
 
+WORDS = {"words": True}
+"""Metadata of the one setting that the words of a command line are, which need no name."""
+
 LARGEST = 2**20
 """Bytes of a YAML file of settings."""
 
 DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".gz")
 NO_SETTINGS = "it holds no settings; if it is data, write `data: FILE` in a YAML file"
 
-WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
+TYPES = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
 """What a value must be, by the beginning of pydantic's name of the error; it says the others."""
 
 
@@ -112,7 +115,7 @@ def in_words(config: type, error: dict[str, Any]) -> str:
     if error["type"] == "dataclass_type":
         return f"settings such as `{{{fields(place(config, error['loc'])[1])[0].name}: ...}}`"
     kind = error["type"].partition("_")[0]
-    return WORDS.get(kind) or error["msg"].removeprefix("Input should be ").replace("valid ", "")
+    return TYPES.get(kind) or error["msg"].removeprefix("Input should be ").replace("valid ", "")
 
 
 def place(config: type, loc: Iterable[str | int]) -> tuple[str, type | None]:

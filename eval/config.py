@@ -1,0 +1,82 @@
+"""Every setting of an evaluation. The typed config is the command line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vlm.config import check_choices
+from vlm.data.source import Columns
+from vlm.errors import ConfigError
+from vlm.settings import WORDS
+
+
+@dataclass
+class EvalConfig:
+    """Ask a model the questions of benchmarks, and score its answers.
+
+    Args:
+        benchmarks: their names, or your own captions or questions: whatever `data: [{path: ...}]`
+            of training may be; with `compare`, the run to compare with. None shows which there are.
+        model: who answers: `embedded`, a checkpoint folder, a LLaVA folder or hub id (LLaVA-1.5 in
+            its published words, Vicuna's with their system message); null is nobody, for
+            `baselines` or an endpoint alone.
+        data: folder that holds a folder for each benchmark.
+        hub: take the questions from the Hugging Face hub instead.
+        split: that is asked; each benchmark's own choice without it.
+        limit: only the first questions; all of them without it.
+        instruction: a line behind each question of your own data, such as "Answer the question
+            using a single word or phrase."; benchmarks have their own.
+        images: folder that the image paths of your own data start from.
+        annotations: VQA v2's answers, beside its questions as a file of your own.
+        columns: names of the columns of your own tables, such as `--columns.question q`.
+        load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
+        device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
+        dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
+        batch_size: questions answered at a time, by each process.
+        beams: above 1 searches for the most probable answer (beam search).
+        baselines: also ask the model without the photos, and always give the answer that is right
+            most often.
+        endpoint: OpenAI-compatible address, such as http://localhost:8000/v1, whose model is asked
+            too; its key is read from OPENAI_API_KEY.
+        name: of the endpoint's model.
+        concurrency: requests to the endpoint under way at a time.
+        prices: dollars for a million tokens of the endpoint's input and output, such as 2.5,10.
+        compare: folder of a run, OUTPUT/BENCHMARK/WHO, to compare with another.
+        output: folder of all runs; one that was killed is resumed.
+        json: print JSON instead of tables.
+    """
+
+    benchmarks: list[str] = field(default_factory=list, metadata=WORDS)
+    model: str | None = "embedded"
+    data: Path = Path()
+    hub: bool = False
+    split: str | None = None
+    limit: int | None = None
+    instruction: str | None = None
+    images: Path | None = None
+    annotations: Path | None = None
+    columns: Columns = field(default_factory=Columns)
+    load_in: Literal["4bit", "8bit"] | None = None
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    batch_size: int = 32
+    beams: int = 1
+    baselines: bool = False
+    endpoint: str | None = None
+    name: str | None = None
+    concurrency: int = 8
+    prices: str | None = None
+    compare: str | None = None
+    output: Path = Path("runs/eval")
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("limit", "batch_size", "beams", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if (self.endpoint is None) != (self.name is None):
+            raise ConfigError("--endpoint and --name go together: an address and the model there")
+        if self.prices is not None and self.endpoint is None:
+            raise ConfigError("--prices goes with --endpoint: nobody else counts tokens")
