@@ -10,6 +10,7 @@ import pytest
 
 from eval.benchmarks.naming import NAMING
 from eval.benchmarks.own import any_match, normalise, own
+from eval.config import EvalConfig
 from eval.run import benchmark_of
 from tests import tiny
 from tests.data_folders import png
@@ -56,7 +57,7 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
     what = {"kind": "what", "category": " pets", "type": 3, "question_type": ["a"]}
     kinds = [{"split": "train"}, {"split": "val", **what}, {"split": "val", "category": ""}]
     file = write(tmp_path, "mine.jsonl", *(LINE | kind for kind in kinds))
-    benchmark = benchmark_of(str(file))
+    benchmark = benchmark_of(str(file), EvalConfig())
     assert benchmark.name == f"{tmp_path.name}-mine"
     assert benchmark.splits == ("val", "train")
     questions = benchmark.questions(Path("nowhere"), None)
@@ -75,11 +76,13 @@ def test_questions_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> None:
-    benchmark = benchmark_of(str(write(tmp_path, "mine.jsonl", LINE)), instruction="In a word.")
+    benchmark = benchmark_of(
+        str(write(tmp_path, "mine.jsonl", LINE)), EvalConfig(instruction="In a word.")
+    )
     (question,) = benchmark.questions(Path(), None)
     assert question.text == "What?\nIn a word."
     with pytest.raises(ConfigError, match="--instruction is for data of your own: gqa has its own"):
-        benchmark_of("gqa", instruction="In a word.")
+        benchmark_of("gqa", EvalConfig(instruction="In a word."))
 
 
 def test_options_of_ones_own(tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_a_split_that_a_file_does_not_have(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data at .*none\.jsonl"):
-        benchmark_of(str(tmp_path / "none.jsonl"))
+        benchmark_of(str(tmp_path / "none.jsonl"), EvalConfig())
 
 
 def test_captions_of_ones_own(tmp_path: Path) -> None:
@@ -279,7 +282,7 @@ def test_vqa_files_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "q.json").write_text(json.dumps({"questions": asked}))
     said = [{"question_id": n, "answers": [{"answer": "net"}] * 2} for n in (1, 2)]
     (tmp_path / "a.json").write_text(json.dumps({"annotations": said}))
-    benchmark = benchmark_of(str(tmp_path / "q.json"), annotations=tmp_path / "a.json")
+    benchmark = benchmark_of(str(tmp_path / "q.json"), EvalConfig(annotations=tmp_path / "a.json"))
     questions = benchmark.questions(Path(), None)
     assert [one.text for one in questions] == ["What 1?", "What 2?"]
     assert benchmark.score(questions, ["A net", "no"]).overall == 50
@@ -299,10 +302,10 @@ def test_what_training_reads_is_no_name_of_a_benchmark(
             with tarfile.open(tmp_path / file, "w") as tar:
                 tar.add("0.png")
                 tar.add("0.txt")
-        assert benchmark_of(name).questions(Path(), None)[0].answers == ("a cat",)
+        assert benchmark_of(name, EvalConfig()).questions(Path(), None)[0].answers == ("a cat",)
         return
     with pytest.raises(DataError, match="cannot read the data set 'someone/data'"):
-        benchmark_of(name)
+        benchmark_of(name, EvalConfig())
 
 
 def test_questions_stay_in_the_order_of_the_file(tmp_path: Path) -> None:

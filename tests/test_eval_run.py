@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +18,14 @@ from eval import run
 from eval.answerers import Answer, BlindAnswerer, MajorityAnswerer, ModelAnswerer
 from eval.benchmark import Benchmark
 from eval.benchmarks import BENCHMARKS
+from eval.config import EvalConfig
 from eval.metrics.exact import exact_match
 from eval.predictions import Prediction, answer_all, in_order, read_predictions
 from eval.question import Question
 from eval.run import load
 from tests import tiny, tiny_folders
 from vlm.cli import main
+from vlm.data.source import Columns
 from vlm.errors import ConfigError, DataError
 from vlm.files import append_rows
 
@@ -331,11 +332,12 @@ def test_a_run_that_asks_nothing_says_so_and_keeps_its_seconds(
 
 
 def test_the_command_is_told_without_defaults_and_passwords() -> None:
-    defaults = {name: each.default for name, each in signature(run.evaluate).parameters.items()}
-    given = {"benchmarks": ["gqa", "a b.json"], "model": None, "limit": 3, "hub": True}
-    given |= {"endpoint": "https://me:secret@host:80/v1", "data": Path()}
-    assert run.command_of(defaults | given) == (
-        "vlm eval gqa 'a b.json' --model null --hub --limit 3 --endpoint https://host:80/v1"
+    config = EvalConfig(["gqa", "a b.json"], model=None, limit=3, hub=True, name="it")
+    config.endpoint = "https://me:secret@host:80/v1"
+    config.columns = Columns(question="q")
+    assert run.command_of(config) == (
+        "vlm eval gqa 'a b.json' --model null --hub --limit 3 --columns.question q "
+        "--endpoint https://host:80/v1 --name it"
     )
 
 
@@ -426,14 +428,15 @@ def test_a_model_is_loaded_as_it_is_asked_for(
 ) -> None:
     vlm.build(tiny_folders.model_config(photos / "parts"), "cpu").save(photos / "model")
     state = PartialState(cpu=True)
-    given = load(str(photos / "model"), state, device="cpu", dtype="bfloat16")
+    given = load(str(photos / "model"), state, EvalConfig(device="cpu", dtype="bfloat16"))
     assert given.language.dtype == torch.bfloat16
     line = {"image": "0.png", "question": "What?", "answers": ["A cat."]}
     (photos / "own.jsonl").write_text(json.dumps(line))
     words = ["eval", str(photos / "own.jsonl"), "--model", str(photos / "model"), "--json"]
     words += ["--output", str(photos / "out"), "--device", "cpu"]
     pytest.importorskip("bitsandbytes")
-    assert load(str(photos / "model"), state, load_in="8bit").language.model.is_loaded_in_8bit
+    given = load(str(photos / "model"), state, EvalConfig(load_in="8bit"))
+    assert given.language.model.is_loaded_in_8bit
     assert main([*words, "--load-in", "4bit", "--dtype", "float32"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert (report["load_in"], report["dtype"]) == ("4bit", "float32")
@@ -446,7 +449,7 @@ def test_a_model_is_loaded_as_it_is_asked_for(
 def test_one_device_is_for_one_process() -> None:
     state = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="--device cuda:1 is for one process: of several, each"):
-        load("embedded", state, device="cuda:1")
+        load("embedded", state, EvalConfig(device="cuda:1"))
 
 
 def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
