@@ -268,7 +268,7 @@ def test_an_image_folder_and_columns_of_ones_own(
     for wrong, told in (
         ([*options, "--images", "absent"], "no folder absent for the images of"),
         (options[1:2], "columns.question and columns.answer go together"),
-        (["--columns.photo", "x"], "no option --columns.photo"),
+        (["--columns.photo", "x"], "columns has no setting `photo`: there are image, text"),
     ):
         assert main([*words, *wrong]) > 0
         assert told in capsys.readouterr().err
