@@ -334,9 +334,10 @@ def test_a_run_that_asks_nothing_says_so_and_keeps_its_seconds(
 def test_the_command_is_told_without_defaults_and_passwords() -> None:
     config = EvalConfig(["gqa", "a b.json"], model=None, limit=3, hub=True)
     config.endpoint, config.name = "https://me:secret@host:80/v1", "it"
-    config.columns = Columns(question="q")
+    config.columns = Columns(question="q", answer="a")
     assert run.command_of(config) == (
         "vlm eval gqa 'a b.json' --model null --hub --limit 3 --columns.question q "
+        "--columns.answer a "
         "--endpoint https://host:80/v1 --name it"
     )
 
