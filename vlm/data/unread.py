@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from vlm.data.columns import OPTIONS
 from vlm.data.photos import ENDINGS
 from vlm.data.sample import SkipSample
 from vlm.errors import shortened
@@ -28,12 +29,15 @@ ABOUT = re.compile(
 NOTES = {"id", "split", "source", "dataset", "metadata", "meta", "license", "url"}
 """Keys that are known to change nothing, whatever is in them."""
 
+MEANS = {*OPTIONS, "hint", "history", "system", "tools"}
+"""Keys that change what is asked, whatever is in them."""
+
 
 def unread(left: Mapping[str, Any], photos: Collection[Any] | None = None) -> list[str]:
     """Words for each of the keys left over that holds an object, a list or a text: single words,
-    numbers and lists of them are taken for ids and notes. A SkipSample for media: a key such as
-    `video` or `img_path` that has other things than the `photos` that were read; where these are
-    none, any key with a file that can be seen or heard."""
+    numbers and lists of them are taken for ids and notes, but for the keys in `MEANS`. A SkipSample
+    for media: a key such as `video` or `img_path` that has other things than the `photos` that were
+    read; where these are none, any key with a file that can be seen or heard."""
     told = []
     for key, value in left.items():
         values = value if isinstance(value, list) else [value]
@@ -41,7 +45,7 @@ def unread(left: Mapping[str, Any], photos: Collection[Any] | None = None) -> li
         blind = photos is not None and not photos and any(map(_is_file, values))
         if blind or (_brings(key) and any(one not in (photos or ()) for one in values)):
             raise SkipSample(f"unread media {shortened(key, 40)!r}", str(value))
-        if key not in NOTES and any(map(_says, values)):
+        if key not in NOTES and any(key in MEANS or _says(one) for one in values):
             told.append(f"unread key {shortened(key, 40)!r}")
     return told
 
