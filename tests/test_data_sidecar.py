@@ -92,7 +92,11 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    ["0 0.5 0.5 0.25 0.3\n", "0 0.5 0.5 0.25 0.3\n17 0.1 0.2 1 1\n", "3 .1 0.1 0 0 1e-3 1\n"],
+    [
+        "0 0.5 0.5 0.25 0.3\n",
+        "0 0.5 0.5 0.25 0.3\n17 0.1 0.2 1 1\n\n0 0 0 1 1",
+        "3 .1 0.1 0 0 1e-3 1\n",
+    ],
 )
 def test_boxes_of_yolo_are_no_captions(tmp_path: Path, labels: str) -> None:
     save_photos(tmp_path, "a.png")

@@ -109,7 +109,7 @@ def folder_sample(source: DataSource, record: Record) -> Sample:
 def text_captions(text: str, per_line: bool = False) -> list[str]:
     """The caption that a text file holds, or one in each line; a SkipSample for YOLO's labels."""
     lines = [line for line in text.splitlines() if line.strip()]
-    if lines and all(map(is_box, lines)):
+    if "." in text and all(map(is_box, lines)):
         raise SkipSample(
             "YOLO's boxes, not a caption",
             f"{lines[0][:60]!r}: give captions, or the boxes in COCO's form",
@@ -124,4 +124,4 @@ def is_box(line: str) -> bool:
         inside = all(0 <= float(share) <= 1 for share in shares)
     except ValueError:
         return False
-    return number.isdigit() and len(shares) >= 4 and "." in line and inside
+    return number.isdigit() and len(shares) >= 4 and inside
