@@ -68,6 +68,7 @@ def test_a_drawn_question_is_behind_a_system_message() -> None:
     ("fields", "reason", "detail"),
     [
         ({"captions": []}, "no captions", ""),
+        ({"image": []}, "image is not a path", "[]"),
         ({"captions": ["", " "]}, "blank caption", ""),
         ({"captions": [3]}, "caption is not text", "3"),
         ({"captions": None}, "no captions", ""),

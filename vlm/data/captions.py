@@ -46,7 +46,8 @@ def coco_records(source: DataSource) -> Iterator[Record]:
 def caption_sample(source: DataSource, record: Record) -> Sample:
     """Photos with what people say of them."""
     row, keys = record.content
-    images = row[keys.image] if isinstance(row[keys.image], list) else [row[keys.image]]
+    images = row[keys.image]
+    images = images if isinstance(images, list) and images else [images]
     photos = tuple(photo_at(source, image) for image in images)
     left = unread(keys.left(row), images)
     return captioned(source, record.where, photos, row[keys.caption], row.get("question"), left)
