@@ -93,7 +93,7 @@ def test_an_empty_question_is_no_photo(blank: str) -> None:
 
 @pytest.mark.parametrize("word", ["describe", "my photo.jpg", "what is in a.jpg"])
 def test_a_word_that_may_be_a_question_hears_how_one_ends(word: str) -> None:
-    told = f"^cannot read '{word}': No such file or directory; a question ends in '[?]', '[.]' or"
+    told = f"^cannot read '{word}': No such file or directory; a question is the last word or"
     with pytest.raises(ImageError, match=told):
         images_and_question(["a.jpg", word])
     assert images_and_question(["a.jpg", "describe."]) == (["a.jpg"], "describe.")

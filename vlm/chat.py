@@ -106,7 +106,7 @@ def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
         if word != "-" and not names_image(word) and (" " in word or not re.search("[./]", word)):
             raise ImageError(
                 f"cannot read {word!r}: No such file or directory; "
-                "a question ends in '?', '.' or '!'"
+                "a question is the last word or the first, and ends in '?', '.' or '!'"
             )
     return words, None
 
