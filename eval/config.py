@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlm.config import check_choices
-from vlm.data.source import Columns
+from vlm.data.source import Columns, Format
 from vlm.errors import ConfigError
 from vlm.settings import WORDS
 
@@ -26,7 +26,9 @@ class EvalConfig:
         limit: only the first questions; all of them without it.
         instruction: a line behind each question of your own data, such as "Answer the question
             using a single word or phrase."; benchmarks have their own.
+        format: of your own data; without it, what is in it.
         images: folder that the image paths of your own data start from.
+        outside: photos of your own data may lie outside that folder, wherever it says.
         annotations: VQA v2's answers, beside its questions as a file of your own.
         columns: names of the columns of your own tables, such as `--columns.question q`.
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
@@ -53,7 +55,9 @@ class EvalConfig:
     split: str | None = None
     limit: int | None = None
     instruction: str | None = None
+    format: Format | None = None
     images: Path | None = None
+    outside: bool = False
     annotations: Path | None = None
     columns: Columns = field(default_factory=Columns)
     load_in: Literal["4bit", "8bit"] | None = None

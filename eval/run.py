@@ -41,7 +41,7 @@ from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError, shortened
 from vlm.settings import default_of
 
-OWN = ("instruction", "images", "annotations", "columns")
+OWN = ("instruction", "format", "images", "outside", "annotations", "columns")
 """Settings of data of one's own."""
 
 
@@ -84,7 +84,8 @@ def benchmark_of(name: str, config: EvalConfig) -> Benchmark:
     """The benchmark of a name, or data of one's own with its settings; a ConfigError if there is
     none, or it takes no settings."""
     values = {option: getattr(config, option) for option in OWN}
-    given = {option: value for option, value in values.items() if value not in (None, Columns())}
+    unset = (None, False, Columns())
+    given = {option: value for option, value in values.items() if value not in unset}
     # A file, a pattern of files or the id of a data set has one of these marks.
     if name not in BENCHMARKS and (os.path.exists(name) or re.search(r"[./*?\[{]", name)):
         return own(Path(name), **given)

@@ -85,6 +85,20 @@ def test_an_instruction_stands_behind_questions_of_ones_own(tmp_path: Path) -> N
         benchmark_of("gqa", EvalConfig(instruction="In a word."))
 
 
+def test_photos_of_ones_own_outside_of_the_folder(tmp_path: Path) -> None:
+    write(tmp_path, "any")
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in/mine.jsonl"
+    file.write_text(json.dumps(LINE | {"image": str(tmp_path / "0.png")}))
+    with pytest.raises(DataError, match="image path leaves its folder"):
+        benchmark_of(str(file), EvalConfig())
+    benchmark = benchmark_of(str(file), EvalConfig(outside=True, format="questions"))
+    (question,) = benchmark.questions(Path(), None)
+    assert question.image == tmp_path / "0.png"
+    with pytest.raises(ConfigError, match="--outside is for data of your own: gqa has its own"):
+        benchmark_of("gqa", EvalConfig(outside=True))
+
+
 def test_options_of_ones_own(tmp_path: Path) -> None:
     line = {"image": "0.png", "question": "Which?", "choices": ["cat", "dog"], "answer": 1}
     (question,) = own(write(tmp_path, "mine.jsonl", line), "In a word.").questions(Path(), None)
