@@ -261,6 +261,13 @@ def test_options_are_asked_as_evaluation_asks_them(
     assert without[0].conversations == (asked(chosen.text, "B"),)
 
 
+def test_true_and_false_among_the_options(folder: Path) -> None:
+    line = {"image": "a.png", "question": "Is it?", "choices": ["yes", "no"]}
+    lines = [line | {"answer": answer} for answer in (True, False)]
+    (sample,) = read(save_lines(folder / "data", *lines)).usable
+    assert sample.answers == (("A",), ("B",))
+
+
 def test_a_hint_without_options(folder: Path) -> None:
     line = {"image": "a.png", "question": "Who?", "answer": "cat", "hint": "It meows."}
     (sample,) = read(save_lines(folder / "data", line), instruction="Use one word.").usable

@@ -116,6 +116,8 @@ def answers_of(given: Any, options: Mapping[str, str]) -> tuple[tuple[str, ...],
     # VQA v2's are objects.
     given = [one.get("answer") if isinstance(one, dict) else one for one in given]
     if options:
+        # A number may be the place of an option.
+        given = [answer_text(one) if isinstance(one, bool) else one for one in given]
         given = [letter_of(one, options) for one in given]
     return texts_of(list(map(answer_text, given)), "answer")
 
