@@ -1,13 +1,22 @@
 """Every setting of an evaluation. The typed config is the command line."""
 
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from vlm.config import check_choices
-from vlm.data.source import Columns, Format
+from vlm.data.formats import require_there
+from vlm.data.source import Columns, DataSource, Format
 from vlm.errors import ConfigError
 from vlm.settings import WORDS
+
+
+def is_own(name: str) -> bool:
+    """Whether it is data of one's own: a file, a pattern of files or the id of a data set has one
+    of these marks."""
+    return os.path.exists(name) or re.search(r"[./*?\[{]", name) is not None
 
 
 @dataclass
@@ -73,6 +82,12 @@ class EvalConfig:
     compare: str | None = None
     output: Path = Path("runs/eval")
     json: bool = False
+
+    def check(self) -> None:
+        """A DataError for data of one's own that is not there."""
+        for name in [] if self.compare else self.benchmarks:
+            if is_own(name):
+                require_there(DataSource(name, self.format))
 
     def __post_init__(self) -> None:
         check_choices(self)

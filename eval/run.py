@@ -30,7 +30,7 @@ from eval.benchmarks import BENCHMARKS
 from eval.benchmarks.own import own
 from eval.catalogue import show_catalogue
 from eval.compare import show_comparison
-from eval.config import EvalConfig
+from eval.config import EvalConfig, is_own
 from eval.endpoint import EndpointAnswerer
 from eval.predictions import Prediction, answer_all, answered
 from eval.published import ask_as_published
@@ -86,8 +86,7 @@ def benchmark_of(name: str, config: EvalConfig) -> Benchmark:
     values = {option: getattr(config, option) for option in OWN}
     unset = (None, False, Columns())
     given = {option: value for option, value in values.items() if value not in unset}
-    # A file, a pattern of files or the id of a data set has one of these marks.
-    if name not in BENCHMARKS and (os.path.exists(name) or re.search(r"[./*?\[{]", name)):
+    if name not in BENCHMARKS and is_own(name):
         return own(Path(name), **given)
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")

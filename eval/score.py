@@ -154,7 +154,7 @@ def choice(*, questions: Path, results: Path, json: bool = False) -> None:
 
 
 def choice_question(row: dict[str, Any], image: Any) -> Question:
-    options, answer = row["options"], row["answer"]
+    options, answer = row.get("options"), row.get("answer")
     if isinstance(options, list):
         options = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False))
     whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())

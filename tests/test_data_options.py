@@ -20,6 +20,9 @@ from vlm.data.sample import SkipSample
         ({"1": "cat", "2": "dog"}, "2", "2"),
         ({"label": ["A", "B"], "text": ["cat", "dog"]}, "dog", "B"),
         (["True", "False"], True, "A"),
+        (["A. red", "B. dark red"], "red", "A"),
+        (["(A) red", "(B) dark red"], "dark red", "B"),
+        (["A. red", "dark red"], "A. red", "A"),
     ],
 )
 def test_an_answer_by_letter_text_or_place(

@@ -296,6 +296,9 @@ def test_choice(folder: Folder) -> None:
     assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
         "choice", questions=[questions[0] | {"answer": "C"}], results=results
     )
+    assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
+        "choice", questions=[{"question_id": 1, "answer": "A"}], results=results
+    )
 
 
 def test_exact(folder: Folder) -> None:

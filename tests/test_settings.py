@@ -125,14 +125,31 @@ def test_any_value_is_read_or_refused(values: object) -> None:
             read(SETTINGS, values)
 
 
-def test_a_mistake_is_told_before_torch_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("data: [{path: a, image: photos}]")
-    code = (
-        "import sys; from vlm.cli import main\n"
-        "print(main(['train', 'my.yaml']), 'torch' in sys.modules)"
-    )
+@pytest.mark.parametrize(
+    ("words", "content", "status", "told"),
+    [
+        (
+            ["train", "my.yaml"],
+            "data: [{path: a, image: photos}]",
+            2,
+            "my.yaml: data[0] has no setting `image`: did you mean `images`?",
+        ),
+        (
+            ["train", "my.yaml"],
+            "data: []",
+            2,
+            "data needs at least one entry, such as `[{path: captions.jsonl}]`",
+        ),
+        (["train", "my.yaml"], "data: a.json", 1, "no data at 'a.json': no such file or folder"),
+        (["eval", "a.json"], "", 1, "no data at 'a.json': no such file or folder"),
+    ],
+)
+def test_a_mistake_is_told_before_torch_is_imported(
+    tmp_path: Path, words: list[str], content: str, status: int, told: str
+) -> None:
+    (tmp_path / "my.yaml").write_text(content)
+    code = f"import sys; from vlm.cli import main\nprint(main({words}), 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.stdout == "2 False\n"
-    assert done.stderr == "vlm: my.yaml: data[0] has no setting `image`: did you mean `images`?\n"
+    assert (done.stdout, done.stderr) == (f"{status} False\n", f"vlm: {told}\n")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vlm.config import LoraConfig, ModelConfig, check_choices
+from vlm.data.formats import require_there
 from vlm.data.source import DataSource
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, UsageError
 
 LanguageTraining = Literal["frozen", "lora", "qlora", "full"]
 
@@ -177,6 +178,13 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and not holds(value):
                     raise ConfigError(f"{name} must be {told}, not {value}")
+
+    def check(self) -> None:
+        """A UsageError for no data, and a DataError for data that is not there."""
+        if not self.data:
+            raise UsageError("data needs at least one entry, such as `[{path: captions.jsonl}]`")
+        for source in (*self.data, *(self.validation or [])):
+            require_there(source)
 
     @property
     def augments(self) -> bool:

@@ -72,6 +72,8 @@ def run(
     is imported only when that is known to be right."""
     given = parse(prog, imported(config or function), arguments)
     if given is not None:
+        if config is not None:
+            given["config"].check()
         imported(function)(**given)
 
 

@@ -1,6 +1,7 @@
 """Which format a source has: found by looking into it, never by its name."""
 
 import json
+import os
 import tarfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -40,6 +41,17 @@ def format_of(source: DataSource) -> Format:
             return _format_of_folder(path)
         if path.is_file():
             return _format_of_file(path, source)
+    return _format_elsewhere(source)
+
+
+def require_there(source: DataSource) -> None:
+    """A DataError where a path is neither that of something nor a pattern, nor an id of the hub."""
+    if source.format is None and not os.path.exists(source.path):
+        _format_elsewhere(source)
+
+
+def _format_elsewhere(source: DataSource) -> Format:
+    path = Path(source.path)
     if any(mark in source.path for mark in "{*?["):
         return "shards"
     if source.path.count("/") == 1 and not path.is_absolute() and path.suffix not in FILES:

@@ -33,7 +33,12 @@ def options_of(value: Any) -> dict[str, str]:
     texts = list(value.values()) if isinstance(value, dict) else []
     if len(texts) < 2 or not all(isinstance(text, str | int | float) for text in texts):
         raise SkipSample("choices are not a list of texts", repr(value)[:100])
-    return {str(letter).strip(): str(option).strip() for letter, option in value.items()}
+    options = {str(letter).strip(): str(option).strip() for letter, option in value.items()}
+    # Some write each behind its letter already.
+    own = {n: re.match(rf"\(?{re.escape(n)}[.):]\s+", option) for n, option in options.items()}
+    if all(own.values()):
+        options = {n: option[own[n].end() :] for n, option in options.items()}
+    return options
 
 
 def letter_of(answer: Any, options: Mapping[str, str]) -> str:
