@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # transformers 5.23.0 (tokenizers 0.23.3), no torch.
-# Done: a tiny BPE tokenizer gets "<think>" as AddedToken(special=False), as
-#   reasoning models have it, and "<image>" as a special token; text with
-#   either is encoded with split_special_tokens=True, as text typed by a user.
-# Seen: "<image>" is split into its letters, "<think>" stays one token: a user
-#   who types it writes the model's control token. No option prevents it.
-# Expected: split too, or an option for it: the parameter is documented as
-#   what splits special tokens into sub-words, and says nothing of this rest.
+# Done: two tokenizers of letters, a PreTrainedTokenizerFast and a Python one,
+#   get "<image>" as a special token and "<think>" as AddedToken(special=
+#   False), as reasoning models have it; text with either is encoded with
+#   split_special_tokens=True, as for text that a user typed.
+# Seen: both split "<image>". Python's splits "<think>" too; the fast one
+#   keeps it as one token, so a user can write the model's control token.
+# Expected: the two alike; the parameter's documentation tells of no
+#   difference, and a caller of AutoTokenizer does not choose between them.
 # Output seen:
-#   a<image>b: ['a', '<', 'i', 'm', 'a', 'g', 'e', '>', 'b']
-#   a<think>b: ['a', '<think>', 'b']
+#   fast a<image>b: a < i m a g e > b
+#   fast a<think>b: a <think> b
+#   python a<image>b: a < i m a g e > b
+#   python a<think>b: a < t h i n k > b
 # Exits 0 while this is so.
 set -euo pipefail
 tmp=$(mktemp -d)
@@ -20,20 +23,41 @@ python3 -m venv "$tmp/venv"
 
 cat >"$tmp/show.py" <<'PY'
 from tokenizers import Tokenizer, models
-from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 letters = {letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz<>")}
-tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab=letters, merges=[])))
-tokenizer.add_tokens([AddedToken("<think>", special=False)])
-tokenizer.add_tokens([AddedToken("<image>", special=True)], special_tokens=True)
-for text in "a<image>b", "a<think>b":
-    ids = tokenizer.encode(text, split_special_tokens=True)
-    print(f"{text}: {tokenizer.convert_ids_to_tokens(ids)}")
+
+
+class Letters(PreTrainedTokenizer):
+    vocab_size = len(letters)
+
+    def get_vocab(self):
+        return dict(letters)
+
+    def _tokenize(self, text):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return letters[token]
+
+    def _convert_id_to_token(self, index):
+        return list(letters)[index]
+
+
+fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab=letters, merges=[])))
+for name, tokenizer in ("fast", fast), ("python", Letters()):
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    tokenizer.add_tokens([AddedToken("<image>", special=True)], special_tokens=True)
+    for text in "a<image>b", "a<think>b":
+        ids = tokenizer.encode(text, split_special_tokens=True, add_special_tokens=False)
+        print(f"{name} {text}: {' '.join(tokenizer.convert_ids_to_tokens(ids))}")
 PY
 "$tmp/venv/bin/python" "$tmp/show.py" | tee "$tmp/seen"
 
 cat >"$tmp/stated" <<'TXT'
-a<image>b: ['a', '<', 'i', 'm', 'a', 'g', 'e', '>', 'b']
-a<think>b: ['a', '<think>', 'b']
+fast a<image>b: a < i m a g e > b
+fast a<think>b: a <think> b
+python a<image>b: a < i m a g e > b
+python a<think>b: a < t h i n k > b
 TXT
 cmp -s "$tmp/seen" "$tmp/stated" || { echo "changed: not what the comment states"; exit 1; }
