@@ -1,14 +1,11 @@
 #!/usr/bin/env bash
-# bitsandbytes 0.50.2 (torch 2.13.0), on a CPU with AVX512-BF16.
-# Done: a trainable torch Linear before an NF4 Linear4bit gets a training
+# bitsandbytes 0.50.2 (torch 2.13.0), on a CPU with AVX512-BF16 (else it says so
+#   and exits 0). Done: a torch Linear before an NF4 Linear4bit gets a training
 #   step, one forward in eval mode under no_grad, and the same step again.
-# Seen: the eval forward repacks the 4-bit weight for fast inference, for good.
-#   At the second step no gradient reaches the Linear (None), and backward()
-#   ends well: all before the layer stops learning at the first validation.
-#   The one sign is torch's UserWarning, of an autograd kernel not registered.
-# Expected: the gradient of the first step, or an error: train() after eval()
-#   is how every training loop validates. On a CPU that does not repack, the
-#   script says so and exits 0.
+# Seen: the eval forward repacks the 4-bit weight for good. At the second step
+#   no gradient reaches the Linear, and backward() ends well; the one sign is
+#   torch's UserWarning. What lies before stops learning at the first validation.
+# Expected: the first step's gradient, or an error.
 # Output seen:
 #   before eval: gradient True, output requires grad True
 #   after eval: gradient False, output requires grad True
@@ -34,12 +31,12 @@ if not has_avx512bf16():
     sys.exit()
 quantised = bitsandbytes.nn.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
 model = nn.Sequential(nn.Linear(64, 64), quantised.to("cpu"))  # quantised by to()
-photos = torch.randn(4, 64)
+inputs = torch.randn(4, 64)
 
 
 def step(when):
     model.train().zero_grad()
-    out = model(photos)
+    out = model(inputs)
     out.sum().backward()
     gradient = model[0].weight.grad
     found = gradient is not None and bool(gradient.abs().sum() > 0)
@@ -50,7 +47,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     step("before eval")
     with torch.no_grad():
-        model.eval()(photos)
+        model.eval()(inputs)
     step("after eval")
 texts = {str(warning.message).split(" to the Autograd")[0] for warning in caught}
 print("warnings:", *sorted(text for text in texts if "bitsandbytes" in text))

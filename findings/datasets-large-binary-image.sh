@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
 # datasets 4.5.0 (pyarrow 26.0.1, pillow 13.0.0); compared with datasets 4.6.0.
-# Done: a Parquet file with one PNG in a column of binary, and one of
-#   large_binary (as Polars writes them), is read by load_dataset("parquet"),
-#   the column cast to Image(decode=False).
-# Seen: 4.5.0 takes binary, and fails at large_binary with the error below
-#   at the first row. 4.6.0 takes both. Nothing in 4.5.0's documentation sets
-#   the two apart: Image is documented to take bytes.
+# Done: Parquet files with one PNG in a column of binary, or of large_binary,
+#   are read by load_dataset("parquet"), the column cast to Image(decode=False).
+# Seen: 4.5.0 takes binary and fails at large_binary. 4.6.0 takes both.
 # Expected: both read alike, as in 4.6.0.
 # Output seen:
 #   4.5.0 binary: bytes, path

@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
-# lmms-eval 0.7.3 with filelock 4.3.1 (torch 2.13.0, datasets 5.2.0, on a CPU);
-#   compared with filelock 4.2.12.
-# Done: simple_evaluate() of its "dummy" model on one question of a task in a
-#   folder of ours, with only the packages that this imports.
-# Seen: every evaluation ends with ModuleNotFoundError, as lmms_eval/evaluator
-#   imports filelock's private module, which filelock 4.3 no longer has.
-#   pip installs the two together: lmms-eval's requirements do not name filelock.
+# lmms-eval 0.7.3 with filelock 4.3.1, compared with filelock 4.2.12 (torch
+#   2.13.0, datasets 5.2.0). Done: simple_evaluate() of its "dummy" model on one
+#   question of a task in a folder, with only the packages that this imports.
+# Seen: with 4.3.1 it ends with ModuleNotFoundError: its evaluator imports a
+#   private module of filelock, which its requirements do not name at all.
 # Expected: an evaluation, or a bound on filelock's version that pip follows.
 # Output seen:
 #   filelock 4.2.12: evaluated ours

@@ -2,9 +2,8 @@
 # safetensors 0.8.0 (numpy 2.4.1); compared with safetensors 0.7.0.
 # Done: under umask 022, safetensors.numpy.save_file() writes a small file,
 #   beside a file written by open(path, "wb").
-# Seen: save_file() leaves the file with mode 0600, whatever the umask, so
-#   nobody but its owner can read a checkpoint in a shared folder, with no
-#   word of it. open() gives 0644, and so did save_file() of 0.7.0.
+# Seen: 0.8.0 leaves mode 0600, so nobody but its owner can read a checkpoint
+#   in a shared folder, without a word. open() gives 0644, as 0.7.0 did.
 # Expected: the mode that the umask gives (0644), as before.
 # Output seen:
 #   safetensors 0.7.0: save_file 0644, open() 0644

@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
-# transformers 5.23.0 -> 4.57.6 (torch 2.13.0 on a CPU, safetensors 0.8.0).
-# Done: a tiny LlavaForConditionalGeneration with a CLIP tower, made from a
-#   config, is written by save_pretrained() of 5.23.0 and read twice by
-#   from_pretrained() of 4.57.6.
-# Seen: 5.23.0 writes "vision_tower.embeddings..." without "vision_model.",
-#   which 4.57.6 and published LLaVA checkpoints have. 4.57.6 warns, and goes
-#   on with a random tower: every tensor of it unread, another at each read.
-# Expected: the names of the format (save_pretrained keeps "language_model.
-#   model." for the rest), or an error; a frozen tower is nothing to "TRAIN".
+# transformers 5.23.0 -> 4.57.6 (torch 2.13.0 on a CPU). Done: a tiny LLaVA with
+#   a CLIP tower, made from a config, is saved by 5.23.0, read twice by 4.57.6.
+# Seen: 5.23.0 writes the tower's names without "vision_model.", which 4.57.6
+#   and published LLaVA checkpoints have. 4.57.6 warns and goes on with a random
+#   tower, another at each read.
+# Expected: those names (other parts keep their old ones), or an error.
 # Output seen:
 #   5.23.0 wrote 39 tensors of the tower, 0 of them under vision_tower.vision_model
 #   5.23.0 reads its own: missing 0, patch embedding as written: True

@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
-# transformers 5.23.0 (tokenizers 0.23.3), no torch.
-# Done: two tokenizers of letters, a PreTrainedTokenizerFast and a Python one,
-#   get "<image>" as a special token and "<think>" as AddedToken(special=
-#   False), as reasoning models have it; text with either is encoded with
-#   split_special_tokens=True, as for text that a user typed.
-# Seen: both split "<image>". Python's splits "<think>" too; the fast one
-#   keeps it as one token, so a user can write the model's control token.
-# Expected: the two alike; the parameter's documentation tells of no
-#   difference, and a caller of AutoTokenizer does not choose between them.
+# transformers 5.23.0 (tokenizers 0.23.3), no torch. Done: a fast and a Python
+#   tokenizer get "<image>" as a special token and "<think>" as AddedToken(
+#   special=False); text is encoded with split_special_tokens=True.
+# Seen: both split "<image>"; only Python's splits "<think>". With the fast one
+#   text that a user types can be the model's control token.
+# Expected: the two alike; the parameter's documentation tells no difference.
 # Output seen:
 #   fast a<image>b: a < i m a g e > b
 #   fast a<think>b: a <think> b

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # transformers 5.23.0 (tokenizers 0.23.3, jinja2 3.1.6), no torch.
-# Done: apply_chat_template() of a text model's template, one that trims
-#   m['content'] (as many do), with content as a list of parts, the form that
-#   the documentation of chat templates gives for photos beside text.
+# Done: apply_chat_template() of a template that trims m['content'], as text
+#   models have it, with content as a list of parts, the form that the
+#   documentation of multimodal chat templates gives.
 # Seen: Python's list, brackets, quotes and keys, is what the prompt says;
 #   no error, no warning (warnings are errors here, stderr stays empty).
-# Expected: an error or a warning, or the parts' text ("A cat?").
+# Expected: an error or a warning, or the parts' text.
 # Output seen:
 #   as a string: 'A cat?'
 #   as parts: "[{'type': 'text', 'text': 'A cat?'}]"
