@@ -264,8 +264,16 @@ def test_options_are_asked_as_evaluation_asks_them(
 def test_true_and_false_among_the_options(folder: Path) -> None:
     line = {"image": "a.png", "question": "Is it?", "choices": ["yes", "no"]}
     lines = [line | {"answer": answer} for answer in (True, False)]
+    lines += [line | {"choices": ["True", "False"], "answer": False}]
     (sample,) = read(save_lines(folder / "data", *lines)).usable
-    assert sample.answers == (("A",), ("B",))
+    assert sample.answers == (("A",), ("B",), ("B",))
+
+
+def test_an_answer_that_is_no_option_drops_only_itself(folder: Path) -> None:
+    line = {"image": "a.png", "question": "What?", "choices": ["cat", "dog"]}
+    found = read(save_lines(folder / "data", line | {"answers": ["dog", "bird", "dog"]}))
+    assert found.usable[0].answers == (("B", "B"),)
+    assert found.dropped == {"answer is none of the choices": 1}
 
 
 def test_a_hint_without_options(folder: Path) -> None:

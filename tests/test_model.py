@@ -289,6 +289,8 @@ def test_a_batch_gives_errors_in_the_place_of_answers_when_asked(
         assert (type(first), type(long), type(damaged)) == (ImageError, PromptError, ImageError)
     with pytest.raises(ConfigError, match=r"^errors must be raise or return, not 'ignore'$"):
         model.batch(QUESTIONS, errors="ignore")
+    with pytest.raises(ConfigError, match=r"^batch takes pairs of images and question: \["):
+        model.batch(["missing.jpg"])
 
 
 @pytest.mark.parametrize("settings", [{}, {"beams": 2}, {"temperature": 1.0}])

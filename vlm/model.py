@@ -176,6 +176,10 @@ class VisionLanguageModel(nn.Module):
             raise ConfigError(f"errors must be raise or return, not {errors!r}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in questions):
+            raise ConfigError(
+                "batch takes pairs of images and question: [('a.jpg', 'What is it?')]"
+            )
         answers: list[str | VLMError] = []
         for start in range(0, len(questions), batch_size):
             asked = [

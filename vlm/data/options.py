@@ -43,11 +43,13 @@ def options_of(value: Any) -> dict[str, str]:
 
 def letter_of(answer: Any, options: Mapping[str, str]) -> str:
     """The letter of the option that an answer names: by letter (`B`, `(b)`, `B.`), by text, or by
-    place, from 0. A SkipSample if it names none, or may mean several: 1 among the options 0, 1."""
+    place, from 0; true and false also by yes and no. A SkipSample if it names none, or may mean
+    several: 1 among the options 0, 1."""
     text = str(answer).strip().casefold()
+    texts = {text, "yes" if answer else "no"} if isinstance(answer, bool) else {text}
     letter = re.fullmatch(r"\(?(\w+)[).:]?", text)
     fits = {name for name in options if letter and name.casefold() == letter[1]}
-    fits |= {name for name, option in options.items() if option.casefold() == text}
+    fits |= {name for name, option in options.items() if option.casefold() in texts}
     place = int(text) if re.fullmatch("[0-9]{1,2}", text) else len(options)
     if place < len(options) and (not fits or isinstance(answer, int)):
         fits.add(list(options)[place])

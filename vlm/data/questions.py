@@ -115,11 +115,11 @@ def answers_of(given: Any, options: Mapping[str, str]) -> tuple[tuple[str, ...],
     given = given if isinstance(given, list) else [] if given is None else [given]
     # VQA v2's are objects.
     given = [one.get("answer") if isinstance(one, dict) else one for one in given]
-    if options:
-        # A number may be the place of an option.
-        given = [answer_text(one) if isinstance(one, bool) else one for one in given]
-        given = [letter_of(one, options) for one in given]
-    return texts_of(list(map(answer_text, given)), "answer")
+
+    def read(answer: Any, what: str) -> str:
+        return letter_of(answer, options) if options else text_of(answer_text(answer), what)
+
+    return texts_of(given, "answer", read)
 
 
 def answer_text(answer: Any) -> Any:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +129,9 @@ def text_of(value: object, what: str) -> str:
     return value.strip()
 
 
-def texts_of(value: object, what: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def texts_of(
+    value: object, what: str, read: Callable[[Any, str], str] = text_of
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The texts of a field, which is one or a list, and why others in it are dropped, see
     `text_of`; a SkipSample if none is left."""
     if value is None or value == []:
@@ -138,7 +140,7 @@ def texts_of(value: object, what: str) -> tuple[tuple[str, ...], tuple[str, ...]
     errors: list[SkipSample] = []
     for text in value if isinstance(value, list) else [value]:
         try:
-            kept.append(text_of(text, what))
+            kept.append(read(text, what))
         except SkipSample as error:
             errors.append(error)
     if not kept:
