@@ -73,8 +73,11 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
             behind = "" if text.endswith(OPTION_LETTER) else ending
             photos = [at for at, part in enumerate(talk[0].parts) if isinstance(part, int)]
             plain = len(talk) == 1 and len(images) == 1 and photos == [0]
-            whole = () if plain else tuple(spoken(talk, images, behind))
-            questions.append(Question(number, image, text + behind, answers, labels, talk=whole))
+            last = replace(talk[-1], parts=(*talk[-1].parts, *[behind] * bool(behind)))
+            whole = [] if plain else [each.with_images(images) for each in (*talk[:-1], last)]
+            questions.append(
+                Question(number, image, text + behind, answers, labels, talk=tuple(whole))
+            )
     if source.format == "questions":
         questions.sort(key=lambda question: int(question.id))
     return questions
@@ -94,19 +97,6 @@ def asked(sample: Sample) -> Iterator[tuple[Conversation, tuple[str, ...], dict[
 
 def said(message: Message) -> str:
     return " ".join(part.strip() for part in message.parts if isinstance(part, str))
-
-
-def spoken(talk: Conversation, images: Sequence[Any], ending: str) -> Iterator[dict[str, Any]]:
-    """The messages of a conversation with the images in them, and an ending behind the last."""
-    for message in talk:
-        parts = (*message.parts, ending) if message is talk[-1] and ending else message.parts
-        content = [
-            {"type": "text", "text": part}
-            if isinstance(part, str)
-            else {"type": "image", "image": images[part]}
-            for part in parts
-        ]
-        yield {"role": message.role, "content": content}
 
 
 def normalise(answer: str) -> str:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,16 @@ class Message:
 
     role: str
     parts: tuple[str | int, ...]
+
+    def with_images(self, images: Sequence[Any]) -> dict[str, Any]:
+        """The message in the form that `VisionLanguageModel.prompt` takes."""
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "image": images[part]}
+            for part in self.parts
+        ]
+        return {"role": self.role, "content": content}
 
 
 Conversation = tuple[Message, ...]
@@ -58,22 +68,14 @@ class Sample:
         for conversation in self.conversations:
             system, (first, *rest) = split_system(conversation)
             opened = Message(first.role, first.parts + drawn)
-            rows.append([self._message(message) for message in (*system, opened, *rest)])
+            said = (*system, opened, *rest)
+            rows.append([message.with_images(self.photos) for message in said])
         return rows
 
     def texts(self) -> list[str]:
         """All that is said in the conversations; drawn questions are not."""
         said = [message for conversation in self.conversations for message in conversation]
         return [part for message in said for part in message.parts if isinstance(part, str)]
-
-    def _message(self, message: Message) -> dict[str, Any]:
-        content = [
-            {"type": "text", "text": part}
-            if isinstance(part, str)
-            else {"type": "image", "image": self.photos[part]}
-            for part in message.parts
-        ]
-        return {"role": message.role, "content": content}
 
 
 @dataclass(frozen=True)
