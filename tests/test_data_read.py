@@ -68,7 +68,7 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, content: str, format: st
             '{"image": "a", "label": 3}',
             ": captions, caption or text (or question with answers or answer) missing; "
             "found image, label; `columns:` says which is which; other forms: conversations, "
-            "messages, VQA v2's questions, COCO's captions and instances",
+            "messages, VQA v2, COCO",
         ),
         ('{"text": "a cat"}', ": image (or file_name) missing; found text; `columns:` says"),
         (

@@ -111,7 +111,7 @@ def test_braces() -> None:
         (
             {"1.png": b"", "1.json": '{"cat": 3}'},
             "key missing in the JSON",
-            "data:1.json: captions, caption or text (or question with answers or answer) missing; "
+            "1.json: captions, caption or text (or question with answers or answer) missing; "
             "found cat, image; `columns:` says which is which",
         ),
         ({"1.png": b"", "1.txt": "\n \n"}, "blank caption", ""),

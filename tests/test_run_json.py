@@ -52,6 +52,9 @@ class Settings:
     steps: int | None = None
     resume: bool = False
 
+    def check(self) -> None:
+        """Nothing of it can be absent."""
+
 
 RECEIVED: list[Settings] = []
 

@@ -128,7 +128,7 @@ def _format_of_file(file: Path, source: DataSource) -> Format:
     try:
         return "questions" if keys_of(str(file), source.columns, keys).question else "captions"
     except DataError as error:
-        forms = "conversations, messages, VQA v2's questions, COCO's captions and instances"
+        forms = "conversations, messages, VQA v2, COCO"
         raise DataError(f"{error}; other forms: {forms}") from error
 
 

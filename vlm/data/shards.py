@@ -118,7 +118,7 @@ def shard_sample(source: DataSource, record: Record) -> Sample:
     row = {**_object(found[".json"]), "image": photo}
     try:
         named = replace(source.columns, image=None)
-        keys = keys_of(found[".json"].name, named, row)
+        keys = keys_of(found[".json"].member, named, row)
     except DataError as error:
         raise SkipSample("key missing in the JSON", str(error)) from error
     return row_sample(source, record.where, row, keys)
