@@ -204,7 +204,7 @@ class VisionLanguageModel(nn.Module):
         export(self.config, self.vision, self.projector, self.language, Path(folder), dtype)
 
     def _prompt_or_error(
-        self, images: Images, question: str, config: GenerationConfig
+        self, images: Images, question: Messages, config: GenerationConfig
     ) -> Prompt | VLMError:
         """A prompt whose images are decoded and whose answer has room, or why there is none."""
         try:
