@@ -133,6 +133,9 @@ def test_an_exported_template_writes_the_same(tmp_path, kind, scheme):
     model.export_llava(tmp_path / "llava")
     processor = AutoProcessor.from_pretrained(tmp_path / "llava")
     again = vlm.load(tmp_path / "llava")
+    ends = json.loads((tmp_path / "llava" / "generation_config.json").read_text())["eos_token_id"]
+    # A base model in ChatML names another end itself.
+    assert template.end_id in ends
     image = template.vocabulary["<image>"]
     for messages in (TWO_IMAGES, as_strings(SEVERAL_TURNS, kind)):
         if kind in ("r1", "qwen-3.5") and messages is not TWO_IMAGES:
