@@ -201,6 +201,7 @@ def test_no_question_says_what_the_boxes_do_not(photos: list[tuple[Any, set[str]
         ({"annotations": [{"image_id": 4}]}, "record 1: category_id, bbox missing; found image_id"),
         ({"categories": [{"id": 7, "name": " "}]}, "category 7 has no name"),
         ({"categories": {}}, "a list of objects under 'categories' is needed"),
+        ({"annotations": []}, "a list of objects under 'annotations' is needed"),
         ({"images": [COCO["images"][0]] * 2}, "1 ids with 'id' twice: 4"),
     ],
 )

@@ -51,7 +51,7 @@ def read_lists(file: Path, **required: Iterable[str]) -> list[Iterator[Record]]:
     """The lists under these keys of one JSON object, which is read once, see `read_records`."""
     whole = read_json(file)
     for key in required:
-        if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
+        if not isinstance(whole, dict) or not isinstance(whole.get(key), list) or not whole[key]:
             raise DataError(f"{file}: a list of objects under {key!r} is needed")
     return [
         _objects(file, "record", enumerate(whole[key], start=1), keys)
