@@ -73,7 +73,7 @@ def test_the_line_of_json_has_the_speedups(
     assert line["steady_speedup_16"] == pytest.approx(
         rows[RECIPE]["captions"] / rows[OBVIOUS]["captions"], abs=0.01
     )
-    assert 0 < line["speedup_16"] < line["steady_speedup_16"]
+    assert 0 < line["speedup_16"] <= line["steady_speedup_16"]
     assert line["memory_16"] > 0
     assert any(OBVIOUS in text for text in shown)
 
