@@ -13,7 +13,7 @@ from PIL import Image
 import vlm
 from eval.question import Question, opened
 from vlm.checkpoint import folder_of
-from vlm.errors import ImageError
+from vlm.errors import ImageError, VLMError
 
 HASHED = 2**20
 """Bytes of each end of a file of weights that tell it from another; with its size."""
@@ -61,7 +61,8 @@ class ModelAnswerer:
         self.photo: Image.Image | None = None
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """See `Answerer`. A photo that cannot be read is an error of its questions."""
+        """See `Answerer`. A photo that cannot be read is an error of its questions, a conversation
+        that the model cannot be asked is one of its own."""
         answers = [Answer("")] * len(questions)
         places, asked = [], []
         for place, question in enumerate(questions):
@@ -71,10 +72,11 @@ class ModelAnswerer:
             except ImageError as error:
                 answers[place] = Answer("", str(error))
         texts = self.model.batch(
-            asked, batch_size=max(1, len(asked)), max_tokens=max_tokens, beams=self.beams
+            asked, max(1, len(asked)), errors="return", max_tokens=max_tokens, beams=self.beams
         )
         for place, text in zip(places, texts, strict=True):
-            answers[place] = Answer(text)
+            is_error = isinstance(text, VLMError)
+            answers[place] = Answer("", str(text)) if is_error else Answer(text)
         return answers
 
     def see(self, image: Any) -> dict[str, Any]:

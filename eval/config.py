@@ -39,7 +39,9 @@ class EvalConfig:
         images: folder that the image paths of your own data start from.
         outside: photos of your own data may lie outside that folder, wherever it says.
         annotations: VQA v2's answers, beside its questions as a file of your own.
+        subset: of your own data on the hub.
         columns: names of the columns of your own tables, such as `--columns.question q`.
+        caption_per_line: of a folder of your own photos with text files, as in training.
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
         dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
@@ -68,7 +70,9 @@ class EvalConfig:
     images: Path | None = None
     outside: bool = False
     annotations: Path | None = None
+    subset: str | None = None
     columns: Columns = field(default_factory=Columns)
+    caption_per_line: bool = False
     load_in: Literal["4bit", "8bit"] | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None

@@ -11,7 +11,7 @@ import httpx
 
 from eval.answerers import Answer
 from eval.question import Question, data_url, opened
-from vlm.errors import ConfigError, ImageError, VLMError
+from vlm.errors import ConfigError, ImageError, VLMError, shortened
 
 RETRIES = 5
 """Further tries of a request that the server was too busy for, or that got lost."""
@@ -85,7 +85,7 @@ class EndpointAnswerer:
             else:
                 if reply.status_code == 200:
                     return self._read(reply)
-                problem = f"{reply.status_code}: {shortened(reply)}"
+                problem = f"{reply.status_code}: {shortened(reply.text, 200)}"
                 if reply.status_code in REFUSED:
                     raise VLMError(f"{self._address} refuses: {problem}")
                 if reply.status_code not in WORTH_A_RETRY:
@@ -101,7 +101,7 @@ class EndpointAnswerer:
             found: dict[str, Any] = reply.json()
             text = found["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
-            return Answer("", f"no answer in the reply: {shortened(reply)}")
+            return Answer("", f"no answer in the reply: {shortened(reply.text, 200)}")
         usage = found.get("usage") or {}
         with self._lock:
             self.answers += 1
@@ -124,10 +124,6 @@ class EndpointAnswerer:
 def part(image: Any) -> dict[str, Any]:
     """An image in a message, as PNG, so that the server sees the pixels that our models see."""
     return {"type": "image_url", "image_url": {"url": data_url(opened(image), "png")}}
-
-
-def shortened(reply: httpx.Response) -> str:
-    return " ".join(reply.text.split())[:200]
 
 
 def seconds(header: str | None) -> float:

@@ -41,7 +41,10 @@ from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError, shortened
 from vlm.settings import default_of
 
-OWN = ("instruction", "format", "images", "outside", "annotations", "columns")
+OWN = (
+    *("instruction", "format", "images", "outside", "annotations"),
+    *("subset", "columns", "caption_per_line"),
+)
 """Settings of data of one's own."""
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from rich.console import Console
@@ -156,7 +157,7 @@ def choice(*, questions: Path, results: Path, json: bool = False) -> None:
 def choice_question(row: dict[str, Any], image: Any) -> Question:
     options, answer = row.get("options"), row.get("answer")
     if isinstance(options, list):
-        options = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False))
+        options = dict(zip(ascii_uppercase, options, strict=False))
     whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())
     if not whole or answer not in options:
         raise ValueError("'options' by letter, and 'answer', one of the letters, are needed")

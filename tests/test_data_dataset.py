@@ -212,8 +212,8 @@ def test_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         data.cast_column("image", Image()).to_parquet(folder / name / "train.parquet")
         lines += [f"- config_name: {name}", f"  data_files: {name}/*.parquet"]
     (folder / "README.md").write_text("\n".join([*lines, "---"]))
-    assert read(folder, config="dogs").usable[0].conversations == captions("many dogs")
-    told = r"Config name is missing.*cats.*dogs.*; `config:` names one$"
+    assert read(folder, subset="dogs").usable[0].conversations == captions("many dogs")
+    told = r"Config name is missing.*cats.*dogs.*; `subset` names one$"
     with pytest.raises(DataError, match=told):
         read(folder)
 

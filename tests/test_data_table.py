@@ -129,12 +129,15 @@ def test_columns_of_one_name(folder: Path) -> None:
 def test_lists_that_are_written_as_text(texts: list[str]) -> None:
     arrays = str(texts), str(numpy.array(texts, dtype=object)), json.dumps(texts)
     assert [listed_in(f" {text}\n") for text in arrays] == [texts] * 3
+    assert listed_in(str(tuple(texts))) == texts
+    assert listed_in(str(set(texts))) == sorted(set(texts))
 
 
 @pytest.mark.parametrize(
     "cell",
     [
         *("[sic]", "[a] 'b' [c]", "['a' + 'b']", "['a', 'b'", "{1}", "[{{}}]", r"['a\/b']", 3),
+        *("(1, 2)", "('a')", "(sic)"),
         *("[1, 2]", "[[1, 2], [3, 4]]", "[1 2]", "[" * 1000 + "]" * 1000),
         *("['" + "\\'" * 60_000 + "]", "[" + "'a'," * 60_000 + "]"),
     ],

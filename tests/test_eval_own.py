@@ -99,11 +99,25 @@ def test_photos_of_ones_own_outside_of_the_folder(tmp_path: Path) -> None:
         benchmark_of("gqa", EvalConfig(outside=True))
 
 
+def test_a_folder_is_read_as_in_training(tmp_path: Path) -> None:
+    tiny.photo(0).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("a cat\na pet\n")
+    for each, answers in ((False, ("a cat\na pet",)), (True, ("a cat", "a pet"))):
+        benchmark = benchmark_of(str(tmp_path), EvalConfig(caption_per_line=each))
+        assert benchmark.questions(Path(), None)[0].answers == answers
+    with pytest.raises(ConfigError, match="--subset is for data of your own: gqa has its own"):
+        benchmark_of("gqa", EvalConfig(subset="dogs"))
+
+
 def test_options_of_ones_own(tmp_path: Path) -> None:
     line = {"image": "0.png", "question": "Which?", "choices": ["cat", "dog"], "answer": 1}
-    (question,) = own(write(tmp_path, "mine.jsonl", line), "In a word.").questions(Path(), None)
+    benchmark = own(write(tmp_path, "mine.jsonl", line, LINE), "In a word.")
+    question, other = benchmark.questions(Path(), None)
     assert question.text == "Which?\nA. cat\nB. dog\n" + OPTION_LETTER
     assert question.answers == ("B",)
+    said = ("B", "B. dog", "The dog.", "A", "cat or dog")
+    assert [benchmark.each(question, answer) for answer in said] == [1, 1, 1, 0, 0]
+    assert benchmark.each(other, f"The {other.answers[0]}.") == 1
 
 
 def test_an_instruction_that_changed_is_shown(

@@ -209,6 +209,17 @@ def test_a_photo_that_cannot_be_read_is_an_error_of_its_questions(
     assert len(ModelAnswerer(model).answer(broken, 6)) == 3
 
 
+def test_a_question_that_is_too_long_is_an_error_of_its_own(
+    model: vlm.VisionLanguageModel, photos: Path
+) -> None:
+    questions = questions_of(photos)
+    long = replace(questions[1], text="a " * 5000)
+    first, failed, *others = ModelAnswerer(model).answer([questions[0], long, *questions[2:]], 6)
+    assert (failed.text, "shorten the conversation" in failed.error) == ("", True)
+    expected = ModelAnswerer(model).answer(questions, 6)
+    assert [first, *others] == [expected[0], *expected[2:]]
+
+
 def test_the_majority_answer_is_right_most_often() -> None:
     answers = [("a", "b"), ("b",), ("c", "c", "c")]
     questions = [Question(str(n), "x.png", "?", own) for n, own in enumerate(answers)]

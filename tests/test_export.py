@@ -1,5 +1,5 @@
 """LLaVA out: the same logits in transformers' LlavaForConditionalGeneration, and back again, in the
-form that LLaVA-1.5 is published in (benchmarks/export_versions.py reads it in older versions)."""
+form that LLaVA-1.5 is published in (tests/slow/export_versions.py reads it in older versions)."""
 
 import copy
 import json

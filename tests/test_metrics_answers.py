@@ -164,8 +164,9 @@ def test_how_a_choice_is_read(text: str, letter: str | None) -> None:
         ("3.5", ["3", "3.5"], "B"),
         ("It is 3.5 m", ["5", "3"], None),
         ("C#", ["C", "C#"], "B"),
-        # AI2D asks for the letters of a drawing.
-        ("A", ["B", "A"], "A"),
+        # The text of an option comes first, even where it is another one's letter.
+        ("A", ["B", "A"], "B"),
+        ("B.", ["B", "A"], "A"),
         ("a", ["b", "a"], "B"),
         ("I think it is B.", list("stuvwxyzk"), "B"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -210,7 +211,11 @@ class VisionLanguageModel(nn.Module):
         try:
             prompt = self.prompt(with_images(question, images))
             self._require_room([prompt], config.max_tokens)
-            return replace(prompt, images=[load_image(image) for image in prompt.images])
+            # The same object is encoded once, so one that was given stays itself.
+            images = [(image, load_image(image)) for image in prompt.images]
+            return replace(
+                prompt, images=[a if isinstance(a, Image.Image) else rgb for a, rgb in images]
+            )
         except VLMError as error:
             return error
 

@@ -9,6 +9,7 @@ from typing import Any
 from eval.benchmark import NO_SPLITS, Benchmark
 from eval.benchmarks.captions import DESCRIBE
 from eval.benchmarks.captions import score as score_captions
+from eval.metrics.choice import read_choice
 from eval.question import Question
 from vlm.data.formats import format_of
 from vlm.data.hub import split_names
@@ -21,7 +22,7 @@ from vlm.data.source import DataSource
 
 def own(file: Path, instruction: str | None = None, **settings: Any) -> Benchmark:
     """A source of data as a benchmark: of captions, or of questions whose answer is any of those
-    that it has, but for case, articles and the full stop.
+    that it has, but for case, articles and the full stop, or the option that is one.
     The instruction is put behind each question, on a line of its own; settings are the source's."""
     source = DataSource(str(file), **settings)
     source.format = format_of(source)
@@ -35,8 +36,8 @@ def own(file: Path, instruction: str | None = None, **settings: Any) -> Benchmar
         layout=None,
         load=lambda folder, split: questions_of(source, split, instruction),
         max_tokens=40 if captions else 16,
-        metric="any answer, but for case, articles and full stop",
-        each=None if captions else lambda q, answer: float(any_match(answer, q.answers)),
+        metric="any answer, but for case, articles and full stop, or the option meant",
+        each=None if captions else is_right,
         score_all=score_captions if captions else None,
         file=file,
     )
@@ -45,7 +46,7 @@ def own(file: Path, instruction: str | None = None, **settings: Any) -> Benchmar
 def splits_of(source: DataSource) -> tuple[str, ...]:
     """The splits of a source, those that are held out first."""
     if source.format == "dataset":
-        found = split_names(source.path, source.config)
+        found = split_names(source.path, source.subset)
     else:
         records = READERS[source.format].records(source)
         found = [str(record.split) for record in records if record.split is not None]
@@ -75,9 +76,9 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
             plain = len(talk) == 1 and len(images) == 1 and photos == [0]
             last = replace(talk[-1], parts=(*talk[-1].parts, *[behind] * bool(behind)))
             whole = [] if plain else [each.with_images(images) for each in (*talk[:-1], last)]
-            questions.append(
-                Question(number, image, text + behind, answers, labels, talk=tuple(whole))
-            )
+            one = Question(number, image, text + behind, answers, labels, talk=tuple(whole))
+            options = sample.options[turn] if sample.options else None
+            questions.append(replace(one, scored_as=options))
     if source.format == "questions":
         questions.sort(key=lambda question: int(question.id))
     return questions
@@ -97,6 +98,12 @@ def asked(sample: Sample) -> Iterator[tuple[Conversation, tuple[str, ...], dict[
 
 def said(message: Message) -> str:
     return " ".join(part.strip() for part in message.parts if isinstance(part, str))
+
+
+def is_right(question: Question, answer: str) -> float:
+    if question.scored_as:
+        return float(read_choice(answer, question.scored_as) in question.answers)
+    return float(any_match(answer, question.answers))
 
 
 def normalise(answer: str) -> str:

@@ -20,14 +20,11 @@ def read_choice(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the option that an answer means, None if it means none or several. The first of
     these that there is, whatever the case:
 
-    - the letter alone, a capital, which is what the prompts ask for;
     - the option whose text is the whole answer, but for marks around it;
     - the letter that stands alone once marks are spaces (`Answer: B`, `**B**`, `(b)`), as
       VLMEvalKit reads it; an `A` in front of a word is the article;
     - the option whose text is in the answer; of one within another, the longer.
     """
-    if text.strip() in options:
-        return text.strip()
     for marks in (None, MARKS):
         said = text.strip(marks).lower()
         whole = [name for name, option in options.items() if option.strip(marks).lower() == said]

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm.data.columns import Keys, keys_of
 from vlm.data.photos import ENDINGS, FilePhoto, Photo
-from vlm.data.records import Record, by_id, files_in, is_id, photo_at, read_lists, read_records
+from vlm.data.records import Record, by_id, files_in, is_id, photos_at, read_lists, read_records
 from vlm.data.sample import Message, Sample, SkipSample, text_of, texts_of
 from vlm.data.source import DataSource
 from vlm.data.unread import unread
@@ -46,9 +46,7 @@ def coco_records(source: DataSource) -> Iterator[Record]:
 def caption_sample(source: DataSource, record: Record) -> Sample:
     """Photos with what people say of them."""
     row, keys = record.content
-    images = row[keys.image]
-    images = images if isinstance(images, list) and images else [images]
-    photos = tuple(photo_at(source, image) for image in images)
+    images, photos = photos_at(source, row[keys.image])
     left = unread(keys.left(row), images)
     return captioned(source, record.where, photos, row[keys.caption], row.get("question"), left)
 

@@ -23,7 +23,7 @@ from vlm.errors import DataError
 
 def dataset_records(source: DataSource) -> Iterator[Record]:
     """The rows of a data set's split, in which photos are read as they are stored."""
-    table, split = load_table(source.path, source.config, source.split)
+    table, split = load_table(source.path, source.subset, source.split)
     names = table.column_names
     keys = keys_of(f"{source.path}: columns", source.columns, names)
     used = [keys.image] if keys else [name for name in ("image", "images") if name in names]

@@ -8,12 +8,12 @@ from vlm.errors import DataError
 
 
 def load_table(
-    path: str, config: str | None = None, split: str | None = None
+    path: str, subset: str | None = None, split: str | None = None
 ) -> tuple[Any, str | None]:
     """One split of a data set, by its id on the hub or its folder, as a `datasets.Dataset`, and the
-    name of the split if it has one. None is the only config, the only split. A DataError if there
+    name of the split if it has one. None is the only subset, the only split. A DataError if there
     is no such split names those that there are."""
-    whole = _load(path, config)
+    whole = _load(path, subset)
     if not isinstance(whole, dict):
         return whole, None if whole.split is None else str(whole.split)
     split = next(iter(whole)) if split is None and len(whole) == 1 else split
@@ -23,15 +23,15 @@ def load_table(
     return whole[split], split
 
 
-def split_names(path: str, config: str | None = None) -> list[str]:
+def split_names(path: str, subset: str | None = None) -> list[str]:
     """The splits of a data set; one that was saved alone may have none."""
-    whole = _load(path, config)
+    whole = _load(path, subset)
     if isinstance(whole, dict):
         return list(whole)
     return [] if whole.split is None else [str(whole.split)]
 
 
-def _load(path: str, config: str | None) -> Any:
+def _load(path: str, subset: str | None) -> Any:
     # Slow to import, and few sources need it.
     import datasets
 
@@ -42,10 +42,10 @@ def _load(path: str, config: str | None) -> Any:
             return datasets.load_from_disk(path)
         if os.path.isfile(path):
             return datasets.load_dataset("parquet", data_files=path)
-        return datasets.load_dataset(path, config)
+        return datasets.load_dataset(path, subset)
     except Exception as error:
         # It raises whatever its parsers do: YAML's errors, or a KeyError for damaged JSON.
         here = "" if os.path.exists(folder) else "no such file or folder, and on the hub: "
         reason = f"{' '.join(str(error).split())} ({type(error).__name__})"
-        reason += "; `config:` names one" * ("onfig name is missing" in reason)
+        reason += "; `subset` names one" * ("onfig name is missing" in reason)
         raise DataError(f"cannot read the data set {path!r}: {here}{reason}") from error

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from vlm.data.columns import OPTIONS, Keys, keys_of
 from vlm.data.conversations import Turn, converse, earlier
 from vlm.data.options import letter_of, options_of, with_options
-from vlm.data.records import Record, photo_at, read_records
+from vlm.data.records import Record, photo_at, photos_at, read_records
 from vlm.data.sample import Conversation, Sample, SkipSample, kinds_of, text_of, texts_of
 from vlm.data.source import DataSource
 from vlm.data.unread import unread
@@ -31,10 +31,12 @@ class Row(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question as it is trained, all right answers to it, and words for what is dropped."""
+    """A question as it is trained, all right answers to it, its options by letter, if it has some,
+    and words for what is dropped."""
 
     conversation: Conversation
     answers: tuple[str, ...]
+    options: dict[str, str]
     kinds: dict[str, str]
     dropped: list[str]
 
@@ -64,9 +66,7 @@ def question_sample(source: DataSource, record: Record) -> Sample:
     """Photos with a conversation for each question about them. A question that cannot be used is
     dropped; a SkipSample if none is left."""
     where, rows, _ = record
-    images = rows[0].content[rows[0].keys.image]
-    images = images if isinstance(images, list) and images else [images]
-    photos = tuple(photo_at(source, image) for image in images)
+    images, photos = photos_at(source, rows[0].content[rows[0].keys.image])
     used: list[tuple[str, Asked]] = []
     errors: list[SkipSample] = []
     for row in rows:
@@ -83,6 +83,7 @@ def question_sample(source: DataSource, record: Record) -> Sample:
         photos,
         conversations=tuple(asked.conversation for _, asked in used),
         answers=tuple(asked.answers for _, asked in used),
+        options=tuple(asked.options for _, asked in used),
         kinds=tuple(asked.kinds for _, asked in used),
         ids=tuple(number for number, _ in used),
         dropped=tuple(word for _, asked in used for word in asked.dropped)
@@ -107,7 +108,7 @@ def ask(source: DataSource, row: Row, images: Sequence[Any]) -> Asked:
     if named != list(images):
         raise SkipSample("another photo in the question")
     left = unread(keys.left(content), images)
-    return Asked(conversation, answers, kinds_of(content), [*dropped, *blank, *left])
+    return Asked(conversation, answers, options, kinds_of(content), [*dropped, *blank, *left])
 
 
 def answers_of(given: Any, options: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -139,6 +139,13 @@ def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:
         )
 
 
+def photos_at(source: DataSource, images: Any) -> tuple[list[Any], tuple[Photo, ...]]:
+    """What a row has for images, one or several, as a list, and the photos that they are, see
+    `photo_at`."""
+    images = images if isinstance(images, list) and images else [images]
+    return images, tuple(photo_at(source, image) for image in images)
+
+
 def photo_at(source: DataSource, *names: Any) -> Photo:
     """The photo that a record names by a path, a `file://` or a `data:` URL; of several names, the
     first that is there; a photo is itself. Paths start from `images`; if that is None, from the

@@ -18,7 +18,7 @@ from vlm.data.source import DataSource
 STRING = r"""'(?:[^'\\\n]|\\[\\'"nrtxuU])*+'|"(?:[^"\\\n]|\\[\\'"nrtxuU])*+\""""
 """A string as Python writes it."""
 
-PLAIN = re.compile(rf"(?:[\s\w.,:{{}}\[\]]|{STRING})*+")
+PLAIN = re.compile(rf"(?:[\s\w.,:(){{}}\[\]]|{STRING})*+")
 """Strings, names, numbers and brackets: Python's reader builds nothing deep of them."""
 
 ITEM = re.compile(rf"({STRING}|\w+|[\]}}])(\s+(?=[\w'\"{{\[]))?")
@@ -50,7 +50,7 @@ def listed_in(cell: Any) -> Any:
     """The texts or objects that a cell holds as text, as pandas writes Python's and NumPy's into
     CSV (`['A cat.', 'A grey cat.']`, `['A cat.' 'A grey cat.']`), or as JSON; else the cell."""
     text = cell.strip() if isinstance(cell, str) else ""
-    if text[:1] + text[-1:] not in ("[]", "{}") or len(text) > LONGEST:
+    if text[:1] + text[-1:] not in ("[]", "{}", "()") or len(text) > LONGEST:
         return cell
     found = None
     try:
@@ -61,6 +61,9 @@ def listed_in(cell: Any) -> Any:
                 # Python would join strings without a comma between them.
                 commas = ITEM.sub(lambda item: item[1] + ", " * bool(item[2]), text)
                 found = ast.literal_eval(commas)
+    if isinstance(found, tuple | set):
+        # A set has no order, but the same command is to do the same.
+        found = sorted(found, key=str) if isinstance(found, set) else list(found)
     rows = found if isinstance(found, list) else []
     items = [one for row in rows for one in (row if isinstance(row, list) else [row])]
     # Numbers may be what is to be answered: `[[1, 2], [3, 4]]`.

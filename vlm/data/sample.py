@@ -47,9 +47,9 @@ class Sample:
 
     Captions answer one of `questions`, drawn in each epoch and put behind the photos of each first
     question. Evaluation compares with `answers`, all right ones to each conversation's question, or
-    one tuple of all captions; `ids` of the questions, and `kinds`, by the name of a breakdown of
-    scores, are for its report. `dropped` says what of the record was left out, in the same words
-    for the same kind, such as "blank caption".
+    one tuple of all captions; `ids` of the questions, their `options` by letter, and `kinds`, by
+    the name of a breakdown of scores, are for it too. `dropped` says what of the record was left
+    out, in the same words for the same kind, such as "blank caption".
     """
 
     where: str
@@ -59,6 +59,7 @@ class Sample:
     answers: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     kinds: tuple[dict[str, str], ...] = field(default=(), compare=False)
     ids: tuple[str, ...] = field(default=(), compare=False)
+    options: tuple[Mapping[str, str], ...] = field(default=(), compare=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
 
     def messages(self, generator: random.Random) -> list[list[dict[str, Any]]]:

@@ -69,7 +69,7 @@ class DataSource:
             followed. Only for data that you trust: it can then name any file that you can read.
         annotations: VQA v2's answers, beside its questions.
         split: keep only this split; None keeps all.
-        config: which configuration of a Hugging Face data set; None is its only one.
+        subset: which of a Hugging Face data set, its configuration; None is its only one.
         columns: names of columns or keys that are not the usual ones.
         caption_per_line: in a folder of photos with text files, each line of a text is a caption;
             by default the text is one.
@@ -95,7 +95,7 @@ class DataSource:
     outside: bool = False
     annotations: Path | None = None
     split: str | None = None
-    config: str | None = None
+    subset: str | None = None
     columns: Columns = field(default_factory=Columns)
     caption_per_line: bool = False
     questions: list[str] = field(default_factory=lambda: list(QUESTIONS))

@@ -1,7 +1,7 @@
 """One exported LLaVA folder, read by several versions of transformers, each in an environment of
 its own: the same greedy answer, no tensor missing, none left over.
 
-    python benchmarks/export_versions.py [4.49.0 4.57.6 5.24.0]
+    python tests/slow/export_versions.py [4.49.0 4.57.6 5.24.0]
 
 The language model is SmolLM2-135M; the tower, a small CLIP, and the projector are random, which is
 all the same to a comparison. Each version is installed with pip into a folder that is removed.
@@ -23,7 +23,7 @@ from vlm.config import ModelConfig, VisionConfig
 from vlm.sources import quiet_loading
 
 VERSIONS = ("4.49.0", "4.57.6", "5.24.0")
-PHOTO = Path(__file__).parents[1] / "examples" / "chelsea.png"
+PHOTO = Path(__file__).parents[2] / "examples" / "chelsea.png"
 QUESTION = "What is in the picture?"
 TOKENS = 24
 # Its own packages are all that it finds: it runs isolated.
