@@ -128,7 +128,7 @@ def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
         ("b", "broken image"),
         ("c", "broken image"),
     ]
-    assert one.found.dropped == {"blank caption": 2, "answer cut by max_length": 1}
+    assert one.found.dropped == {"blank caption": 2, "answer cut or left out by max_length": 1}
     assert (found.skipped, found.dropped) == ([before], {"blank caption": 2})
 
 
@@ -254,7 +254,7 @@ def test_answers_that_are_cut_are_counted(
     assert "max_length" not in capsys.readouterr().out
     config.max_length = 33
     show(config)
-    assert "dropped from samples: 1 answer cut by max_length" in capsys.readouterr().out
+    assert "dropped from samples: 1 answer cut or left out by max_length" in capsys.readouterr().out
 
 
 def test_the_command(

@@ -26,7 +26,7 @@ PromptBuilder = Callable[[list[dict]], Prompt]
 """Turns one conversation into a whole prompt (`answer_next=False`)."""
 
 
-CUT = "answer cut by max_length"
+CUT = "answer cut or left out by max_length"
 """What `vlm data` and `vlm train` call an answer that is not trained whole."""
 
 
