@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from eval.benchmark import breakdowns, make
 from eval.benchmarks import textvqa, vizwiz
-from eval.benchmarks.choice import Options
+from eval.benchmarks.choice import choice as as_choice
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.gqa import GQA, rows_of
@@ -155,16 +154,10 @@ def choice(*, questions: Path, results: Path, json: bool = False) -> None:
 
 
 def choice_question(row: dict[str, Any], image: Any) -> Question:
+    number, group = row["question_id"], row.get("group")
+    group = None if group is None else str(group)
     options, answer = row.get("options"), row.get("answer")
-    if isinstance(options, list):
-        options = dict(zip(ascii_uppercase, options, strict=False))
-    whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())
-    if not whole or answer not in options:
-        raise ValueError("'options' by letter, and 'answer', one of the letters, are needed")
-    group = None if row.get("group") is None else str(row["group"])
-    labels = {} if row.get("category") is None else {"category": row["category"]}
-    scored_as = Options(options, group)
-    return Question(str(row["question_id"]), image, "", (answer,), labels, scored_as)
+    return as_choice(number, image, "", options, answer, row.get("category"), group)
 
 
 def exact(*, questions: Path, results: Path, split: str | None = None, json: bool = False) -> None:
@@ -185,10 +178,7 @@ def exact(*, questions: Path, results: Path, split: str | None = None, json: boo
 
 
 def exact_question(row: dict[str, Any], image: Any) -> Question:
-    kind = row.get("kind")
-    if not isinstance(kind, str | None):
-        raise TypeError("'kind' is no text")
-    labels = {"kind": kind} if kind else {}
+    labels = {"kind": row["kind"]} if row.get("kind") else {}
     return Question(str(row["question_id"]), image, "", (", ".join(texts_in(row)),), labels)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.metrics.mme import answer_of
+from eval.benchmarks.mme import answer_of
 from eval.metrics.pope import says_yes, score_pope
 
 

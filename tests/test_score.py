@@ -293,11 +293,15 @@ def test_choice(folder: Folder) -> None:
     ]
     results = [{"question_id": 1, "answer": "A"}, {"question_id": 2, "answer": "A"}]
     assert folder.score("choice", questions=questions, results=results)["overall"] == 0
-    assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
+    assert "question 1: not as it should be: options that are texts, and" in folder.refuse(
         "choice", questions=[questions[0] | {"answer": "C"}], results=results
     )
-    assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
+    assert "question 1: not as it should be: options that are texts, and" in folder.refuse(
         "choice", questions=[{"question_id": 1, "answer": "A"}], results=results
+    )
+    mixed = [one | {"category": kind} for one, kind in zip(questions, ("animals", 3), strict=True)]
+    assert "question 2: not as it should be: TypeError an answer or its kind" in folder.refuse(
+        "choice", questions=mixed, results=results
     )
 
 
@@ -391,7 +395,7 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
     for broken, message in (
         ({"answers": []}, "TypeError a list 'answers' of two or more texts is needed"),
         ({"answers": ["red"] * 10}, "question 1 needs a list 'answers'"),
-        ({"answer_type": 3}, "1 questions with 'answer_type' that is no text: 1"),
+        ({"answer_type": 3}, "question 1: not as it should be: TypeError an answer or its kind is"),
     ):
         told = folder.refuse_vqa(annotations={"annotations": [first | broken, *rest]})
         assert message in told
