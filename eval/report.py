@@ -65,27 +65,16 @@ def seconds_of(folder: Path) -> float:
 def write_report(
     folder: Path,
     benchmark: Benchmark,
-    who: str,
-    settings: dict[str, Any],
-    command: str,
-    seconds: float,
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
+    about: dict[str, Any],
 ) -> tuple[dict[str, Any], list[float]]:
-    """Scores a run's answers, one to each question, and writes the scores down. Returns the report,
-    and what each answer is worth."""
+    """Scores a run's answers, one to each question, and writes the scores down beside what there is
+    to say `about` the run. Returns the report, and what each answer is worth."""
     scores = benchmark.score(questions, [one.prediction for one in predictions])
-    report = {
-        "benchmark": benchmark.name,
-        "title": benchmark.title,
-        "split": settings["split"],
-        "who": who,
-        **scores.to_json(),
-        "failed": sum(one.error is not None for one in predictions),
-        "seconds": round(seconds, 1),
-        **settings,
-        "command": command,
-    }
+    failed = sum(one.error is not None for one in predictions)
+    report = {"benchmark": benchmark.name, "title": benchmark.title, **scores.to_json()}
+    report |= {"failed": failed, **about}
     worth = scores.each
     if benchmark.each is not None:
         # A score of circular evaluation is of several questions.
@@ -100,28 +89,28 @@ def write_report(
 def figures(reports: Sequence[dict[str, Any]]) -> list[list[tuple[str, list[str]]]]:
     """The rows of a table of scores, each a name and everyone's figure: those of all questions, and
     behind them a part for each breakdown."""
-    first, intervals = reports[0], [report["interval_95"] for report in reports]
-    whole = [
-        ("overall", [figure(report["overall"]) for report in reports]),
-        ("95% interval", ["{:.2f} to {:.2f}".format(*two) if two else "" for two in intervals]),
-    ]
-    for name in (n for n, value in first.items() if type(value) is float and n not in SHOWN):
-        whole.append((name, [f"{report[name]:.2f}" for report in reports]))
-    whole.append(("not answered", [str(report["failed"]) for report in reports]))
-    parts = [whole]
-    for name, groups in first.items():
-        if isinstance(groups, dict):
+    intervals = [report["interval_95"] for report in reports]
+    whole = {
+        "overall": [figure(report["overall"]) for report in reports],
+        "95% interval": ["{:.2f} to {:.2f}".format(*two) if two else "" for two in intervals],
+    }
+    breakdowns = {}
+    # Of names that several have, the first one's value counts.
+    named = {name: value for report in reversed(reports) for name, value in report.items()}
+    for name, value in named.items():
+        if isinstance(value, dict):
             of_each = [report.get(name, {}) for report in reports]
-            parts.append(
-                [
-                    (
-                        f"{name.removeprefix('per_')}: {group}",
-                        [f"{each[group]:.2f}" if group in each else "" for each in of_each],
-                    )
-                    for group in groups
-                ]
-            )
-    return parts
+            label = f"{name.removeprefix('per_')}: "
+            breakdowns[name] = {label + group: in_cells(of_each, group) for group in value}
+        elif type(value) is float and name not in SHOWN:
+            whole[name] = in_cells(reports, name)
+    whole["not answered"] = [str(report["failed"]) for report in reports]
+    return [list(part.items()) for part in (whole, *breakdowns.values())]
+
+
+def in_cells(of_each: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """Everyone's figure of a name; some have none, such as the consistency of no right answer."""
+    return [f"{one[name]:.2f}" if name in one else "" for one in of_each]
 
 
 def as_text(content: dict[str, Any]) -> str:
