@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.metrics.scores import figure
 from eval.predictions import Prediction
 from eval.question import Question
 from vlm.data.records import read_records
@@ -17,9 +16,6 @@ from vlm.errors import DataError
 from vlm.files import read_json, write_file, write_rows
 
 SCORES = "scores.jsonl"
-
-SHOWN = ("overall", "seconds")
-"""Figures of a report that tables have elsewhere, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -84,33 +80,6 @@ def write_report(
     write_rows(folder / SCORES, map(asdict, rows))
     write_file(folder / "report.json", as_text(report))
     return report, worth
-
-
-def figures(reports: Sequence[dict[str, Any]]) -> list[list[tuple[str, list[str]]]]:
-    """The rows of a table of scores, each a name and everyone's figure: those of all questions, and
-    behind them a part for each breakdown."""
-    intervals = [report["interval_95"] for report in reports]
-    whole = {
-        "overall": [figure(report["overall"]) for report in reports],
-        "95% interval": ["{:.2f} to {:.2f}".format(*two) if two else "" for two in intervals],
-    }
-    breakdowns = {}
-    # Of names that several have, the first one's value counts.
-    named = {name: value for report in reversed(reports) for name, value in report.items()}
-    for name, value in named.items():
-        if isinstance(value, dict):
-            of_each = [report.get(name, {}) for report in reports]
-            label = f"{name.removeprefix('per_')}: "
-            breakdowns[name] = {label + group: in_cells(of_each, group) for group in value}
-        elif type(value) is float and name not in SHOWN:
-            whole[name] = in_cells(reports, name)
-    whole["not answered"] = [str(report["failed"]) for report in reports]
-    return [list(part.items()) for part in (whole, *breakdowns.values())]
-
-
-def in_cells(of_each: Sequence[dict[str, Any]], name: str) -> list[str]:
-    """Everyone's figure of a name; some have none, such as the consistency of no right answer."""
-    return [f"{one[name]:.2f}" if name in one else "" for one in of_each]
 
 
 def as_text(content: dict[str, Any]) -> str:

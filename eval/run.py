@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import vlm
 from eval.answerers import (
@@ -35,8 +33,9 @@ from eval.endpoint import EndpointAnswerer
 from eval.predictions import Prediction, answer_all, answered
 from eval.published import ask_as_published
 from eval.question import Question
-from eval.report import begin, figures, seconds_of, write_report
+from eval.report import begin, seconds_of, write_report
 from eval.report_page import write_page
+from eval.table import table_of
 from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError, shortened
 from vlm.settings import default_of
@@ -191,7 +190,9 @@ def run_all(
             if run.report["failed"] == len(questions):
                 silent.append(f"{run.report['who']} to {benchmark.name}")
         if not config.json:
-            Console(highlight=False).print(table_of(reports))
+            title = f"{benchmark.title}, {reports[0]['split']}, {len(questions):,} asked"
+            table = table_of(title, [report["who"] for report in reports], reports)
+            Console(highlight=False).print(table)
         for line in (line for run in runs for line in run.lines):
             print(shortened(line, 300), file=sys.stderr if config.json else sys.stdout)
         all_reports += reports
@@ -231,17 +232,3 @@ def run_one(
     if there:
         told += f", {there:,} of {len(questions):,} answers were there already"
     return Run(report, predictions, worth, page, [*(failed + one for one in errors[:1]), told])
-
-
-def table_of(reports: list[dict[str, Any]]) -> Table:
-    """Everyone's score, and their scores in each group."""
-    first = reports[0]
-    asked = f"{first['title']}, {first['split']}, {first['questions']:,} asked"
-    table = Table("", title=escape(asked), caption=first.get("note"))
-    for report in reports:
-        table.add_column(escape(report["who"]), justify="right")
-    for part in figures(reports):
-        for name, values in part:
-            table.add_row(escape(name), *values)
-        table.add_section()
-    return table

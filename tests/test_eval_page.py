@@ -10,8 +10,8 @@ import pytest
 
 from eval.predictions import Prediction
 from eval.question import Question
-from eval.report import figures
 from eval.report_page import PHOTO, SAMPLED, WORST, write_page
+from eval.table import figures
 from tests import tiny
 from vlm.errors import DataError
 
@@ -114,7 +114,7 @@ def test_a_figure_that_only_some_have() -> None:
         ([CONSISTENT, MAJORITY], ["75.00", ""]),
         ([MAJORITY, CONSISTENT], ["", "75.00"]),
     ):
-        assert dict(figures(reports)[0])["consistency"] == cells
+        assert figures(reports)[0]["consistency"] == cells
 
 
 def test_photos_are_inside_enlarge_and_nothing_is_fetched(tmp_path: Path) -> None:

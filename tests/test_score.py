@@ -168,7 +168,7 @@ def test_a_table(folder: Folder) -> None:
     shown = folder.capsys.readouterr().out
     assert "VQA accuracy, official, 3 questions" in shown
     assert "76.67" in shown
-    assert "per_answer_type: yes/no" in shown
+    assert "answer_type: yes/no" in shown
 
 
 def test_gqa(folder: Folder) -> None:
@@ -349,7 +349,7 @@ def test_captions(folder: Folder) -> None:
     shown = " ".join(folder.capsys.readouterr().out.split())
     assert "undefined" in shown
     assert "the idf of a single document is 0" in shown
-    assert "annotation 1 has no 'image_id' and 'caption'" in folder.refuse(
+    assert "annotations.json, record 1: caption missing; found image_id, expected" in folder.refuse(
         "captions", annotations=[{"image_id": 1}], results=results
     )
 

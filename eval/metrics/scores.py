@@ -51,10 +51,6 @@ class Scores:
         }
 
 
-def figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
-
-
 def mean_scores(
     metric: str,
     each: Sequence[float],
