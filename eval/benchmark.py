@@ -96,7 +96,7 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
             texts = [text for one in found for text in (*one.answers, *one.labels.values())]
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError("an answer or its kind is no text")
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             reason = error if type(error) is ValueError else f"{type(error).__name__} {error}"
             told = f"{where}: not as it should be: {reason}"
             raise DataError(told) from error

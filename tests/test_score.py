@@ -364,6 +364,10 @@ def test_captions(folder: Folder) -> None:
         ),
         (VQA_RESULTS * 2, "results.json: 3 ids with 'question_id' twice: 3, 1, 2"),
         (
+            [*VQA_RESULTS, {"question_id": "2", "answer": "no"}],
+            "results.json: 1 ids with 'question_id' twice: 2",
+        ),
+        (
             [*VQA_RESULTS[:2], {"question_id": 2, "answer": 5}],
             "results.json: 1 questions with 'answer' that is no text: 2",
         ),

@@ -9,12 +9,12 @@ from eval.benchmarks.choice import LETTERS, choice, is_right, score
 from eval.hub import Hub, Row
 from eval.question import Question, texts_in
 from vlm.errors import DataError
-from vlm.files import read_json
+from vlm.files import read_json, read_text
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
     """The questions of the diagrams whose numbers are in `ai2d_test_ids.csv`."""
-    for name in (folder / "ai2d_test_ids.csv").read_text(encoding="utf-8-sig").split():
+    for name in read_text(folder / "ai2d_test_ids.csv").split():
         file = folder / "questions" / f"{Path(name).name}.png.json"
         whole = read_json(file)
         asked = whole.get("questions") if isinstance(whole, dict) else None

@@ -13,6 +13,7 @@ from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.prompts import short
 from eval.question import Question, RowImage
 from vlm.errors import DataError
+from vlm.files import read_text
 
 ENDING = "Please answer yes or no."
 
@@ -34,8 +35,8 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
         for file in sorted(texts.glob("*.txt")):
             if file.stem not in images:
                 raise DataError(f"{file}: there is no image {file.stem} in {photos}")
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-            for place, line in enumerate(filter(str.strip, lines), start=1):
+            lines = filter(str.strip, read_text(file).splitlines())
+            for place, line in enumerate(lines, start=1):
                 text, _, answer = line.partition("\t")
                 content = {"question": text, "answer": answer, "category": category.name}
                 content |= {"question_id": file.stem, "place": place}

@@ -97,13 +97,13 @@ def files_in(folder: Path) -> list[Path]:
 
 def by_id(file: Path, found: Iterable[dict[str, Any]], *names: str) -> dict[Any, dict[str, Any]]:
     """Objects of a file by their id, the first of the named keys that each has, in their order; a
-    DataError for one without id, or an id that comes twice."""
+    DataError for one without id, or an id that comes twice, be it as number and as text."""
     listed = list(found)
     numbers = [next((one[name] for name in names if name in one), None) for one in listed]
     without = [place for place, number in enumerate(numbers, start=1) if not is_id(number)]
     wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(names))
     refuse(file, without, f"no {wanted}", "entries")
-    twice = [number for number, count in Counter(numbers).items() if count > 1]
+    twice = [number for number, count in Counter(map(str, numbers)).items() if count > 1]
     refuse(file, twice, f"'{names[0]}' twice", "ids")
     return dict(zip(numbers, listed, strict=True))
 
