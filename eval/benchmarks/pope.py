@@ -37,12 +37,10 @@ def rows_by_rule(file: Path, images: Path) -> Iterator[Row]:
     each of the three ways."""
     photos = read_instances(file)
     for photo, chosen in zip(photos, chosen_of(photos), strict=True):
-        for kind, absent in chosen.absent.items():
-            for answer, names in (("yes", chosen.there), ("no", absent[: len(chosen.there)])):
-                for name in names:
-                    content = {"question": is_there(name), "answer": answer, "category": kind}
-                    content |= {"question_id": f"{photo.image}/{name}", "by_rule": True}
-                    yield Row(photo.where, content, (images, photo.image))
+        for kind, name, answer in chosen.asked():
+            content = {"question": is_there(name), "answer": answer, "category": kind}
+            content |= {"question_id": f"{photo.image}/{name}", "by_rule": True}
+            yield Row(photo.where, content, (images, photo.image))
 
 
 def question(row: dict[str, Any], image: Any) -> Question:

@@ -34,9 +34,7 @@ def load(folder: Path, split: str) -> list[Question]:
             {"split": kind},
         )
         for (path, _), chosen in zip(photos, choose(known), strict=True)
-        for kind, absent in chosen.absent.items()
-        for answer, things in (("yes", chosen.there), ("no", absent[: len(chosen.there)]))
-        for thing in things
+        for kind, thing, answer in chosen.asked()
     ]
 
 

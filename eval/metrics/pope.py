@@ -55,33 +55,25 @@ def score_pope(splits: Mapping[str, tuple[Sequence[str], Sequence[bool]]]) -> Sc
         splits: by name (`random`, `popular`, `adversarial`), the answers, and for each whether
             the object is there; one question at least in each.
     """
-    names = list(splits)
-    tables = []
-    for position, name in enumerate(names):
-        answers, there = splits[name]
-        said = np.array([says_yes(answer) for answer in answers])
-        truth = np.array(there, dtype=bool)
-        counts = np.stack([said & truth, said & ~truth, ~said & truth, ~said & ~truth], axis=1)
-        table = np.zeros((len(counts), len(names), 4))
-        table[:, position] = counts
-        tables.append(table.reshape(len(counts), -1))
-    values = np.concatenate(tables)
+    names, sizes = list(splits), [len(there) for _, there in splits.values()]
+    said = np.array([says_yes(answer) for answers, _ in splits.values() for answer in answers])
+    truth = np.array([yes for _, there in splits.values() for yes in there])
+    counts = np.stack([said & truth, said & ~truth, ~said & truth, ~said & ~truth], axis=1)
+    # (n, S, 4): a question counts in its own split alone.
+    table = counts[:, None] * np.repeat(np.eye(len(names)), sizes, axis=0)[..., None]
 
     def mean_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return figures(sums.reshape(len(sums), len(names), 4))["f1"].mean(axis=1)
 
-    by_split = figures(values.sum(axis=0).reshape(len(names), 4))
-    low, high = interval(values, mean_f1)
+    by_split = figures(table.sum(axis=0))
+    low, high = interval(table, mean_f1)
     return Scores(
         "POPE F1 of yes, mean of splits; 0 where undefined",
         100 * fmean(by_split["f1"]),
         (100 * low, 100 * high),
-        # True positives and true negatives, of whichever split.
-        [float(row.reshape(-1, 4)[:, [0, 3]].sum()) for row in values],
+        [float(right) for right in said == truth],
         {
-            f"per_split_{figure}": {
-                name: 100 * float(value) for name, value in zip(names, column, strict=True)
-            }
+            f"per_split_{figure}": dict(zip(names, (100 * column).tolist(), strict=True))
             for figure, column in by_split.items()
         },
         {figure: 100 * fmean(column) for figure, column in by_split.items() if figure != "f1"},

@@ -84,7 +84,7 @@ def interval(values: ArrayLike, statistic: Statistic | None = None) -> tuple[flo
     13) over 1,000 resamples of the questions.
 
     Args:
-        values: what each of n questions contributes (n,) or (n, K).
+        values: what each of n questions contributes (n,) or (n, ...), taken as (n, K).
         statistic: the score, from the sums of the contributions; None is the mean of a single one.
     """
     table = np.asarray(values, dtype=np.float64)
