@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.hub import Hub, Row
-from eval.metrics.scores import Scores, mean_scores
+from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.question import Question
 from vlm.data.records import leaves
 from vlm.errors import DataError
@@ -82,7 +82,7 @@ class Benchmark:
             return self.score_all(questions, answers)
         each = [self.each(*pair) for pair in zip(questions, answers, strict=True)]
         more = {} if self.more is None else self.more(questions, answers)
-        return mean_scores(self.metric, each, breakdowns(questions), more)
+        return mean_scores(self.metric, each, breakdowns(questions, each), more)
 
 
 def make(rows: Iterable[Row], question: Make) -> list[Question]:
@@ -104,10 +104,13 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
     return questions
 
 
-def breakdowns(questions: Iterable[Question]) -> dict[str, list[str | None]]:
-    """By name of a breakdown, the label of each question; None where it has none."""
+def breakdowns(questions: Sequence[Question], each: Sequence[float]) -> dict[str, dict[str, float]]:
+    """By name of a breakdown, the mean of each label's questions, in percent."""
     names = dict.fromkeys(name for question in questions for name in question.labels)
-    return {f"per_{name}": [q.labels.get(name) for q in questions] for name in names}
+    return {
+        f"per_{name}": group_means(each, [question.labels.get(name) for question in questions])
+        for name in names
+    }
 
 
 def photo_of(image: Any) -> Any:

@@ -91,13 +91,13 @@ def benchmark_of(name: str, config: EvalConfig) -> Benchmark:
     values = {option: getattr(config, option) for option in OWN}
     unset = (None, False, Columns())
     given = {option: value for option, value in values.items() if value not in unset}
-    if name not in BENCHMARKS and is_own(name):
-        return own(Path(name), **given)
-    if name not in BENCHMARKS:
-        raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
-    if given:
+    if name in BENCHMARKS and given:
         raise ConfigError(f"--{next(iter(given))} is for data of your own: {name} has its own")
-    return BENCHMARKS[name]
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if is_own(name):
+        return own(Path(name), **given)
+    raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
 
 
 def all_who_answer(config: EvalConfig, server: EndpointAnswerer | None) -> list[Who]:

@@ -51,32 +51,25 @@ def vqa(
         variant: the evaluation of VQA v2 (2021), or that of TextVQA; null is the data's own.
         json: print JSON instead of a table.
     """
+    file, own, found, number = questions or annotations, "official", None, "question_id"
+    start = "" if file is None else head(file)
     if questions is not None and annotations is not None:
-        own, asked = "official", make(unseen(annotated(questions, annotations)), VQA_V2.question)
-        answers = read_results(results, asked)
+        asked = make(unseen(annotated(questions, annotations)), VQA_V2.question)
+    elif start.startswith("["):
+        asked, number = make(unseen(vizwiz.rows_of(file)), VIZWIZ.question), "image"
+    elif re.search(r'"data"\s*:', start):
+        rows = list(unseen(textvqa.rows_of(file)))
+        asked, own, found = make(rows, TEXT_VQA.question), "textvqa", by_photo(results, rows)
     else:
-        own, asked, answers = published(questions or annotations, results)
+        raise DataError(
+            f"{file or 'no file of questions'}: --questions and --annotations go together for VQA "
+            "v2; alone, --questions is TextVQA's or VizWiz's file"
+        )
+    answers = read_results(results, asked, found, number)
     kind = variant or own
     pairs = zip(answers, asked, strict=True)
     each = [vqa_accuracy(answer, one.answers, kind) for answer, one in pairs]
-    report(mean_scores(f"VQA accuracy, {kind}", each, breakdowns(asked)), json)
-
-
-def published(file: Path | None, results: Path) -> tuple[Variant, list[Question], list[str]]:
-    """The evaluation of TextVQA's or VizWiz's file, its questions, and a model's answers to them;
-    a DataError for another file."""
-    start = "" if file is None else head(file)
-    if file is not None and start.startswith("["):
-        asked = make(unseen(vizwiz.rows_of(file)), VIZWIZ.question)
-        return "official", asked, read_results(results, asked, number="image")
-    if file is not None and re.search(r'"data"\s*:', start):
-        rows = list(unseen(textvqa.rows_of(file)))
-        asked = make(rows, TEXT_VQA.question)
-        return "textvqa", asked, read_results(results, asked, by_photo(results, rows))
-    raise DataError(
-        f"{file or 'no file of questions'}: --questions and --annotations go together for VQA v2; "
-        "alone, --questions is TextVQA's or VizWiz's file"
-    )
+    report(mean_scores(f"VQA accuracy, {kind}", each, breakdowns(asked, each)), json)
 
 
 def gqa(*, questions: Path, results: Path, json: bool = False) -> None:

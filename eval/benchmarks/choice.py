@@ -6,7 +6,7 @@ from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
 from eval.metrics.choice import read_choice
-from eval.metrics.scores import Scores, mean_scores
+from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.question import Question
 from vlm.data.options import with_options
 
@@ -56,4 +56,5 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     circular = any(question.scored_as.group is not None for question in questions)
     metric = "multiple choice accuracy" + ", circular" * circular
     each = [min(rotations) for rotations in right.values()]
-    return mean_scores(metric, each, {"per_category": list(categories.values())})
+    groups = {"per_category": group_means(each, list(categories.values()))}
+    return mean_scores(metric, each, groups)

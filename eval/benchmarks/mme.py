@@ -3,7 +3,6 @@ questions, and accuracy+ of images whose questions are both right, are added up 
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
         "cognition": sum(value for name, value in sums.items() if name not in PERCEPTION),
     }
     groups = {"per_category_accuracy": accuracy, "per_category_accuracy_plus": plus}
-    return replace(mean_scores("MME accuracy", each, more=more), groups=groups)
+    return mean_scores("MME accuracy", each, groups, more)
 
 
 MME = Benchmark(

@@ -78,12 +78,11 @@ def is_right(question: Question, answer: str) -> float:
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     """Accuracy overall, by subject, by grade and by context."""
     each = [is_right(*pair) for pair in zip(questions, answers, strict=True)]
-    scores = mean_scores("ScienceQA accuracy", each, breakdowns(questions))
     contexts: dict[str, float] = {}
     for name in ("text", "image", "none"):
         contexts |= group_means(each, [name if name in q.scored_as else None for q in questions])
-    scores.groups["per_context"] = contexts
-    return scores
+    groups = {**breakdowns(questions, each), "per_context": contexts}
+    return mean_scores("ScienceQA accuracy", each, groups)
 
 
 SCIENCE_QA = Benchmark(

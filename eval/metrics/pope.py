@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eval.metrics.scores import Scores, interval
+from eval.metrics.scores import Floats, Scores, interval
 
 NEGATIONS = {"No", "not", "no"}
 
@@ -24,7 +23,7 @@ def says_yes(text: str) -> bool:
     return not NEGATIONS & set(words)
 
 
-def figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def figures(sums: Floats) -> dict[str, Floats]:
     """Accuracy, precision, recall, F1 of `yes` and the share of answers that are yes, 0 to 1.
 
     Args:
@@ -35,7 +34,7 @@ def figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """
     hits, wrong, missed, rejected = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
 
-    def share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    def share(part: Floats, whole: Floats) -> Floats:
         return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
     total = hits + wrong + missed + rejected
@@ -62,7 +61,7 @@ def score_pope(splits: Mapping[str, tuple[Sequence[str], Sequence[bool]]]) -> Sc
     # (n, S, 4): a question counts in its own split alone.
     table = counts[:, None] * np.repeat(np.eye(len(names)), sizes, axis=0)[..., None]
 
-    def mean_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean_f1(sums: Floats) -> Floats:
         return figures(sums.reshape(len(sums), len(names), 4))["f1"].mean(axis=1)
 
     by_split = figures(table.sum(axis=0))
