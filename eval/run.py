@@ -57,8 +57,9 @@ def evaluate(config: EvalConfig) -> None:
     chosen = [benchmark_of(name, config) for name in config.benchmarks]
     server, key = None, os.environ.get("OPENAI_API_KEY")
     if config.endpoint is not None:
-        given = (config.endpoint, config.name, key, config.concurrency, config.prices)
-        server = EndpointAnswerer(*given)
+        server = EndpointAnswerer(
+            config.endpoint, config.name, key, config.concurrency, config.prices
+        )
     # All data first: what is missing should not end a run of hours.
     asked = [(each, each.questions(config.data, config.split, config.hub)) for each in chosen]
     everyone = all_who_answer(config, server)
