@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval.benchmark import Benchmark
 from eval.benchmarks.captions import captioned
-from eval.benchmarks.pope import is_right, score
+from eval.metrics.pope import is_right, score
 from eval.prompts import short
 from eval.question import Question
 from vlm.data.absent import Known, choose

@@ -1,11 +1,12 @@
 """POPE (Li et al. 2023): yes-or-no questions about objects that are or are not on the photo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
 
 from eval.metrics.scores import Floats, Scores, interval
+from eval.question import Question
 
 NEGATIONS = {"No", "not", "no"}
 
@@ -47,27 +48,30 @@ def figures(sums: Floats) -> dict[str, Floats]:
     }
 
 
-def score_pope(splits: Mapping[str, tuple[Sequence[str], Sequence[bool]]]) -> Scores:
-    """F1 of `yes`, the mean of the splits (what LLaVA-1.5 reports), and every figure of each split.
+def is_right(question: Question, answer: str) -> float:
+    return float(says_yes(answer) == (question.answers[0] == "yes"))
 
-    Args:
-        splits: by name (`random`, `popular`, `adversarial`), the answers, and for each whether
-            the object is there; one question at least in each.
-    """
-    names, sizes = list(splits), [len(there) for _, there in splits.values()]
-    said = np.array([says_yes(answer) for answers, _ in splits.values() for answer in answers])
-    truth = np.array([yes for _, there in splits.values() for yes in there])
+
+def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
+    """F1 of `yes`, the mean of the splits (what LLaVA-1.5 reports), and every figure of each split.
+    A question's split is one of its labels; `scored_as` says whether it is not POPE's own."""
+    names = list(dict.fromkeys(question.labels["split"] for question in questions))
+    splits = [names.index(question.labels["split"]) for question in questions]
+    said = np.array([says_yes(answer) for answer in answers])
+    truth = np.array([question.answers[0] == "yes" for question in questions])
     counts = np.stack([said & truth, said & ~truth, ~said & truth, ~said & ~truth], axis=1)
     # (n, S, 4): a question counts in its own split alone.
-    table = counts[:, None] * np.repeat(np.eye(len(names)), sizes, axis=0)[..., None]
+    table = counts[:, None] * np.eye(len(names))[splits][..., None]
 
     def mean_f1(sums: Floats) -> Floats:
         return figures(sums.reshape(len(sums), len(names), 4))["f1"].mean(axis=1)
 
     by_split = figures(table.sum(axis=0))
-    low, high = interval(table, mean_f1)
+    # Split by split, however the questions came: else resamples would be others.
+    low, high = interval(table[np.argsort(splits, kind="stable")], mean_f1)
+    by_rule = "; not POPE's own questions, but its rule's" if questions[0].scored_as else ""
     return Scores(
-        "POPE F1 of yes, mean of splits; 0 where undefined",
+        "POPE F1 of yes, mean of splits; 0 where undefined" + by_rule,
         100 * fmean(by_split["f1"]),
         (100 * low, 100 * high),
         [float(right) for right in said == truth],
