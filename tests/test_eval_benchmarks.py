@@ -264,6 +264,14 @@ def test_a_text_that_is_not_utf_8(name: str, tmp_path: Path) -> None:
         load(name, tmp_path)
 
 
+def test_a_diagram_without_questions(tmp_path: Path) -> None:
+    before = load("ai2d", tmp_path)
+    folder = tmp_path / "ai2d"
+    (folder / "ai2d_test_ids.csv").write_text("9\n10\n")
+    (folder / "questions" / "9.png.json").write_text('{"questions": {}}')
+    assert load("ai2d", tmp_path) == before
+
+
 def test_an_answer_that_is_no_text(tmp_path: Path) -> None:
     load("pope", tmp_path)
     file = tmp_path / "pope" / FILES["pope"]

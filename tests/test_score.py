@@ -281,7 +281,7 @@ def test_scienceqa(folder: Folder) -> None:
     assert "problem 5: not as it should be: 'choices' (at most 5)" in folder.refuse(
         "scienceqa", questions={"5": problem | {"answer": 2}}, results=results
     )
-    assert "an object, from id to problem" in folder.refuse(
+    assert "questions.json: an object of objects by their ids is needed" in folder.refuse(
         "scienceqa", questions=[problem], results=results
     )
 

@@ -11,8 +11,7 @@ from eval.benchmark import Benchmark
 from eval.hub import Hub, Row
 from eval.prompts import short
 from eval.question import Question
-from vlm.errors import DataError
-from vlm.files import read_json
+from vlm.data.records import read_named
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -21,12 +20,7 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 def rows_of(file: Path) -> Iterator[Row]:
     """The questions of a file, beside which is `images/`."""
-    asked = read_json(file)
-    if not isinstance(asked, dict) or not asked:
-        raise DataError(f"{file}: GQA's questions are an object, from id to question")
-    for number, entry in asked.items():
-        if not isinstance(entry, dict):
-            raise DataError(f"{file}: question {number} is no object")
+    for number, entry in read_named(file).items():
         image = (file.parent / "images", f"{entry.get('imageId')}.jpg")
         yield Row(f"{file}: question {number}", {**entry, "id": number}, image)
 

@@ -11,8 +11,8 @@ from eval.hub import Hub, Row
 from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.question import Question, texts_in
 from vlm.data.options import with_options
+from vlm.data.records import read_named
 from vlm.errors import DataError
-from vlm.files import read_json
 
 LETTERS = "ABCDE"
 
@@ -26,9 +26,7 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 def problems(file: Path, split: str | None) -> Iterator[Row]:
     """The problems of a split; None is all."""
-    found = read_json(file)
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        raise DataError(f"{file}: ScienceQA's problems are an object, from id to problem")
+    found = read_named(file)
     there = {n: one for n, one in found.items() if split is None or one.get("split") == split}
     if not there:
         raise DataError(f"{file}: no problem of split '{split}'")

@@ -59,6 +59,16 @@ def read_lists(file: Path, **required: Iterable[str]) -> list[Iterator[Record]]:
     ]
 
 
+def read_named(file: Path, key: str | None = None) -> dict[str, dict[str, Any]]:
+    """The objects that a file's JSON object has by name, or that the one under `key` in it has."""
+    whole = read_json(file)
+    found = whole.get(key) if isinstance(whole, dict) and key else whole
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        where = f" under {key!r}" if key else ""
+        raise DataError(f"{file}: an object of objects by their ids is needed{where}")
+    return found
+
+
 def _objects(
     file: Path, unit: str, listed: Iterable[tuple[int, Any]], required: Iterable[str]
 ) -> Iterator[Record]:
