@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.hub import Hub, Row
-from eval.metrics.scores import Scores, mean_scores
+from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.question import Question
 from vlm.data.records import leaves
 from vlm.errors import DataError
@@ -31,6 +31,7 @@ class Benchmark:
         question: makes it, or those that a row holds.
         load: folder and split -> questions, where they are not made row by row.
         each: what one answer is worth, 0 to 1; None where only all answers together have a score.
+        more: questions and answers -> figures beside the mean of `each`, in percent or as named.
         score_all: questions and answers -> scores; None is the mean of `each`, and that of each
             label's questions.
         folder: the name of its folder; None is that of the benchmark.
@@ -47,6 +48,7 @@ class Benchmark:
     max_tokens: int = 16
     metric: str = ""
     each: Callable[[Question, str], float] | None = None
+    more: Callable[[Sequence[Question], Sequence[str]], dict[str, float]] | None = None
     score_all: Callable[[Sequence[Question], Sequence[str]], Scores] | None = None
     hub: Hub | None = None
     folder: str | None = None
@@ -79,7 +81,8 @@ class Benchmark:
         if self.score_all is not None:
             return self.score_all(questions, answers)
         each = [self.each(*pair) for pair in zip(questions, answers, strict=True)]
-        return mean_scores(self.metric, each, breakdowns(questions))
+        more = {} if self.more is None else self.more(questions, answers)
+        return mean_scores(self.metric, each, breakdowns(questions, each), more)
 
 
 def make(rows: Iterable[Row], question: Make) -> list[Question]:
@@ -90,9 +93,10 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
         try:
             found = question(content, photo_of(image))
             found = found if isinstance(found, list) else [found]
-            if not all(isinstance(text, str) for one in found for text in one.answers):
-                raise TypeError("an answer is no text")
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+            texts = [text for one in found for text in (*one.answers, *one.labels.values())]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("an answer or its kind is no text")
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             reason = error if type(error) is ValueError else f"{type(error).__name__} {error}"
             told = f"{where}: not as it should be: {reason}"
             raise DataError(told) from error
@@ -100,10 +104,13 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
     return questions
 
 
-def breakdowns(questions: Iterable[Question]) -> dict[str, list[str | None]]:
-    """By name of a breakdown, the label of each question; None where it has none."""
+def breakdowns(questions: Sequence[Question], each: Sequence[float]) -> dict[str, dict[str, float]]:
+    """By name of a breakdown, the mean of each label's questions, in percent."""
     names = dict.fromkeys(name for question in questions for name in question.labels)
-    return {f"per_{name}": [q.labels.get(name) for q in questions] for name in names}
+    return {
+        f"per_{name}": group_means(each, [question.labels.get(name) for question in questions])
+        for name in names
+    }
 
 
 def photo_of(image: Any) -> Any:

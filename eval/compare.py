@@ -15,6 +15,7 @@ from rich.table import Table
 from eval.metrics.scores import interval
 from eval.predictions import read_predictions
 from eval.report import read_scores
+from vlm.data.records import refuse
 from vlm.errors import ConfigError, DataError
 
 SHOWN = 20
@@ -138,7 +139,10 @@ def table_of(result: dict[str, Any]) -> Table:
 
 def changed_table(first: Path, second: Path, changed: list[str]) -> Table:
     """Questions that one of two runs has right, with the answers of both."""
-    before, after = (read_predictions(folder / "predictions.jsonl") for folder in (first, second))
+    files = [folder / "predictions.jsonl" for folder in (first, second)]
+    before, after = map(read_predictions, files)
+    for file, found in zip(files, (before, after), strict=True):
+        refuse(file, [number for number in changed if number not in found], "no answer")
     scores = read_scores(second)
     table = Table("changed", "question", "first", "second", box=None, padding=(0, 1, 0, 0))
     for number in changed:

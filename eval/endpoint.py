@@ -16,6 +16,9 @@ from vlm.errors import ConfigError, ImageError, VLMError, shortened
 RETRIES = 5
 """Further tries of a request that the server was too busy for, or that got lost."""
 
+FIRST_WAIT = 1.0
+"""Seconds before the second try; they double with each."""
+
 LONGEST_WAIT = 60.0
 """Seconds between two tries, at most."""
 
@@ -33,7 +36,8 @@ class EndpointAnswerer:
         key: sent as bearer token; None sends none.
         concurrency: requests under way at a time.
         prices: dollars for a million tokens of input and of output, as `2.5,10`.
-        first_wait: seconds before the second try; they double with each.
+
+    Raises a ConfigError for an address, a key or prices that cannot be.
     """
 
     def __init__(
@@ -43,21 +47,22 @@ class EndpointAnswerer:
         key: str | None = None,
         concurrency: int = 8,
         prices: str | None = None,
-        first_wait: float = 1.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"endpoint must begin with http:// or https://, not {url}")
-        if concurrency < 1:
-            raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+        try:
+            self._address = httpx.URL(f"{url.rstrip('/')}/chat/completions")
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            self._client = httpx.Client(headers=headers, timeout=120)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"endpoint {url} is no address: {error}") from error
+        except UnicodeEncodeError as error:
+            raise ConfigError("OPENAI_API_KEY is no key: it has other than ASCII") from error
         self.name = name
         self.concurrency = concurrency
-        self.first_wait = first_wait
         self.prices = None if prices is None else prices_of(prices)
         self.answers, self.tokens_in, self.tokens_out = 0, 0, 0
-        self._address = f"{url.rstrip('/')}/chat/completions"
         self._lock = threading.Lock()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=120)
 
     def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
         """See `Answerer`. A question that fails after all tries is an error of its own; a VLMError
@@ -70,13 +75,9 @@ class EndpointAnswerer:
             messages = question.messages(part)
         except ImageError as error:
             return Answer("", str(error))
-        body = {
-            "model": self.name,
-            "messages": messages,
-            "max_tokens": max_tokens,
-            "temperature": 0,
-        }
-        wait = self.first_wait
+        body = {"model": self.name, "messages": messages}
+        body |= {"max_tokens": max_tokens, "temperature": 0}
+        wait = FIRST_WAIT
         for left in range(RETRIES, -1, -1):
             try:
                 reply = self._client.post(self._address, json=body)

@@ -9,7 +9,6 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -82,9 +81,7 @@ def in_order(questions: Sequence[Question]) -> list[Question]:
     are padded least; the longest first, so that memory runs out at the beginning or never."""
     by_image: dict[Any, list[Question]] = {}
     for question in questions:
-        image = question.image
-        key = id(image) if isinstance(image, Image.Image) else image
-        by_image.setdefault(key, []).append(question)
+        by_image.setdefault(question.image, []).append(question)
     groups = sorted(by_image.values(), key=lambda group: -max(len(one.text) for one in group))
     return [question for group in groups for question in group]
 

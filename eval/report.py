@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
-from eval.metrics.scores import figure
 from eval.predictions import Prediction
 from eval.question import Question
 from vlm.data.records import read_records
@@ -17,9 +16,6 @@ from vlm.errors import DataError
 from vlm.files import read_json, write_file, write_rows
 
 SCORES = "scores.jsonl"
-
-SHOWN = ("overall", "seconds")
-"""Figures of a report that tables have elsewhere, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +61,16 @@ def seconds_of(folder: Path) -> float:
 def write_report(
     folder: Path,
     benchmark: Benchmark,
-    who: str,
-    settings: dict[str, Any],
-    command: str,
-    seconds: float,
     questions: Sequence[Question],
     predictions: Sequence[Prediction],
+    about: dict[str, Any],
 ) -> tuple[dict[str, Any], list[float]]:
-    """Scores a run's answers, one to each question, and writes the scores down. Returns the report,
-    and what each answer is worth."""
+    """Scores a run's answers, one to each question, and writes the scores down beside what there is
+    to say `about` the run. Returns the report, and what each answer is worth."""
     scores = benchmark.score(questions, [one.prediction for one in predictions])
-    report = {
-        "benchmark": benchmark.name,
-        "title": benchmark.title,
-        "split": settings["split"],
-        "who": who,
-        **scores.to_json(),
-        "failed": sum(one.error is not None for one in predictions),
-        "seconds": round(seconds, 1),
-        **settings,
-        "command": command,
-    }
+    failed = sum(one.error is not None for one in predictions)
+    report = {"benchmark": benchmark.name, "title": benchmark.title, **scores.to_json()}
+    report |= {"failed": failed, **about}
     worth = scores.each
     if benchmark.each is not None:
         # A score of circular evaluation is of several questions.
@@ -95,33 +80,6 @@ def write_report(
     write_rows(folder / SCORES, map(asdict, rows))
     write_file(folder / "report.json", as_text(report))
     return report, worth
-
-
-def figures(reports: Sequence[dict[str, Any]]) -> list[list[tuple[str, list[str]]]]:
-    """The rows of a table of scores, each a name and everyone's figure: those of all questions, and
-    behind them a part for each breakdown."""
-    first, intervals = reports[0], [report["interval_95"] for report in reports]
-    whole = [
-        ("overall", [figure(report["overall"]) for report in reports]),
-        ("95% interval", ["{:.2f} to {:.2f}".format(*two) if two else "" for two in intervals]),
-    ]
-    for name in (n for n, value in first.items() if type(value) is float and n not in SHOWN):
-        whole.append((name, [f"{report[name]:.2f}" for report in reports]))
-    whole.append(("not answered", [str(report["failed"]) for report in reports]))
-    parts = [whole]
-    for name, groups in first.items():
-        if isinstance(groups, dict):
-            of_each = [report.get(name, {}) for report in reports]
-            parts.append(
-                [
-                    (
-                        f"{name.removeprefix('per_')}: {group}",
-                        [f"{each[group]:.2f}" if group in each else "" for each in of_each],
-                    )
-                    for group in groups
-                ]
-            )
-    return parts
 
 
 def as_text(content: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from eval.predictions import Prediction
 from eval.question import Question, data_url
-from eval.report import figures
+from eval.table import figures
 from vlm.errors import ImageError
 from vlm.files import write_file
 

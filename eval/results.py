@@ -3,7 +3,7 @@ order of the questions."""
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,17 @@ from vlm.files import read_json
 ANSWERS = ("answer", "text", "prediction", "caption")
 """Keys of an answer: the official form's, LLaVA's, GQA's and ours, COCO's; the first is taken."""
 
-Entries = Iterable[dict[str, Any]]
-
 
 def read_results(
     file: Path,
     asked: Sequence[Question],
+    found: Iterable[dict[str, Any]] | None = None,
     number: str = "question_id",
-    read: Callable[[Path], Entries] | None = None,
 ) -> list[str]:
     """A model's answers, in the order of the questions, from a list or lines of `{"question_id",
-    "answer"}` or of what the benchmark calls the id (`number`); `read` gives the objects of a file
-    of another form. A DataError for missing, unknown or repeated ids, and for no text."""
-    found = [each.content for each in read_records(file)] if read is None else read(file)
+    "answer"}` or of what the benchmark calls the id (`number`), or from such objects, `found` in a
+    file of another form. A DataError for missing, unknown or repeated ids, and for no text."""
+    found = objects(file) if found is None else found
     given = {str(n): one for n, one in by_id(file, found, number, "question_id").items()}
     require_same(file, given, {question.id: question for question in asked}, "answer")
     keys = {n: next((key for key in ANSWERS if key in one), "answer") for n, one in given.items()}
@@ -38,7 +36,11 @@ def read_results(
     return [given[question.id][keys[question.id]] for question in asked]
 
 
-def by_photo(rows: Sequence[Row], file: Path) -> Iterator[dict[str, Any]]:
+def objects(file: Path) -> list[dict[str, Any]]:
+    return [each.content for each in read_records(file)]
+
+
+def by_photo(file: Path, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """LLaVA's answers to TextVQA, whose `question_id` is the photo's: which of the photo's
     questions it was, its prompt says. Answers with a question's own id stay as they are."""
     asked: dict[str, list[tuple[str, Any]]] = defaultdict(list)
@@ -63,7 +65,7 @@ def by_number(file: Path) -> Iterator[dict[str, Any]]:
     number of an option for each id, -1 for none, under `results`."""
     start = head(file)
     if not start.startswith("{") or not re.search(r'"results"\s*:\s*\{', start):
-        yield from (each.content for each in read_records(file))
+        yield from objects(file)
         return
     for key, place in read_json(file).get("results", {}).items():
         if type(place) is not int or not -1 <= place < len(LETTERS):
@@ -72,11 +74,11 @@ def by_number(file: Path) -> Iterator[dict[str, Any]]:
         yield {"question_id": key, "answer": "" if place < 0 else LETTERS[place]}
 
 
-def by_place(texts: dict[str, str], file: Path) -> list[dict[str, Any]]:
+def by_place(file: Path, texts: dict[str, str]) -> list[dict[str, Any]]:
     """POPE's answers; those of the official form, which have no ids, are in the order of the
     questions. A DataError where they name another question than `texts` has under their id: POPE's
     files number theirs alike."""
-    found = [each.content for each in read_records(file)]
+    found = objects(file)
     if len(found) == len(texts) and not any("question_id" in one for one in found):
         found = [{"question_id": n, **one} for n, one in zip(texts, found, strict=True)]
     for one in found:

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import vlm
 from eval.answerers import (
@@ -35,8 +33,9 @@ from eval.endpoint import EndpointAnswerer
 from eval.predictions import Prediction, answer_all, answered
 from eval.published import ask_as_published
 from eval.question import Question
-from eval.report import begin, figures, seconds_of, write_report
+from eval.report import begin, seconds_of, write_report
 from eval.report_page import write_page
+from eval.table import table_of
 from vlm.data.source import Columns
 from vlm.errors import ConfigError, VLMError, shortened
 from vlm.settings import default_of
@@ -56,7 +55,11 @@ def evaluate(config: EvalConfig) -> None:
     if not config.benchmarks:
         return show_catalogue(config.json)
     chosen = [benchmark_of(name, config) for name in config.benchmarks]
-    server = server_of(config)
+    server, key = None, os.environ.get("OPENAI_API_KEY")
+    if config.endpoint is not None:
+        server = EndpointAnswerer(
+            config.endpoint, config.name, key, config.concurrency, config.prices
+        )
     # All data first: what is missing should not end a run of hours.
     asked = [(each, each.questions(config.data, config.split, config.hub)) for each in chosen]
     everyone = all_who_answer(config, server)
@@ -89,21 +92,13 @@ def benchmark_of(name: str, config: EvalConfig) -> Benchmark:
     values = {option: getattr(config, option) for option in OWN}
     unset = (None, False, Columns())
     given = {option: value for option, value in values.items() if value not in unset}
-    if name not in BENCHMARKS and is_own(name):
-        return own(Path(name), **given)
-    if name not in BENCHMARKS:
-        raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
-    if given:
+    if name in BENCHMARKS and given:
         raise ConfigError(f"--{next(iter(given))} is for data of your own: {name} has its own")
-    return BENCHMARKS[name]
-
-
-def server_of(config: EvalConfig) -> EndpointAnswerer | None:
-    """The server that is asked, if any."""
-    if config.endpoint is None or config.name is None:
-        return None
-    key = os.environ.get("OPENAI_API_KEY")
-    return EndpointAnswerer(config.endpoint, config.name, key, config.concurrency, config.prices)
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if is_own(name):
+        return own(Path(name), **given)
+    raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
 
 
 def all_who_answer(config: EvalConfig, server: EndpointAnswerer | None) -> list[Who]:
@@ -182,15 +177,12 @@ def run_all(
 ) -> list[str]:
     """Everyone answers every benchmark, and the first process prints the scores. Returns who gave
     not one answer to what."""
-    all_reports, silent, json = [], [], config.json
+    all_reports, silent = [], []
     for benchmark, questions in asked:
-        questions, runs = questions[: config.limit], []
-        for who in everyone:
-            folder = config.output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
-            settings = {"split": config.split or benchmark.splits[0], "limit": config.limit}
-            run = run_one(benchmark, questions, who, settings | who.settings, folder, config)
-            if run is not None:
-                runs.append(run)
+        questions = questions[: config.limit]
+        runs = [run_one(benchmark, questions, who, config) for who in everyone]
+        if not PartialState().is_main_process:
+            continue
         reports = [run.report for run in runs]
         for run in runs:
             # Each page has the figures of all.
@@ -198,28 +190,28 @@ def run_all(
             write_page(run.page, [run.report, *others], questions, run.predictions, run.worth)
             if run.report["failed"] == len(questions):
                 silent.append(f"{run.report['who']} to {benchmark.name}")
-        if reports and not json:
-            Console(highlight=False).print(table_of(reports))
+        if not config.json:
+            title = f"{benchmark.title}, {reports[0]['split']}, {len(questions):,} asked"
+            table = table_of(title, [report["who"] for report in reports], reports)
+            Console(highlight=False).print(table)
         for line in (line for run in runs for line in run.lines):
-            print(shortened(line, 300), file=sys.stderr if json else sys.stdout)
+            print(shortened(line, 300), file=sys.stderr if config.json else sys.stdout)
         all_reports += reports
-    if json and all_reports:
+    if config.json and all_reports:
         print(dumps(all_reports, ensure_ascii=False))
     return silent
 
 
 def run_one(
-    benchmark: Benchmark,
-    questions: list[Question],
-    who: Who,
-    settings: dict[str, Any],
-    folder: Path,
-    config: EvalConfig,
+    benchmark: Benchmark, questions: list[Question], who: Who, config: EvalConfig
 ) -> Run | None:
-    """One who answers one benchmark, resumed if `folder` has the beginning; in processes other than
-    the first None."""
-    first = PartialState().is_main_process
+    """One who answers one benchmark, resumed if there is a folder with the beginning; in processes
+    other than the first None."""
+    folder = config.output / benchmark.name / re.sub(r"[^\w.-]+", "-", who.label)
     file, page = folder / "predictions.jsonl", folder / "report.html"
+    settings = {"split": config.split or benchmark.splits[0], "limit": config.limit}
+    settings |= who.settings
+    first = PartialState().is_main_process
     there, seconds = 0, 0.0
     if first:
         begin(folder, settings)
@@ -232,28 +224,12 @@ def run_one(
         return None
     if there < len(questions):
         seconds += time.perf_counter() - began
-    command = command_of(config)
-    report, worth = write_report(
-        folder, benchmark, who.label, settings, command, seconds, questions, predictions
-    )
+    about = {"who": who.label, **settings, "seconds": round(seconds, 1)}
+    about["command"] = command_of(config)
+    report, worth = write_report(folder, benchmark, questions, predictions, about)
     errors = [one.error for one in predictions if one.error is not None]
     failed = f"{who.label}: {len(errors):,} of {len(questions):,} not answered, the first: "
     told = f"{who.label}: {page}"
     if there:
         told += f", {there:,} of {len(questions):,} answers were there already"
-    lines = [*(failed + error for error in errors[:1]), told]
-    return Run(report, predictions, worth, page, lines)
-
-
-def table_of(reports: list[dict[str, Any]]) -> Table:
-    """Everyone's score, and their scores in each group."""
-    first = reports[0]
-    asked = f"{first['title']}, {first['split']}, {first['questions']:,} asked"
-    table = Table("", title=escape(asked), caption=first.get("note"))
-    for report in reports:
-        table.add_column(escape(report["who"]), justify="right")
-    for part in figures(reports):
-        for name, values in part:
-            table.add_row(escape(name), *values)
-        table.add_section()
-    return table
+    return Run(report, predictions, worth, page, [*(failed + one for one in errors[:1]), told])

@@ -1,22 +1,18 @@
 """`vlm score`: answers of any model, in the files of each benchmark's official evaluation -> the
 official figures."""
 
-import json as json_format
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import partial
+from json import dumps
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from eval.benchmark import breakdowns, make
 from eval.benchmarks import textvqa, vizwiz
-from eval.benchmarks.choice import Options
+from eval.benchmarks.choice import choice as as_choice
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.gqa import GQA, rows_of
@@ -27,12 +23,13 @@ from eval.benchmarks.vizwiz import VIZWIZ
 from eval.benchmarks.vqa_v2 import VQA_V2, annotated
 from eval.hub import Row
 from eval.metrics.captions import Tokenizer, score_captions
-from eval.metrics.scores import Scores, figure, mean_scores
+from eval.metrics.scores import Scores, mean_scores
 from eval.metrics.vqa import Variant, vqa_accuracy
 from eval.question import Question, texts_in
-from eval.results import by_number, by_photo, by_place, read_results
+from eval.results import by_number, by_photo, by_place, objects, read_results
+from eval.table import table_of
 from vlm.data.absent import WAYS
-from vlm.data.records import by_id, head, is_id, read_records, refuse
+from vlm.data.records import by_id, head, read_records, refuse
 from vlm.errors import DataError
 
 
@@ -54,32 +51,25 @@ def vqa(
         variant: the evaluation of VQA v2 (2021), or that of TextVQA; null is the data's own.
         json: print JSON instead of a table.
     """
+    file, own, found, number = questions or annotations, "official", None, "question_id"
+    start = "" if file is None else head(file)
     if questions is not None and annotations is not None:
-        own, asked = "official", make(unseen(annotated(questions, annotations)), VQA_V2.question)
-        answers = read_results(results, asked)
+        asked = make(unseen(annotated(questions, annotations)), VQA_V2.question)
+    elif start.startswith("["):
+        asked, number = make(unseen(vizwiz.rows_of(file)), VIZWIZ.question), "image"
+    elif re.search(r'"data"\s*:', start):
+        rows = list(unseen(textvqa.rows_of(file)))
+        asked, own, found = make(rows, TEXT_VQA.question), "textvqa", by_photo(results, rows)
     else:
-        own, asked, answers = published(questions or annotations, results)
+        raise DataError(
+            f"{file or 'no file of questions'}: --questions and --annotations go together for VQA "
+            "v2; alone, --questions is TextVQA's or VizWiz's file"
+        )
+    answers = read_results(results, asked, found, number)
     kind = variant or own
     pairs = zip(answers, asked, strict=True)
     each = [vqa_accuracy(answer, one.answers, kind) for answer, one in pairs]
-    report(mean_scores(f"VQA accuracy, {kind}", each, breakdowns(asked)), json)
-
-
-def published(file: Path | None, results: Path) -> tuple[Variant, list[Question], list[str]]:
-    """The evaluation of TextVQA's or VizWiz's file, its questions, and a model's answers to them;
-    a DataError for another file."""
-    start = "" if file is None else head(file)
-    if file is not None and start.startswith("["):
-        asked = make(unseen(vizwiz.rows_of(file)), VIZWIZ.question)
-        return "official", asked, read_results(results, asked, "image")
-    if file is not None and re.search(r'"data"\s*:', start):
-        rows = list(unseen(textvqa.rows_of(file)))
-        asked = make(rows, TEXT_VQA.question)
-        return "textvqa", asked, read_results(results, asked, read=partial(by_photo, rows))
-    raise DataError(
-        f"{file or 'no file of questions'}: --questions and --annotations go together for VQA v2; "
-        "alone, --questions is TextVQA's or VizWiz's file"
-    )
+    report(mean_scores(f"VQA accuracy, {kind}", each, breakdowns(asked, each)), json)
 
 
 def gqa(*, questions: Path, results: Path, json: bool = False) -> None:
@@ -91,7 +81,7 @@ def gqa(*, questions: Path, results: Path, json: bool = False) -> None:
         json: print JSON instead of a table.
     """
     asked = make(unseen(rows_of(questions)), GQA.question)
-    report(GQA.score(asked, read_results(results, asked, "questionId")), json)
+    report(GQA.score(asked, read_results(results, asked, number="questionId")), json)
 
 
 def pope(*, questions: list[str], results: list[str], json: bool = False) -> None:
@@ -110,7 +100,7 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
     splits: dict[str, list[Question]] = {}
     answers: list[str] = []
     for file, given in zip(map(Path, questions), map(Path, results), strict=True):
-        entries = by_id(file, (each.content for each in read_records(file)), "question_id")
+        entries = by_id(file, objects(file), "question_id")
         wrong = [n for n, entry in entries.items() if entry.get("label") not in ("yes", "no")]
         refuse(file, wrong, "'label' that is neither yes nor no")
         name = next((kind for kind in WAYS if kind in file.stem), file.stem)
@@ -121,7 +111,7 @@ def pope(*, questions: list[str], results: list[str], json: bool = False) -> Non
             for n, entry in entries.items()
         ]
         texts = {str(n): str(entry.get("text", "")) for n, entry in entries.items()}
-        answers += read_results(given, splits[name], read=partial(by_place, texts))
+        answers += read_results(given, splits[name], by_place(given, texts))
     report(POPE.score([each for asked in splits.values() for each in asked], answers), json)
 
 
@@ -138,7 +128,7 @@ def scienceqa(
         json: print JSON instead of a table.
     """
     asked = make(unseen(problems(questions, split)), SCIENCE_QA.question)
-    report(SCIENCE_QA.score(asked, read_results(results, asked, read=by_number)), json)
+    report(SCIENCE_QA.score(asked, read_results(results, asked, by_number(results))), json)
 
 
 def choice(*, questions: Path, results: Path, json: bool = False) -> None:
@@ -155,16 +145,10 @@ def choice(*, questions: Path, results: Path, json: bool = False) -> None:
 
 
 def choice_question(row: dict[str, Any], image: Any) -> Question:
+    number, group = row["question_id"], row.get("group")
+    group = None if group is None else str(group)
     options, answer = row.get("options"), row.get("answer")
-    if isinstance(options, list):
-        options = dict(zip(ascii_uppercase, options, strict=False))
-    whole = isinstance(options, dict) and all(isinstance(t, str) for t in options.values())
-    if not whole or answer not in options:
-        raise ValueError("'options' by letter, and 'answer', one of the letters, are needed")
-    group = None if row.get("group") is None else str(row["group"])
-    labels = {} if row.get("category") is None else {"category": row["category"]}
-    scored_as = Options(options, group)
-    return Question(str(row["question_id"]), image, "", (answer,), labels, scored_as)
+    return as_choice(number, image, "", options, answer, row.get("category"), group)
 
 
 def exact(*, questions: Path, results: Path, split: str | None = None, json: bool = False) -> None:
@@ -185,10 +169,7 @@ def exact(*, questions: Path, results: Path, split: str | None = None, json: boo
 
 
 def exact_question(row: dict[str, Any], image: Any) -> Question:
-    kind = row.get("kind")
-    if not isinstance(kind, str | None):
-        raise TypeError("'kind' is no text")
-    labels = {"kind": kind} if kind else {}
+    labels = {"kind": row["kind"]} if row.get("kind") else {}
     return Question(str(row["question_id"]), image, "", (", ".join(texts_in(row)),), labels)
 
 
@@ -204,19 +185,21 @@ def captions(
         json: print JSON instead of a table.
     """
     if re.search(r'"captions"\s*:', head(annotations)):
-        asked = make(rows_in(annotations, "image"), caption_question)
+        rows = rows_in(annotations, "image")
     else:
-        said: dict[str, list[str]] = defaultdict(list)
-        records = read_records(annotations, (), "annotations")
-        for place, (_, entry, _) in enumerate(records, start=1):
-            number, caption = entry.get("image_id"), entry.get("caption")
-            if not is_id(number) or not isinstance(caption, str):
-                told = f"{annotations}: annotation {place} has no 'image_id' and 'caption'"
-                raise DataError(told)
-            said[str(number)].append(caption)
-        asked = [Question(number, b"", "", tuple(texts)) for number, texts in said.items()]
-    answers = read_results(results, asked, "image_id")
+        rows = coco_rows(annotations)
+    asked = make(rows, caption_question)
+    answers = read_results(results, asked, number="image_id")
     report(score_captions([each.answers for each in asked], answers, tokenizer), json)
+
+
+def coco_rows(file: Path) -> Iterator[Row]:
+    """COCO's captions by their photos."""
+    said: dict[str, list[Any]] = defaultdict(list)
+    for _, entry, _ in read_records(file, ("image_id", "caption"), "annotations"):
+        said[str(entry["image_id"])].append(entry["caption"])
+    for number, texts in said.items():
+        yield Row(f"{file}: image {number}", {"image": number, "captions": texts}, b"")
 
 
 def caption_question(row: dict[str, Any], image: Any) -> Question:
@@ -225,7 +208,7 @@ def caption_question(row: dict[str, Any], image: Any) -> Question:
 
 def rows_in(file: Path, key: str = "question_id") -> Iterator[Row]:
     """The objects of a file, each with an id of its own under `key`."""
-    for number, entry in by_id(file, (each.content for each in read_records(file)), key).items():
+    for number, entry in by_id(file, objects(file), key).items():
         yield Row(f"{file}: question {number}", entry, b"")
 
 
@@ -236,17 +219,9 @@ def unseen(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def report(scores: Scores, json: bool) -> None:
+    found = scores.to_json()
     if json:
-        print(json_format.dumps(scores.to_json(), ensure_ascii=False))
+        print(dumps(found, ensure_ascii=False))
         return
-    title = escape(f"{scores.metric}, {len(scores.each):,} questions")
-    table = Table("", "score", title=title, caption=scores.note or None)
-    between = "  ({:.2f} to {:.2f})".format(*scores.interval) if scores.interval else ""
-    table.add_row("overall", figure(scores.overall) + between)
-    for name, value in scores.more.items():
-        table.add_row(escape(name), f"{value:.2f}")
-    for group, members in scores.groups.items():
-        table.add_section()
-        for name, value in members.items():
-            table.add_row(escape(f"{group}: {name}"), f"{value:.2f}")
-    Console().print(table)
+    title = f"{scores.metric}, {len(scores.each):,} questions"
+    Console().print(table_of(title, ["score"], [found]))

@@ -255,6 +255,31 @@ def test_a_broken_row_of_mmbench(change: tuple[str, str], told: str, tmp_path: P
         load("mmbench", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ai2d", "mmbench", "mme"])
+def test_a_text_that_is_not_utf_8(name: str, tmp_path: Path) -> None:
+    load(name, tmp_path)
+    file = tmp_path / name / {**FILES, "ai2d": "ai2d_test_ids.csv"}[name]
+    file.write_bytes(file.read_bytes() + b"caf\xe9")
+    with pytest.raises(DataError, match=f"^{file}: not UTF-8 text$"):
+        load(name, tmp_path)
+
+
+def test_a_diagram_without_questions(tmp_path: Path) -> None:
+    before = load("ai2d", tmp_path)
+    folder = tmp_path / "ai2d"
+    (folder / "ai2d_test_ids.csv").write_text("9\n10\n")
+    (folder / "questions" / "9.png.json").write_text('{"questions": {}}')
+    assert load("ai2d", tmp_path) == before
+
+
+def test_an_answer_that_is_no_text(tmp_path: Path) -> None:
+    load("pope", tmp_path)
+    file = tmp_path / "pope" / FILES["pope"]
+    file.write_text(file.read_text().replace('"yes"', "true"))
+    with pytest.raises(DataError, match=r"line 1: not as it should be: AttributeError 'bool'"):
+        load("pope", tmp_path)
+
+
 @pytest.mark.parametrize(("image", "stays"), [("a..b.jpg", True), ("../a.jpg", False), (3, False)])
 def test_a_photo_stays_in_its_folder(image: object, stays: bool, tmp_path: Path) -> None:
     load("vizwiz", tmp_path)

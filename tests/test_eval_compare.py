@@ -66,6 +66,10 @@ def test_runs_are_compared_by_kind_and_question(
         r"^kind: b +1 +0\.0 +90\.0 +\+90\.0 \+90\.0 to \+90\.0 +1 +0 +1 *$", shown, re.M
     )
     assert re.search(r"^won +b1  What\? +'answer 0' +'answer 0\.9' *$", shown, re.M)
+    answers = second / "predictions.jsonl"
+    answers.rename(second / "aside")
+    assert main(["eval", "--compare", str(first), str(second)]) == 1
+    assert f"{answers}: 1 questions with no answer: b1" in capsys.readouterr().err
     assert main(["eval", "--compare", str(first), str(second), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["overall"]["gained"] == 1
 

@@ -64,6 +64,11 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
 
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.endpoint.FIRST_WAIT", 0.001)
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
@@ -114,7 +119,7 @@ def test_answers_keep_their_order_and_few_are_under_way(server: Server) -> None:
 def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
     replies = iter([(status, "busy", {"Retry-After": "0.01"}), (status, "", {}), said("a dog")])
     server.reply = lambda body: next(replies)
-    endpoint = EndpointAnswerer(server.url, "m", first_wait=0.001)
+    endpoint = EndpointAnswerer(server.url, "m")
     assert endpoint.answer(questions(1), 16)[0].text == "a dog"
     assert len(server.requests) == 3
 
@@ -129,7 +134,7 @@ def test_a_question_that_fails_does_not_end_the_run(server: Server) -> None:
         "What is 5?": said(None),
     }
     server.reply = lambda body: replies[asked(body)]
-    endpoint = EndpointAnswerer(server.url, "m", first_wait=0.001)
+    endpoint = EndpointAnswerer(server.url, "m")
     answers = endpoint.answer(questions(6), 16)
     assert [answer.error for answer in answers] == [
         None,
@@ -158,7 +163,7 @@ def test_a_server_that_refuses_ends_the_run(server: Server, status: int) -> None
 
 
 def test_a_server_that_is_not_there_is_an_error_of_each_question() -> None:
-    endpoint = EndpointAnswerer("http://127.0.0.1:9/v1", "m", first_wait=0.001)
+    endpoint = EndpointAnswerer("http://127.0.0.1:9/v1", "m")
     answers = endpoint.answer(questions(2), 16)
     assert all(answer.error.startswith("ConnectError") for answer in answers)
 
@@ -166,8 +171,10 @@ def test_a_server_that_is_not_there_is_an_error_of_each_question() -> None:
 def test_an_endpoint_has_an_address() -> None:
     with pytest.raises(ConfigError, match="endpoint must begin with http:// or https://"):
         EndpointAnswerer("localhost:8000", "m")
-    with pytest.raises(ConfigError, match="concurrency must be at least 1, not 0"):
-        EndpointAnswerer("http://localhost", "m", concurrency=0)
+    with pytest.raises(ConfigError, match=r"^endpoint http://a:b/v1 is no address: .*port.*'b'$"):
+        EndpointAnswerer("http://a:b/v1", "m")
+    with pytest.raises(ConfigError, match=r"^OPENAI_API_KEY is no key: it has other than ASCII$"):
+        EndpointAnswerer("http://localhost", "m", "sk-\u2026")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from eval.predictions import Prediction
 from eval.question import Question
 from eval.report_page import PHOTO, SAMPLED, WORST, write_page
+from eval.table import figures
 from tests import tiny
 from vlm.errors import DataError
 
@@ -27,6 +28,7 @@ REPORT: dict[str, Any] = {
     "weights": "12ab",
     "command": "vlm eval --data '<here>'",
 }
+CONSISTENT = REPORT | {"consistency": 75.0}
 MAJORITY = REPORT | {"who": "majority answer", "overall": 5.0, "per_kind": {"<i>": 66.667}}
 
 
@@ -105,6 +107,14 @@ def test_the_figures_of_all_by_kind_and_what_made_them(tmp_path: Path) -> None:
     assert "weights some &lt;model&gt;, hash 12ab Figures of 3 questions" in shown
     assert "some &lt;model&gt; majority answer overall 12.35 5.00 95% interval" in shown
     assert "kind: &lt;i&gt; 33.33 66.67 kind: b 100.00" in shown
+
+
+def test_a_figure_that_only_some_have() -> None:
+    for reports, cells in (
+        ([CONSISTENT, MAJORITY], ["75.00", ""]),
+        ([MAJORITY, CONSISTENT], ["", "75.00"]),
+    ):
+        assert figures(reports)[0]["consistency"] == cells
 
 
 def test_photos_are_inside_enlarge_and_nothing_is_fetched(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from eval.benchmarks.chartqa import CHART_QA, relaxed_match
 from eval.benchmarks.choice import Options
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
-from eval.benchmarks.docvqa import DOC_VQA
+from eval.benchmarks.docvqa import DOC_VQA, anls, edit_distance
 from eval.benchmarks.gqa import GQA
 from eval.benchmarks.scienceqa import SCIENCE_QA, read_letter
-from eval.metrics.anls import anls, edit_distance
 from eval.metrics.choice import read_choice
 from eval.metrics.exact import exact_match
 from eval.question import Question
@@ -33,9 +32,15 @@ def test_gqa_compares_strings(prediction: str, right: bool) -> None:
 
 def test_gqa_by_type_and_consistency() -> None:
     questions = [
-        asked(answer, entailed, number, structural_type=structural, semantic_type=semantic)
+        GQA.question(
+            {
+                **{"id": number, "question": "?", "answer": answer, "entailed": entailed},
+                "types": {"structural": structural, "semantic": semantic},
+            },
+            b"",
+        )
         for number, answer, structural, semantic, entailed in [
-            ("1", "yes", "verify", "obj", ["2", "3", "1", "not asked"]),
+            ("1", "yes", "verify", "obj", ["2", "3", "1", "404"]),
             ("2", "dog", "query", "attr", []),
             ("3", "no", "logical", "obj", ["2"]),
             ("4", "left", "query", "rel", ["1"]),
@@ -51,7 +56,7 @@ def test_gqa_by_type_and_consistency() -> None:
 
 
 def test_gqa_without_entailments_has_no_consistency() -> None:
-    scores = GQA.score([asked("yes", (), structural_type="verify")], ["yes"])
+    scores = GQA.score([asked("yes", ())], ["yes"])
     assert "consistency" not in scores.to_json()
 
 

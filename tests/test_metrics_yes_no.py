@@ -2,8 +2,10 @@
 
 import pytest
 
-from eval.metrics.mme import answer_of
-from eval.metrics.pope import says_yes, score_pope
+from eval.benchmarks.mme import answer_of
+from eval.metrics.pope import says_yes, score
+from eval.metrics.scores import Scores
+from eval.question import Question
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,16 @@ from eval.metrics.pope import says_yes, score_pope
 )
 def test_how_an_answer_is_read(text: str, yes: bool) -> None:
     assert says_yes(text) == yes
+
+
+def score_pope(splits: dict[str, tuple[list[str], list[bool]]]) -> Scores:
+    """Of each split, the answers, and for each whether the object is there."""
+    questions = [
+        Question("", b"", "", ("yes" if yes else "no",), {"split": name})
+        for name, (_, there) in splits.items()
+        for yes in there
+    ]
+    return score(questions, [answer for answers, _ in splits.values() for answer in answers])
 
 
 def test_figures_of_each_split_and_their_mean() -> None:

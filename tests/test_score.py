@@ -168,7 +168,7 @@ def test_a_table(folder: Folder) -> None:
     shown = folder.capsys.readouterr().out
     assert "VQA accuracy, official, 3 questions" in shown
     assert "76.67" in shown
-    assert "per_answer_type: yes/no" in shown
+    assert "answer_type: yes/no" in shown
 
 
 def test_gqa(folder: Folder) -> None:
@@ -281,7 +281,7 @@ def test_scienceqa(folder: Folder) -> None:
     assert "problem 5: not as it should be: 'choices' (at most 5)" in folder.refuse(
         "scienceqa", questions={"5": problem | {"answer": 2}}, results=results
     )
-    assert "an object, from id to problem" in folder.refuse(
+    assert "questions.json: an object of objects by their ids is needed" in folder.refuse(
         "scienceqa", questions=[problem], results=results
     )
 
@@ -293,11 +293,15 @@ def test_choice(folder: Folder) -> None:
     ]
     results = [{"question_id": 1, "answer": "A"}, {"question_id": 2, "answer": "A"}]
     assert folder.score("choice", questions=questions, results=results)["overall"] == 0
-    assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
+    assert "question 1: not as it should be: options that are texts, and" in folder.refuse(
         "choice", questions=[questions[0] | {"answer": "C"}], results=results
     )
-    assert "question 1: not as it should be: 'options' by letter" in folder.refuse(
+    assert "question 1: not as it should be: options that are texts, and" in folder.refuse(
         "choice", questions=[{"question_id": 1, "answer": "A"}], results=results
+    )
+    mixed = [one | {"category": kind} for one, kind in zip(questions, ("animals", 3), strict=True)]
+    assert "question 2: not as it should be: TypeError an answer or its kind" in folder.refuse(
+        "choice", questions=mixed, results=results
     )
 
 
@@ -345,7 +349,7 @@ def test_captions(folder: Folder) -> None:
     shown = " ".join(folder.capsys.readouterr().out.split())
     assert "undefined" in shown
     assert "the idf of a single document is 0" in shown
-    assert "annotation 1 has no 'image_id' and 'caption'" in folder.refuse(
+    assert "annotations.json, record 1: caption missing; found image_id, expected" in folder.refuse(
         "captions", annotations=[{"image_id": 1}], results=results
     )
 
@@ -359,6 +363,10 @@ def test_captions(folder: Folder) -> None:
             "results.json: 7 answers with no such question: 10, 11, 12, 13, 14 and 2 more",
         ),
         (VQA_RESULTS * 2, "results.json: 3 ids with 'question_id' twice: 3, 1, 2"),
+        (
+            [*VQA_RESULTS, {"question_id": "2", "answer": "no"}],
+            "results.json: 1 ids with 'question_id' twice: 2",
+        ),
         (
             [*VQA_RESULTS[:2], {"question_id": 2, "answer": 5}],
             "results.json: 1 questions with 'answer' that is no text: 2",
@@ -391,7 +399,7 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
     for broken, message in (
         ({"answers": []}, "TypeError a list 'answers' of two or more texts is needed"),
         ({"answers": ["red"] * 10}, "question 1 needs a list 'answers'"),
-        ({"answer_type": 3}, "1 questions with 'answer_type' that is no text: 1"),
+        ({"answer_type": 3}, "question 1: not as it should be: TypeError an answer or its kind is"),
     ):
         told = folder.refuse_vqa(annotations={"annotations": [first | broken, *rest]})
         assert message in told

@@ -57,6 +57,15 @@ def read_json(file: Path) -> Any:
     return parse_json(str(file), content)
 
 
+def read_text(file: Path) -> str:
+    """A UTF-8 text; a byte-order mark is passed over."""
+    with unpacked(file) as opened:
+        try:
+            return opened.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 text") from error
+
+
 def parse_json(where: str, content: bytes) -> Any:
     """A JSON value; `where` it is goes into errors."""
     try:

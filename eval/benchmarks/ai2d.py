@@ -8,19 +8,15 @@ from eval.benchmark import Benchmark
 from eval.benchmarks.choice import LETTERS, choice, is_right, score
 from eval.hub import Hub, Row
 from eval.question import Question, texts_in
-from vlm.errors import DataError
-from vlm.files import read_json
+from vlm.data.records import read_named
+from vlm.files import read_text
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
     """The questions of the diagrams whose numbers are in `ai2d_test_ids.csv`."""
-    for name in (folder / "ai2d_test_ids.csv").read_text(encoding="utf-8-sig").split():
+    for name in read_text(folder / "ai2d_test_ids.csv").split():
         file = folder / "questions" / f"{Path(name).name}.png.json"
-        whole = read_json(file)
-        asked = whole.get("questions") if isinstance(whole, dict) else None
-        if not isinstance(asked, dict) or not all(isinstance(one, dict) for one in asked.values()):
-            raise DataError(f"{file}: an object 'questions' is needed, of objects")
-        for text, entry in asked.items():
+        for text, entry in read_named(file, "questions").items():
             content = {"question": text, "options": entry.get("answerTexts")}
             content["answer"] = entry.get("correctAnswer")
             content["id"] = entry.get("questionId", f"{name} {text}")

@@ -2,6 +2,7 @@
 
 from ast import literal_eval
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,6 @@ from eval.hub import Hub, Row
 from eval.prompts import short
 from eval.question import Question, texts_in
 from vlm.data.records import read_records
-
-LAYOUT = "aokvqa_v1p0_val.json and val2017/"
-
-HUB = Hub("HuggingFaceM4/A-OKVQA", {"val": "validation"})
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -53,22 +50,20 @@ A_OKVQA = Benchmark(
     name="aokvqa",
     title="A-OKVQA choices, accuracy",
     splits=("val",),
-    layout=LAYOUT,
+    layout="aokvqa_v1p0_val.json and val2017/",
     rows=rows,
     question=with_choices,
     each=is_right,
     score_all=score,
-    hub=HUB,
+    hub=Hub("HuggingFaceM4/A-OKVQA", {"val": "validation"}),
 )
-A_OKVQA_DIRECT = Benchmark(
+A_OKVQA_DIRECT = replace(
+    A_OKVQA,
     name="aokvqa-direct",
     title="A-OKVQA direct answers, accuracy",
-    splits=("val",),
-    layout=LAYOUT,
-    rows=rows,
     question=direct,
     metric="A-OKVQA direct answer accuracy",
     each=lambda question, answer: direct_match(answer, question.answers),
-    hub=HUB,
+    score_all=None,
     folder="aokvqa",
 )

@@ -2,6 +2,7 @@
 (Hodosh et al. 2013)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,35 +52,29 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     return score_captions([question.answers for question in questions], answers)
 
 
-def benchmark(name: str, title: str, layout: str, **questions: Any) -> Benchmark:
-    return Benchmark(
-        name=name,
-        title=f"{title} captions, CIDEr-D",
-        splits=("test", "val"),
-        layout=layout,
-        max_tokens=40,
-        score_all=score,
-        **questions,
-    )
-
-
-COCO = benchmark(
-    "coco-captions",
-    "COCO",
-    "Karpathy's dataset_coco.json, train2014/ and val2014/",
+COCO = Benchmark(
+    name="coco-captions",
+    title="COCO captions, CIDEr-D",
+    splits=("test", "val"),
+    layout="Karpathy's dataset_coco.json, train2014/ and val2014/",
     rows=partial(karpathy, "dataset_coco.json", "val2014"),
     question=karpathy_question,
+    max_tokens=40,
+    score_all=score,
 )
-FLICKR30K = benchmark(
-    "flickr30k",
-    "Flickr30k",
-    "Karpathy's dataset_flickr30k.json and flickr30k-images/",
+FLICKR30K = replace(
+    COCO,
+    name="flickr30k",
+    title="Flickr30k captions, CIDEr-D",
+    layout="Karpathy's dataset_flickr30k.json and flickr30k-images/",
     rows=partial(karpathy, "dataset_flickr30k.json", "flickr30k-images"),
-    question=karpathy_question,
 )
-FLICKR8K = benchmark(
-    "flickr8k",
-    "Flickr8k",
-    "captions.jsonl (image, captions, split) and images/",
+FLICKR8K = Benchmark(
+    name="flickr8k",
+    title="Flickr8k captions, CIDEr-D",
+    splits=("test", "val"),
+    layout="captions.jsonl (image, captions, split) and images/",
     load=flickr8k,
+    max_tokens=40,
+    score_all=score,
 )

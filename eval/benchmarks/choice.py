@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
 from eval.metrics.choice import read_choice
-from eval.metrics.scores import Scores, mean_scores
+from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.question import Question
 from vlm.data.options import with_options
-
-LETTERS = "ABCDEFGHIJ"
 
 
 class Options(NamedTuple):
@@ -24,17 +23,20 @@ def choice(
     number: Any,
     image: Any,
     text: str,
-    options: Sequence[str],
+    options: Sequence[str] | Mapping[str, str],
     answer: str,
     category: str | None = None,
     group: str | None = None,
 ) -> Question:
-    lettered = dict(zip(LETTERS, options, strict=False))
-    if answer not in lettered or not all(isinstance(option, str) for option in options):
+    """A question with its options, in a row or by letter; `answer` is the letter of one."""
+    if isinstance(options, list | tuple):
+        options = dict(zip(LETTERS[: len(options)], options, strict=True))
+    texts = options.values() if isinstance(options, Mapping) else [None]
+    if not all(isinstance(option, str) for option in texts) or answer not in options:
         raise ValueError("options that are texts, and the letter of one of them, are needed")
     labels = {"category": category} if category else {}
-    scored_as = Options(lettered, group)
-    return Question(str(number), image, with_options(text, lettered), (answer,), labels, scored_as)
+    scored_as = Options(options, group)
+    return Question(str(number), image, with_options(text, options), (answer,), labels, scored_as)
 
 
 def is_right(question: Question, answer: str) -> float:
@@ -54,4 +56,5 @@ def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     circular = any(question.scored_as.group is not None for question in questions)
     metric = "multiple choice accuracy" + ", circular" * circular
     each = [min(rotations) for rotations in right.values()]
-    return mean_scores(metric, each, {"per_category": list(categories.values())})
+    groups = {"per_category": group_means(each, list(categories.values()))}
+    return mean_scores(metric, each, groups)

@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.benchmark import NO_SPLITS, Benchmark, breakdowns
+from eval.benchmark import NO_SPLITS, Benchmark
 from eval.hub import Row
-from eval.metrics.scores import Scores, mean_scores
 from eval.metrics.vqa import NUMBERS
 from eval.prompts import short
 from eval.question import Question
@@ -52,16 +51,11 @@ def is_right(question: Question, answer: str) -> float:
     return float(number_in(answer) == int(question.answers[0]))
 
 
-def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """The share of right numbers, and by how much they are off in the mean."""
-    pairs = list(zip(questions, answers, strict=True))
+def error(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """By how much answers are off in the mean."""
+    pairs = zip(questions, answers, strict=True)
     errors = [abs(number_in(answer) - int(one.answers[0])) for one, answer in pairs]
-    return mean_scores(
-        "exact match of the number; no number is 0",
-        [is_right(*pair) for pair in pairs],
-        breakdowns(questions),
-        {"mean_absolute_error": fmean(errors)},
-    )
+    return {"mean_absolute_error": fmean(errors)}
 
 
 COUNTS = Benchmark(
@@ -71,7 +65,8 @@ COUNTS = Benchmark(
     layout="instances*.json of COCO's form and its photos (val2017/ or images/)",
     rows=rows,
     question=question,
+    metric="exact match of the number; no number is 0",
     each=is_right,
-    score_all=score,
+    more=error,
     folder="pope",
 )

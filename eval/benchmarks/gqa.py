@@ -7,13 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.benchmark import Benchmark, breakdowns
+from eval.benchmark import Benchmark
 from eval.hub import Hub, Row
-from eval.metrics.scores import Scores, mean_scores
 from eval.prompts import short
 from eval.question import Question
-from vlm.errors import DataError
-from vlm.files import read_json
+from vlm.data.records import read_named
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -22,22 +20,17 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 def rows_of(file: Path) -> Iterator[Row]:
     """The questions of a file, beside which is `images/`."""
-    asked = read_json(file)
-    if not isinstance(asked, dict) or not asked:
-        raise DataError(f"{file}: GQA's questions are an object, from id to question")
-    for number, entry in asked.items():
-        if not isinstance(entry, dict):
-            raise DataError(f"{file}: question {number} is no object")
+    for number, entry in read_named(file).items():
         image = (file.parent / "images", f"{entry.get('imageId')}.jpg")
         yield Row(f"{file}: question {number}", {**entry, "id": number}, image)
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
     """A row as it is asked; scored with the ids of the questions that follow from it."""
-    types = row["types"]
-    labels = {"structural_type": types["structural"]}
-    if types.get("semantic"):
-        labels["semantic_type"] = types["semantic"]
+    structural, semantic = row["types"]["structural"], row["types"].get("semantic")
+    openness = "open" if structural == "query" else "binary"
+    labels = {"openness": openness, "structural_type": structural}
+    labels |= {"semantic_type": semantic} if semantic else {}
     # A list in the file, and on the hub the text of one, as in `['05', '06']`.
     entailed = tuple(re.findall(r"\w+", str(row.get("entailed") or "")))
     answers = (row["answer"],)
@@ -50,25 +43,18 @@ def is_right(question: Question, answer: str) -> float:
     return float(answer.strip().lower().rstrip(".") == question.answers[0])
 
 
-def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """Accuracy overall, of binary and open questions, by type, and consistency: over the questions
-    that are answered right and entail others, the mean share of those that are right too. Entailed
-    questions that were not asked are left out, and without any the figure is."""
-    each = [is_right(*pair) for pair in zip(questions, answers, strict=True)]
-    right = {one.id: worth for one, worth in zip(questions, each, strict=True)}
+def consistency(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """Over the questions that are answered right and entail others, the mean share of those that
+    are right too. Entailed questions that were not asked are left out, and without any the figure
+    is."""
+    pairs = zip(questions, answers, strict=True)
+    right = {one.id: is_right(one, answer) for one, answer in pairs}
     shares = []
     for one in questions:
         follow = [right[other] for other in one.scored_as if other in right and other != one.id]
         if right[one.id] and follow:
             shares.append(fmean(follow))
-    types = (one.labels["structural_type"] for one in questions)
-    openness = ["open" if kind == "query" else "binary" for kind in types]
-    return mean_scores(
-        "GQA accuracy",
-        each,
-        {"per_openness": openness, **breakdowns(questions)},
-        {"consistency": 100 * fmean(shares)} if shares else None,
-    )
+    return {"consistency": 100 * fmean(shares)} if shares else {}
 
 
 GQA = Benchmark(
@@ -78,8 +64,9 @@ GQA = Benchmark(
     layout="testdev_balanced_questions.json and images/",
     rows=rows,
     question=question,
+    metric="GQA accuracy",
     each=is_right,
-    score_all=score,
+    more=consistency,
     hub=Hub(
         "lmms-lab-encoder/GQA",
         {"testdev": "testdev"},

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from eval.benchmarks.choice import LETTERS, choice, is_right, score
 from eval.hub import Hub, Row
 from eval.question import Question
 from vlm.errors import DataError
+from vlm.files import read_text
 
 TURN = 1_000_000
 """What MMBench adds to a question's index for each rotation of its options."""
-
 
 LAYOUT = "MMBench's table, such as mmbench_dev_en_20231003.tsv or MMBench_DEV_EN.tsv"
 
@@ -30,8 +31,7 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
     file = table_in(folder)
     # The limit is for all tables of the process.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        table = list(csv.DictReader(lines, delimiter="\t"))
+    table = list(csv.DictReader(StringIO(read_text(file), newline=""), delimiter="\t"))
     for place, row in enumerate(table, start=2):
         if not re.fullmatch(r"\d+", row.get("index") or ""):
             raise DataError(f"{file}, line {place}: 'index' must be a number")

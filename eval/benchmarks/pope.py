@@ -1,14 +1,12 @@
 """POPE (Li et al. 2023): is there such an object on the photo? Three ways to choose what is not."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from eval.benchmark import Benchmark
 from eval.hub import Hub, Row
-from eval.metrics.pope import says_yes, score_pope
-from eval.metrics.scores import Scores
+from eval.metrics.pope import is_right, score
 from eval.prompts import short
 from eval.question import Question
 from vlm.data.absent import WAYS
@@ -37,38 +35,20 @@ def rows_by_rule(file: Path, images: Path) -> Iterator[Row]:
     each of the three ways."""
     photos = read_instances(file)
     for photo, chosen in zip(photos, chosen_of(photos), strict=True):
-        for kind, absent in chosen.absent.items():
-            for answer, names in (("yes", chosen.there), ("no", absent[: len(chosen.there)])):
-                for name in names:
-                    content = {"question": is_there(name), "answer": answer, "category": kind}
-                    content |= {"question_id": f"{photo.image}/{name}", "by_rule": True}
-                    yield Row(photo.where, content, (images, photo.image))
+        for kind, name, answer in chosen.asked():
+            content = {"question": is_there(name), "answer": answer, "category": kind}
+            content |= {"question_id": f"{photo.image}/{name}", "by_rule": True}
+            yield Row(photo.where, content, (images, photo.image))
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
+    """A row as it is asked; scored with whether it is by the rule."""
     answer, kind = row["answer"].strip().lower(), row["category"]
     if answer not in ("yes", "no"):
         raise ValueError(f"answer {answer}")
     number = f"{kind}_{row['question_id']}"
     asked = short(row["question"])
     return Question(number, image, asked, (answer,), {"split": kind}, row.get("by_rule"))
-
-
-def is_right(question: Question, answer: str) -> float:
-    return float(says_yes(answer) == (question.answers[0] == "yes"))
-
-
-def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """F1 of yes, the mean of the three, and all else of each."""
-    splits: dict[str, tuple[list[str], list[bool]]] = {}
-    for one, answer in zip(questions, answers, strict=True):
-        said, there = splits.setdefault(one.labels["split"], ([], []))
-        said.append(answer)
-        there.append(one.answers[0] == "yes")
-    scores = score_pope(splits)
-    if questions[0].scored_as:
-        return replace(scores, metric=f"{scores.metric}; not POPE's own questions, but its rule's")
-    return scores
 
 
 POPE = Benchmark(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval.benchmark import Benchmark
 from eval.benchmarks.captions import captioned
-from eval.benchmarks.pope import is_right, score
+from eval.metrics.pope import is_right, score
 from eval.prompts import short
 from eval.question import Question
 from vlm.data.absent import Known, choose
@@ -34,9 +34,7 @@ def load(folder: Path, split: str) -> list[Question]:
             {"split": kind},
         )
         for (path, _), chosen in zip(photos, choose(known), strict=True)
-        for kind, absent in chosen.absent.items()
-        for answer, things in (("yes", chosen.there), ("no", absent[: len(chosen.there)]))
-        for thing in things
+        for kind, thing, answer in chosen.asked()
     ]
 
 

@@ -11,8 +11,8 @@ from eval.hub import Hub, Row
 from eval.metrics.scores import Scores, group_means, mean_scores
 from eval.question import Question, texts_in
 from vlm.data.options import with_options
+from vlm.data.records import read_named
 from vlm.errors import DataError
-from vlm.files import read_json
 
 LETTERS = "ABCDE"
 
@@ -26,9 +26,7 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 def problems(file: Path, split: str | None) -> Iterator[Row]:
     """The problems of a split; None is all."""
-    found = read_json(file)
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        raise DataError(f"{file}: ScienceQA's problems are an object, from id to problem")
+    found = read_named(file)
     there = {n: one for n, one in found.items() if split is None or one.get("split") == split}
     if not there:
         raise DataError(f"{file}: no problem of split '{split}'")
@@ -78,12 +76,11 @@ def is_right(question: Question, answer: str) -> float:
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     """Accuracy overall, by subject, by grade and by context."""
     each = [is_right(*pair) for pair in zip(questions, answers, strict=True)]
-    scores = mean_scores("ScienceQA accuracy", each, breakdowns(questions))
     contexts: dict[str, float] = {}
     for name in ("text", "image", "none"):
         contexts |= group_means(each, [name if name in q.scored_as else None for q in questions])
-    scores.groups["per_context"] = contexts
-    return scores
+    groups = {**breakdowns(questions, each), "per_context": contexts}
+    return mean_scores("ScienceQA accuracy", each, groups)
 
 
 SCIENCE_QA = Benchmark(

@@ -7,9 +7,11 @@ from typing import Any
 from eval.benchmark import Benchmark
 from eval.hub import Hub, Row
 from eval.metrics.vqa import SUBMITTED, submitted_accuracy
-from eval.prompts import UNANSWERABLE
+from eval.prompts import short
 from eval.question import Question, texts_in
 from vlm.data.records import read_records
+
+UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -25,8 +27,8 @@ def rows_of(file: Path) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    labels = {"answer_type": row["category"]} if isinstance(row.get("category"), str) else {}
-    text = row["question"] + "\n" + UNANSWERABLE
+    labels = {"answer_type": row["category"]} if row.get("category") else {}
+    text = short(row["question"] + "\n" + UNANSWERABLE)
     return Question(str(row["question_id"]), image, text, texts_in(row, least=2), labels)
 
 

@@ -1,2 +1,1 @@
-"""Scorers: predictions and references -> scores, without a model. Each benchmark's own definition,
-quirks included; a file for each."""
+"""Metrics that several benchmarks share: answers -> scores, without a model."""

@@ -1,12 +1,12 @@
 """POPE (Li et al. 2023): yes-or-no questions about objects that are or are not on the photo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eval.metrics.scores import Scores, interval
+from eval.metrics.scores import Floats, Scores, interval
+from eval.question import Question
 
 NEGATIONS = {"No", "not", "no"}
 
@@ -24,7 +24,7 @@ def says_yes(text: str) -> bool:
     return not NEGATIONS & set(words)
 
 
-def figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def figures(sums: Floats) -> dict[str, Floats]:
     """Accuracy, precision, recall, F1 of `yes` and the share of answers that are yes, 0 to 1.
 
     Args:
@@ -35,7 +35,7 @@ def figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """
     hits, wrong, missed, rejected = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
 
-    def share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    def share(part: Floats, whole: Floats) -> Floats:
         return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
     total = hits + wrong + missed + rejected
@@ -48,40 +48,35 @@ def figures(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def score_pope(splits: Mapping[str, tuple[Sequence[str], Sequence[bool]]]) -> Scores:
+def is_right(question: Question, answer: str) -> float:
+    return float(says_yes(answer) == (question.answers[0] == "yes"))
+
+
+def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
     """F1 of `yes`, the mean of the splits (what LLaVA-1.5 reports), and every figure of each split.
+    A question's split is one of its labels; `scored_as` says whether it is not POPE's own."""
+    names = list(dict.fromkeys(question.labels["split"] for question in questions))
+    splits = [names.index(question.labels["split"]) for question in questions]
+    said = np.array([says_yes(answer) for answer in answers])
+    truth = np.array([question.answers[0] == "yes" for question in questions])
+    counts = np.stack([said & truth, said & ~truth, ~said & truth, ~said & ~truth], axis=1)
+    # (n, S, 4): a question counts in its own split alone.
+    table = counts[:, None] * np.eye(len(names))[splits][..., None]
 
-    Args:
-        splits: by name (`random`, `popular`, `adversarial`), the answers, and for each whether
-            the object is there; one question at least in each.
-    """
-    names = list(splits)
-    tables = []
-    for position, name in enumerate(names):
-        answers, there = splits[name]
-        said = np.array([says_yes(answer) for answer in answers])
-        truth = np.array(there, dtype=bool)
-        counts = np.stack([said & truth, said & ~truth, ~said & truth, ~said & ~truth], axis=1)
-        table = np.zeros((len(counts), len(names), 4))
-        table[:, position] = counts
-        tables.append(table.reshape(len(counts), -1))
-    values = np.concatenate(tables)
-
-    def mean_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean_f1(sums: Floats) -> Floats:
         return figures(sums.reshape(len(sums), len(names), 4))["f1"].mean(axis=1)
 
-    by_split = figures(values.sum(axis=0).reshape(len(names), 4))
-    low, high = interval(values, mean_f1)
+    by_split = figures(table.sum(axis=0))
+    # Split by split, however the questions came: else resamples would be others.
+    low, high = interval(table[np.argsort(splits, kind="stable")], mean_f1)
+    by_rule = "; not POPE's own questions, but its rule's" if questions[0].scored_as else ""
     return Scores(
-        "POPE F1 of yes, mean of splits; 0 where undefined",
+        "POPE F1 of yes, mean of splits; 0 where undefined" + by_rule,
         100 * fmean(by_split["f1"]),
         (100 * low, 100 * high),
-        # True positives and true negatives, of whichever split.
-        [float(row.reshape(-1, 4)[:, [0, 3]].sum()) for row in values],
+        [float(right) for right in said == truth],
         {
-            f"per_split_{figure}": {
-                name: 100 * float(value) for name, value in zip(names, column, strict=True)
-            }
+            f"per_split_{figure}": dict(zip(names, (100 * column).tolist(), strict=True))
             for figure, column in by_split.items()
         },
         {figure: 100 * fmean(column) for figure, column in by_split.items() if figure != "f1"},

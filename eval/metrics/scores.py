@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
 
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Sums over the questions (R, K), one row for each resample -> a score for each (R,)."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,31 +50,26 @@ class Scores:
         }
 
 
-def figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
-
-
 def mean_scores(
     metric: str,
     each: Sequence[float],
-    groups: Mapping[str, Sequence[str | None]] | None = None,
+    groups: Mapping[str, dict[str, float]],
     more: Mapping[str, float] | None = None,
 ) -> Scores:
-    """Scores whose overall figure is the mean over the questions, one at least, of 0 to 1; `groups`
-    are, by name of a breakdown, the group of each question, or None."""
+    """Scores whose overall figure is the mean over the questions, one at least, of 0 to 1."""
     low, high = interval(each)
     return Scores(
         metric,
         100 * fmean(each),
         (100 * low, 100 * high),
         list(each),
-        {name: group_means(each, labels) for name, labels in (groups or {}).items()},
+        dict(groups),
         dict(more or {}),
     )
 
 
 def group_means(each: Sequence[float], labels: Sequence[str | None]) -> dict[str, float]:
-    """The mean of each group in percent, in alphabetical order."""
+    """The mean of each group in percent, in alphabetical order; a question without is in none."""
     members: dict[str, list[float]] = defaultdict(list)
     for score, label in zip(each, labels, strict=True):
         if label is not None:
@@ -83,13 +77,16 @@ def group_means(each: Sequence[float], labels: Sequence[str | None]) -> dict[str
     return {label: 100 * fmean(members[label]) for label in sorted(members)}
 
 
-def interval(values: ArrayLike, statistic: Statistic | None = None) -> tuple[float, float]:
+def interval(
+    values: ArrayLike, statistic: Callable[[Floats], Floats] | None = None
+) -> tuple[float, float]:
     """The 95% interval of a score, by the percentile bootstrap (Efron and Tibshirani 1993, chapter
     13) over 1,000 resamples of the questions.
 
     Args:
-        values: what each of n questions contributes (n,) or (n, K).
-        statistic: the score, from the sums of the contributions; None is the mean of a single one.
+        values: what each of n questions contributes (n,) or (n, ...), taken as (n, K).
+        statistic: the scores (R,) of R resamples, from the sums of what their questions
+            contribute (R, K); None is the mean of a single one.
     """
     table = np.asarray(values, dtype=np.float64)
     table = table.reshape(len(table), -1)

@@ -30,6 +30,12 @@ class Chosen(NamedTuple):
     there: list[str]
     absent: dict[str, list[str]]
 
+    def asked(self) -> Iterator[tuple[str, str, str]]:
+        """What POPE asks, as many things that are not there as are: way, thing and answer."""
+        for way, absent in self.absent.items():
+            yield from ((way, thing, "yes") for thing in self.there)
+            yield from ((way, thing, "no") for thing in absent[: len(self.there)])
+
 
 def choose(photos: list[Known]) -> Iterator[Chosen]:
     """What to ask of each photo, out of what is there on any: the same for the same photos, since a

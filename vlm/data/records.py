@@ -59,6 +59,16 @@ def read_lists(file: Path, **required: Iterable[str]) -> list[Iterator[Record]]:
     ]
 
 
+def read_named(file: Path, key: str | None = None) -> dict[str, dict[str, Any]]:
+    """The objects that a file's JSON object has by name, or that the one under `key` in it has."""
+    whole = read_json(file)
+    found = whole.get(key) if isinstance(whole, dict) and key else whole
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        where = f" under {key!r}" if key else ""
+        raise DataError(f"{file}: an object of objects by their ids is needed{where}")
+    return found
+
+
 def _objects(
     file: Path, unit: str, listed: Iterable[tuple[int, Any]], required: Iterable[str]
 ) -> Iterator[Record]:
@@ -97,13 +107,13 @@ def files_in(folder: Path) -> list[Path]:
 
 def by_id(file: Path, found: Iterable[dict[str, Any]], *names: str) -> dict[Any, dict[str, Any]]:
     """Objects of a file by their id, the first of the named keys that each has, in their order; a
-    DataError for one without id, or an id that comes twice."""
+    DataError for one without id, or an id that comes twice, be it as number and as text."""
     listed = list(found)
     numbers = [next((one[name] for name in names if name in one), None) for one in listed]
     without = [place for place, number in enumerate(numbers, start=1) if not is_id(number)]
     wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(names))
     refuse(file, without, f"no {wanted}", "entries")
-    twice = [number for number, count in Counter(numbers).items() if count > 1]
+    twice = [number for number, count in Counter(map(str, numbers)).items() if count > 1]
     refuse(file, twice, f"'{names[0]}' twice", "ids")
     return dict(zip(numbers, listed, strict=True))
 
