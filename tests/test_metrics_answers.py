@@ -9,9 +9,10 @@ from eval.benchmarks.chartqa import CHART_QA, relaxed_match
 from eval.benchmarks.choice import Options
 from eval.benchmarks.choice import score as score_choices
 from eval.benchmarks.daquar import DAQUAR
-from eval.benchmarks.docvqa import DOC_VQA, anls, edit_distance
+from eval.benchmarks.docvqa import DOC_VQA
 from eval.benchmarks.gqa import GQA
 from eval.benchmarks.scienceqa import SCIENCE_QA, read_letter
+from eval.metrics.anls import anls, edit_distance
 from eval.metrics.choice import read_choice
 from eval.metrics.exact import exact_match
 from eval.question import Question

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.benchmarks.mme import answer_of
+from eval.metrics.mme import answer_of
 from eval.metrics.pope import says_yes, score
 from eval.metrics.scores import Scores
 from eval.question import Question

@@ -1,26 +1,19 @@
-"""MME (Fu et al. 2023): two yes-or-no questions about each image, in 14 categories. Accuracy of the
-questions, and accuracy+ of images whose questions are both right, are added up over these."""
+"""MME (Fu et al. 2023): two yes-or-no questions about each image, in 14 categories."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.benchmark import NO_SPLITS, Benchmark
 from eval.hub import Hub, Row
-from eval.metrics.scores import Scores, group_means, mean_scores
+from eval.metrics.mme import answer_of, score_mme
+from eval.metrics.scores import Scores
 from eval.prompts import short
 from eval.question import Question, RowImage
 from vlm.errors import DataError
 from vlm.files import read_text
 
 ENDING = "Please answer yes or no."
-
-PERCEPTION = {
-    *("existence", "count", "position", "color", "OCR"),
-    *("posters", "celebrity", "scene", "landmark", "artwork"),
-}
-"""The other categories are cognition's."""
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -43,7 +36,7 @@ def rows(folder: Path, split: str) -> Iterator[Row]:
 
 
 def question(row: dict[str, Any], image: Any) -> Question:
-    """A row as it is asked; scored with the other questions about its image."""
+    """A row as it is asked; scored by category and image, whose questions go together."""
     answer = row["answer"].strip().lower()
     if answer not in ("yes", "no"):
         raise ValueError(f"answer {answer}")
@@ -55,33 +48,8 @@ def question(row: dict[str, Any], image: Any) -> Question:
     return Question(f"{shown[0]}/{shown[1]}/{place}", image, short(asked), (answer,), labels, shown)
 
 
-def answer_of(text: str) -> str | None:
-    """`yes` or `no`, if it is in the first four characters of an answer, in any case, as the
-    official script reads it (`snow` is no); None is neither, and wrong."""
-    start = text.lower()[:4]
-    return next((answer for answer in ("yes", "no") if answer in start), None)
-
-
-def is_right(question: Question, answer: str) -> float:
-    return float(answer_of(answer) == question.answers[0])
-
-
 def score(questions: Sequence[Question], answers: Sequence[str]) -> Scores:
-    """Accuracy over all questions, and in `more` MME's sums: of each category, accuracy plus
-    accuracy+ in percent (0 to 200), added up for perception and for cognition."""
-    each = [is_right(*pair) for pair in zip(questions, answers, strict=True)]
-    images: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for question, right in zip(questions, each, strict=True):
-        images[question.scored_as].append(right)
-    accuracy = group_means(each, [question.labels["category"] for question in questions])
-    plus = group_means([min(both) for both in images.values()], [name for name, _ in images])
-    sums = {category: accuracy[category] + plus[category] for category in accuracy}
-    more = {
-        "perception": sum(value for name, value in sums.items() if name in PERCEPTION),
-        "cognition": sum(value for name, value in sums.items() if name not in PERCEPTION),
-    }
-    groups = {"per_category_accuracy": accuracy, "per_category_accuracy_plus": plus}
-    return mean_scores("MME accuracy", each, groups, more)
+    return score_mme([(*one.scored_as, one.answers[0]) for one in questions], answers)
 
 
 MME = Benchmark(
@@ -91,7 +59,7 @@ MME = Benchmark(
     layout="the folders of the categories",
     rows=rows,
     question=question,
-    each=is_right,
+    each=lambda question, answer: float(answer_of(answer) == question.answers[0]),
     score_all=score,
     hub=Hub("lmms-lab-encoder/MME", {"all": "test"}, same_image="question_id"),
 )
