@@ -97,6 +97,7 @@ FORMS = {
         "images": ["a.png"],
         "messages": chat("What is it?", "A cat."),
     },
+    "ImageFolder": {"file_name": "a.png", "conversations": turns("What is it?", "A cat.")},
 }
 
 

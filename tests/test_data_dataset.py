@@ -240,6 +240,15 @@ def test_conversations(tmp_path: Path, columns: dict[str, list[object]]) -> None
     assert ", image 1" in sample.photos[0].name or "image" in columns
 
 
+def test_the_photo_of_a_conversation_is_in_the_column_that_is_named(tmp_path: Path) -> None:
+    folder = save(tmp_path, messages=[TURNS], photo=encoded(1))
+    (sample,) = read(folder, columns=Columns(image="photo")).usable
+    assert sample.conversations == (asked("Who?", "A cat."),)
+    assert sample.photos[0].data() == png(0)
+    with pytest.raises(DataError, match=r"columns: picture and captions, .* missing; found mess"):
+        read(folder, columns=Columns(image="picture"))
+
+
 def test_a_conversation_without_a_photo_among_others(tmp_path: Path) -> None:
     columns = {"messages": [TURNS] * 3, "images": [encoded(2), None, []]}
     found = read(save(tmp_path, **columns))

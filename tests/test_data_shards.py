@@ -70,6 +70,14 @@ def test_questions_are_in_the_json(tmp_path: Path) -> None:
     assert sample.conversations == (asked("Who?\n!", "dog"),)
 
 
+def test_a_named_column_of_photos_changes_nothing_in_a_shard(tmp_path: Path) -> None:
+    said = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]}
+    shard = save_shard(tmp_path / "data", {"1.png": png(0), "1.json": json.dumps(said)})
+    (sample,) = read(shard, columns=Columns(image="photo")).usable
+    assert sample.conversations == (asked("Who?", "Me."),)
+    assert sample.photos[0].data() == png(0)
+
+
 def test_a_folder_and_patterns_of_shards(tmp_path: Path) -> None:
     for number in (8, 9, 10):
         members = {f"{number}.png": png(number), f"{number}.txt": f"{number} cats"}

@@ -57,7 +57,8 @@ def keys_of(
     image, caption = columns.image or first(IMAGE), columns.text
     question, answer = columns.question, columns.answer
     if caption is None and question is None:
-        if kind is None and any(form <= set(found) for form in CONVERSATION):
+        there = columns.image in (None, *found)
+        if kind is None and there and any(form <= set(found) for form in CONVERSATION):
             return None
         if kind != "captions" and "question" in found and first(ANSWER):
             question, answer = "question", first(ANSWER)

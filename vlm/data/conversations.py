@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
+from vlm.data.columns import IMAGE
 from vlm.data.records import Record, photo_at, require
 from vlm.data.sample import Conversation, Message, Sample, SkipSample, kinds_of, text_of
 from vlm.data.source import DataSource
@@ -40,7 +41,7 @@ ROLES = {
 }
 """Who speaks, by the names that the forms have for them."""
 
-IMAGE = re.compile("<image>|<img>([^<]*)</img>")
+PLACE = re.compile("<image>|<img>([^<]*)</img>")
 
 
 class Turn(NamedTuple):
@@ -64,10 +65,10 @@ def conversation_sample(source: DataSource, record: Record) -> Sample:
         require(record.where, LISTS[:1], record.content)
     row = present(record.content)
     key = next((name for name in keys if name in row), keys[0])
-    images, others = (row.pop(name, []) for name in ("image", "images"))
-    images, others = (one if isinstance(one, list) else [one] for one in (images, others))
-    # Some write the same photos under both.
-    images = images if images == others else [*images, *others]
+    names = [source.columns.image] if source.columns.image else IMAGE
+    lists = [one if isinstance(one, list) else [one] for one in (row.pop(n, []) for n in names)]
+    # Some write the same photos under two names.
+    images = [image for at, own in enumerate(lists) if own not in lists[:at] for image in own]
     turns, dropped = turns_of(row.pop(key, None))
     if "system" in row and turns[0].role != "system":
         turns.insert(0, Turn("system", row.pop("system")))
@@ -176,7 +177,7 @@ def question_in(content: Any) -> list[str | Place]:
     said: list[str | Place] = []
     for piece in pieces(content, "question"):
         # Text, and what a place names, in turn.
-        found = IMAGE.split(piece) if isinstance(piece, str) else ["", piece.named, ""]
+        found = PLACE.split(piece) if isinstance(piece, str) else ["", piece.named, ""]
         said += [Place(one) if at % 2 else one for at, one in enumerate(found) if at % 2 or one]
     text = "".join(piece for piece in said if isinstance(piece, str))
     if text.strip():

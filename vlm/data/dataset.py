@@ -11,7 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from vlm.data.columns import keys_of
+from vlm.data.columns import IMAGE, keys_of
 from vlm.data.hub import load_table
 from vlm.data.photos import FilePhoto, RowPhoto
 from vlm.data.records import Record
@@ -26,7 +26,7 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
     table, split = load_table(source.path, source.subset, source.split)
     names = table.column_names
     keys = keys_of(f"{source.path}: columns", source.columns, names)
-    used = [keys.image] if keys else [name for name in ("image", "images") if name in names]
+    used = [keys.image] if keys else [source.columns.image] if source.columns.image else IMAGE
     stored = [name for name in names if name in used or _depth(table.features[name]) is not None]
     # Other images are a reason to skip a row, unless the config says which are meant.
     other = None if source.columns.image else "`columns: {image: NAME}` says which is the photo"

@@ -11,7 +11,6 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -115,10 +114,9 @@ def shard_sample(source: DataSource, record: Record) -> Sample:
         return captioned(source, record.where, (photo,), text_captions(_text(texts[0])))
     if ".json" not in found:
         raise SkipSample("no text beside the photo", f"found {', '.join(found)}")
-    row = {**_object(found[".json"]), "image": photo}
+    row = {**_object(found[".json"]), source.columns.image or "image": photo}
     try:
-        named = replace(source.columns, image=None)
-        keys = keys_of(found[".json"].member, named, row)
+        keys = keys_of(found[".json"].member, source.columns, row)
     except DataError as error:
         raise SkipSample("key missing in the JSON", str(error)) from error
     return row_sample(source, record.where, row, keys)
