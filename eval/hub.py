@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eval.question import RowImage
+from vlm.data.dataset import photos_in
 from vlm.data.hub import load_table
+from vlm.data.photos import Photo
 from vlm.data.records import require
 from vlm.errors import DataError
 
@@ -16,12 +17,13 @@ class Row(NamedTuple):
 
     Attributes:
         content: as the hub has it, wherever it is from.
-        image: where it is on the hub; of a file, the folder and the path in it; else encoded.
+        image: on the hub, the first of several; of a file, the folder and the path in it; else
+            encoded. None if there is none.
     """
 
     where: str
     content: dict[str, Any]
-    image: RowImage | tuple[Any, Any] | bytes
+    image: Photo | tuple[Any, Any] | bytes | None
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,20 @@ class Hub:
         if split not in self.splits:
             raise DataError(f"{self.id} has no split '{split}': {', '.join(self.splits)}")
         data, _ = load_table(self.id, self.config, self.splits[split])
-        photos, first = data, {}
+        table, first = data, {}
         if self.images is not None:
-            photos, _ = load_table(self.id, self.images, self.splits[split])
-            first = {number: place for place, number in enumerate(photos["id"])}
+            table, _ = load_table(self.id, self.images, self.splits[split])
+            first = {number: place for place, number in enumerate(table["id"])}
         if self.same_image is not None:
             require(f"{self.id}: columns", [self.same_image], data.column_names)
+        require(f"{self.id}: columns", ["image"], table.column_names)
+        cells = [cell if isinstance(cell, list) else [cell] for cell in photos_in(self.id, table)]
+        images = [next((one for one in cell if isinstance(one, Photo)), None) for cell in cells]
         rows = data.remove_columns("image") if "image" in data.column_names else data
         for place, row in enumerate(rows):
             where = f"{self.id}, row {place}"
             key = place if self.same_image is None else row[self.same_image]
             if self.images is not None and key not in first:
                 raise DataError(f"{where}: there is no image {key}")
-            image = RowImage(photos, first.setdefault(key, place))
+            image = images[first.setdefault(key, place)]
             yield Row(where, {"id": str(place), **row}, image)

@@ -8,31 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.data.photos import RowPhoto, TarPhoto, UrlPhoto, decode
+from vlm.data.photos import Photo, decode
 from vlm.errors import ImageError
 from vlm.images import ImageSource, load_image
 
-
-@dataclass(frozen=True)
-class RowImage:
-    """The photo in a row of a data set, decoded when it is looked at; of several, the first."""
-
-    data: Any = field(compare=False, repr=False)
-    place: int
-
-    def open(self) -> Image.Image:
-        try:
-            image = self.data[self.place]["image"]
-        except (OSError, ValueError) as error:
-            raise ImageError(f"cannot read the image of row {self.place}: {error}") from error
-        if isinstance(image, list):
-            image = image[0] if image else None
-        if not isinstance(image, Image.Image):
-            raise ImageError(f"row {self.place} has no image")
-        return image
-
-
-Shown = ImageSource | RowImage | TarPhoto | RowPhoto | UrlPhoto
+Shown = ImageSource | Photo
 """An image of a question: a path where the data has files, else where it lies in a row or a shard.
 """
 
@@ -88,9 +68,7 @@ def opened(image: Shown | None) -> Image.Image:
     """An image as a model is shown it; an ImageError if it cannot be read, or is None."""
     if image is None:
         raise ImageError("the question has no image")
-    if isinstance(image, TarPhoto | RowPhoto | UrlPhoto):
-        return decode(image)
-    return load_image(image.open() if isinstance(image, RowImage) else image)
+    return decode(image) if isinstance(image, Photo) else load_image(image)
 
 
 def data_url(image: Image.Image, kind: str, **settings: Any) -> str:

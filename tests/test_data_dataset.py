@@ -48,7 +48,9 @@ def test_the_image_feature_and_bare_bytes(tmp_path: Path) -> None:
     columns = {"image": encoded(1), "caption": [["a cat", "a kitten"]]}
     Dataset.from_dict(columns).cast_column("image", Image()).save_to_disk(tmp_path / "images")
     bare = save(tmp_path, image=[png(0)], caption=[["a cat", "a kitten"]])
-    for folder in (tmp_path / "images", bare):
+    listed = tmp_path / "listed"
+    Dataset.from_dict(columns | {"image": [[png(0)]]}).save_to_disk(listed)
+    for folder in (tmp_path / "images", bare, listed):
         (sample,) = read(folder).usable
         assert sample.conversations == captions("a cat", "a kitten")
         assert sample.photos[0].data() == png(0)

@@ -12,7 +12,7 @@ from eval.benchmarks import BENCHMARKS
 from eval.question import Question
 from tests import tiny
 from tests.test_eval_benchmarks import PROMPTS
-from vlm.errors import DataError
+from vlm.errors import DataError, ImageError
 
 ANSWERS = [{"answer": "net", "answer_id": n} for n in range(1, 11)]
 NET = {"question": "What is this?", "answers": ANSWERS}
@@ -181,6 +181,24 @@ def test_answers_that_are_no_list(tmp_path: Path) -> None:
     on_disk(tmp_path, "validation", [{**row, "direct_answers": "['net',"}])
     with pytest.raises(DataError, match=r"row 0: not as it should be: direct_answers: "):
         questions_of("aokvqa-direct", tmp_path)
+
+
+def test_rows_without_a_photo_that_can_be_read(tmp_path: Path) -> None:
+    row = {"question_id": "1", "question": "What?", "answers": ["net"] * 10, "category": "other"}
+    on_disk(tmp_path / "none", "val", [row], photos=False)
+    with pytest.raises(DataError, match="columns: image missing; found question_id, question"):
+        questions_of("vizwiz", tmp_path / "none")
+    broken = [{"bytes": b"GIF89a", "path": None}]
+    told = {
+        "broken": (broken, r"^cannot read '.*, row 0, image 1': not an image"),
+        "empty": ([], "^the question has no image"),
+        "path": (["a.png"], "^the question has no image"),
+    }
+    for name, (image, message) in told.items():
+        on_disk(tmp_path / name, "val", [row | {"image": image}], photos=False)
+        (question,) = questions_of("vizwiz", tmp_path / name)
+        with pytest.raises(ImageError, match=message):
+            question.photo()
 
 
 def test_what_cannot_be_had(tmp_path: Path) -> None:

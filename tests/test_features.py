@@ -165,10 +165,10 @@ def test_photos_in_tar_shards_and_tables_are_known_again_without_being_read(
         ]
     cells = [{"bytes": photo.data(), "path": None} for photo in photos[3:6]]
     table = datasets.Dataset.from_dict({"image": cells})
-    table = table.cast_column("image", datasets.Image(decode=False))
+    table = table.with_format("arrow")
     rows = [RowPhoto("table", table, "image", row) for row in range(3)]
     turned = table.select([2, 1, 0])
-    together = datasets.Dataset.from_dict({"image": [cells]})
+    together = datasets.Dataset.from_dict({"image": [cells]}).with_format("arrow")
     listed = [RowPhoto("list", together, "image", 0, place) for place in range(3)]
     cache = open_cache(folder)
     assert fill(cache, [*members, *rows]).encoded == 6

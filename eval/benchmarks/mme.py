@@ -9,7 +9,8 @@ from eval.hub import Hub, Row
 from eval.metrics.mme import answer_of, score_mme
 from eval.metrics.scores import Scores
 from eval.prompts import short
-from eval.question import Question, RowImage
+from eval.question import Question
+from vlm.data.photos import RowPhoto
 from vlm.errors import DataError
 from vlm.files import read_text
 
@@ -43,7 +44,7 @@ def question(row: dict[str, Any], image: Any) -> Question:
     asked = row["question"].replace(ENDING, "").strip()
     shown = row["category"], row["question_id"]
     # On the hub nothing says which of the questions about an image it is.
-    place = f"{image.place}/{asked}" if isinstance(image, RowImage) else row["place"]
+    place = f"{image.row}/{asked}" if isinstance(image, RowPhoto) else row["place"]
     labels = {"category": row["category"]}
     return Question(f"{shown[0]}/{shown[1]}/{place}", image, short(asked), (answer,), labels, shown)
 

@@ -30,18 +30,18 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
     stored = [name for name in names if name in used or _depth(table.features[name]) is not None]
     # Other images are a reason to skip a row, unless the config says which are meant.
     other = None if source.columns.image else "`columns: {image: NAME}` says which is the photo"
-    images = [_images(source.path, table, n) if n in used else repeat(other) for n in stored]
+    images = [photos_in(source.path, table, n) if n in used else repeat(other) for n in stored]
     texts = table.select_columns([name for name in names if name not in stored])
     for number, (row, *cells) in enumerate(zip(texts, *images, strict=False)):
         row |= zip(stored, cells, strict=True)
         yield Record(f"{source.path}, row {number}", (row, keys), split)
 
 
-def _images(path: str, table: Any, column: str) -> Iterator[Any]:
+def photos_in(path: str, table: Any, column: str = "image") -> Iterator[Any]:
     """What each row has for images, a photo, the path of one, or a list of them; none is read."""
     # Slow to import, and few sources need it.
-    from datasets import Image, List
     from pyarrow.compute import is_null, list_flatten, list_value_length, struct_field
+    from pyarrow.types import is_struct
 
     photos = table.select_columns([column])
     kind = table.features[column]
@@ -53,16 +53,15 @@ def _images(path: str, table: Any, column: str) -> Iterator[Any]:
             )
         yield from (row[column] for row in photos)
         return
-    # Decoded, every photo would be opened while only its text is looked at.
-    plain = Image(decode=False)
-    photos = photos.cast_column(column, List(plain) if depth else plain)
-    row = 0
-    for part in photos.with_format("arrow").iter(batch_size=1000):
+    # As it is stored: decoded, every photo would be opened while only its text is looked at.
+    photos, row = photos.with_format("arrow"), 0
+    for part in photos.iter(batch_size=1000):
         cells = part[column]
         counts = list_value_length(cells).to_pylist() if depth else [1] * len(cells)
         cells = list_flatten(cells) if depth else cells
-        files = struct_field(cells, "path").to_pylist()
-        empty = is_null(struct_field(cells, "bytes")).to_pylist()
+        bare = not is_struct(cells.type)
+        files = [None] * len(cells) if bare else struct_field(cells, "path").to_pylist()
+        empty = is_null(cells if bare else struct_field(cells, "bytes")).to_pylist()
         flat = zip(files, empty, strict=True)
         for count in counts:
             found = []

@@ -50,9 +50,9 @@ class TarPhoto:
 
 @dataclass(frozen=True, eq=False)
 class RowPhoto:
-    """An encoded image in a `datasets.Dataset` whose image column is not decoded
-    (`Image(decode=False)`), at a place in the row's list, if it is one; path is that of the data
-    set, for messages. One that the data set only names the file of is a `FilePhoto`."""
+    """An encoded image in a `datasets.Dataset` of the format "arrow", at a place in the row's list,
+    if it is one; path is that of the data set, for messages. One that the data set only names the
+    file of is a `FilePhoto`."""
 
     path: str
     dataset: Any
@@ -66,11 +66,10 @@ class RowPhoto:
         return f"{self.path}, row {self.row}{at}"
 
     def data(self) -> bytes:
-        cell = self.dataset[self.row][self.column]
+        cell = self.dataset[self.row][self.column][0]
         cell = cell if self.place is None else cell[self.place]
-        if cell is None or cell["bytes"] is None:
-            raise ImageError(f"cannot read {self.name!r}: no image in it")
-        return cell["bytes"]
+        found = cell.as_py()
+        return found["bytes"] if isinstance(found, dict) else found
 
 
 @dataclass(frozen=True)
