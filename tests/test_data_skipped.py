@@ -20,8 +20,6 @@ def test_a_report_lists_each_sample(tmp_path: Path) -> None:
     file = tmp_path / "run" / "report.jsonl"
     write_report(iter(THREE[:2]), file)
     append_report(THREE[2:], file)
-    # The same sample in a later epoch.
-    append_report(THREE[1:], file)
     assert read_report(file) == THREE
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"where": "a.jsonl, line 3", "reason": "blank caption", "detail": ""},

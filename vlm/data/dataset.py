@@ -15,8 +15,7 @@ from vlm.data.columns import IMAGE, keys_of
 from vlm.data.hub import load_table
 from vlm.data.photos import FilePhoto, RowPhoto
 from vlm.data.records import Record
-from vlm.data.rows import row_sample, with_lists
-from vlm.data.sample import Sample
+from vlm.data.rows import with_lists
 from vlm.data.source import DataSource
 from vlm.errors import DataError
 
@@ -33,7 +32,7 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
     images = [photos_in(source.path, table, n) if n in used else repeat(other) for n in stored]
     texts = table.select_columns([name for name in names if name not in stored])
     for number, (row, *cells) in enumerate(zip(texts, *images, strict=False)):
-        row |= zip(stored, cells, strict=True)
+        row = with_lists(row | dict(zip(stored, cells, strict=True)), keys)
         yield Record(f"{source.path}, row {number}", (row, keys), split)
 
 
@@ -85,8 +84,3 @@ def _depth(kind: Any) -> int | None:
     stored = isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()
     binary = kind in (Value("binary"), Value("large_binary"))
     return 0 if stored or binary or isinstance(kind, Image) else None
-
-
-def dataset_sample(source: DataSource, record: Record) -> Sample:
-    row, keys = record.content
-    return row_sample(source, record.where, with_lists(row, keys), keys)

@@ -22,14 +22,6 @@ KEYS = Keys("image", None, "question", "answers")
 """Of records that a reader makes."""
 
 
-class Row(NamedTuple):
-    """A question with its place, and the keys that hold it."""
-
-    where: str
-    content: Mapping[str, Any]
-    keys: Keys
-
-
 class Asked(NamedTuple):
     """A question as it is trained, all right answers to it, its options by letter, if it has some,
     and words for what is dropped."""
@@ -47,10 +39,11 @@ def question_records(source: DataSource) -> Iterator[Record]:
     `split`; in order of the first line about each."""
     photos: dict[tuple[str, str], Record] = {}
     for where, content, split in read_records(Path(source.path)):
-        row = Row(where, content, keys_of(where, source.columns, content, "questions"))
+        keys = keys_of(where, source.columns, content, "questions")
         # Whatever a line has for an image: one that is no path is skipped later.
-        photo = str(content[row.keys.image]), str(split)
-        photos.setdefault(photo, Record(where, [], split)).content.append(row)
+        photo = str(content[keys.image]), str(split)
+        asked = photos.setdefault(photo, Record(where, [], split)).content
+        asked.append(Record(where, (content, keys)))
     yield from photos.values()
 
 
@@ -58,21 +51,22 @@ def photo_sample(source: DataSource, record: Record) -> Sample:
     """One photo, by the names that it may have, with records that ask about it."""
     names, records = record.content
     photo = photo_at(source, *names)
-    rows = [Row(where, {**content, "image": photo}, KEYS) for where, content, _ in records]
+    rows = [Record(where, ({**content, "image": photo}, KEYS)) for where, content, _ in records]
     return question_sample(source, Record(record.where, rows))
 
 
 def question_sample(source: DataSource, record: Record) -> Sample:
-    """Photos with a conversation for each question about them. A question that cannot be used is
-    dropped; a SkipSample if none is left."""
+    """Photos with a conversation for each question about them, a row with its keys. A question that
+    cannot be used is dropped; a SkipSample if none is left."""
     where, rows, _ = record
-    images, photos = photos_at(source, rows[0].content[rows[0].keys.image])
+    first, keys = rows[0].content
+    images, photos = photos_at(source, first[keys.image])
     used: list[tuple[str, Asked]] = []
     errors: list[SkipSample] = []
     for row in rows:
         try:
             # A line number, or the question's own.
-            used.append((row.where.rpartition(" ")[2], ask(source, row, images)))
+            used.append((row.where.rpartition(" ")[2], ask(source, *row.content, images)))
         except SkipSample as error:
             place = "" if row.where == where and len(rows) == 1 else row.where
             errors.append(SkipSample(error.reason, f"{place} {error.detail}".strip()))
@@ -91,10 +85,9 @@ def question_sample(source: DataSource, record: Record) -> Sample:
     )
 
 
-def ask(source: DataSource, row: Row, images: Sequence[Any]) -> Asked:
+def ask(source: DataSource, content: Mapping[str, Any], keys: Keys, images: Sequence[Any]) -> Asked:
     """One question about images: of several answers to it, the one given most (the first of those
     given equally often), or all of them, joined as in DAQUAR."""
-    content, keys = row.content, row.keys
     options = options_of(next(filter(None, map(content.get, OPTIONS)), None))
     answers, dropped = answers_of(content[keys.answer], options)
     hint = None if content.get("hint") in (None, "") else text_of(content["hint"], "hint")

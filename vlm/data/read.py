@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vlm.data import captions, conversations, dataset, instances, questions, shards, table, vqa
+from vlm.data import captions, conversations, dataset, instances, questions, rows, shards, table
 from vlm.data.formats import METADATA, format_of
 from vlm.data.records import Record, files_in, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
 from vlm.data.source import DataSource, Format
+from vlm.data.vqa import vqa_records
 from vlm.errors import DataError
 
 
@@ -54,8 +55,8 @@ READERS: dict[Format, Reader] = {
     "imagefolder": Reader(imagefolder_records, imagefolder_sample),
     "coco": Reader(captions.coco_records, captions.caption_sample),
     "instances": Reader(instances.instance_records, questions.photo_sample),
-    "vqa": Reader(vqa.vqa_records, questions.photo_sample),
-    "dataset": Reader(dataset.dataset_records, dataset.dataset_sample),
+    "vqa": Reader(vqa_records, questions.photo_sample),
+    "dataset": Reader(dataset.dataset_records, rows.row_sample),
     "shards": Reader(shards.shard_records, shards.shard_sample),
 }
 

@@ -3,14 +3,13 @@
 import ast
 import json
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from vlm.data.captions import caption_sample
 from vlm.data.columns import OPTIONS, Keys
 from vlm.data.conversations import LISTS, conversation_sample
-from vlm.data.questions import Row, question_sample
+from vlm.data.questions import question_sample
 from vlm.data.records import Record
 from vlm.data.sample import Sample
 from vlm.data.source import DataSource
@@ -28,16 +27,17 @@ LONGEST = 1 << 17
 """Characters of a list, as many as the csv module takes in a cell."""
 
 
-def row_sample(source: DataSource, where: str, row: Mapping[str, Any], keys: Keys | None) -> Sample:
-    """The sample of a row, without keys a conversation."""
+def row_sample(source: DataSource, record: Record) -> Sample:
+    """The sample of a row with its keys, without keys a conversation."""
+    row, keys = record.content
     if keys is None:
-        return conversation_sample(source, Record(where, row))
+        return conversation_sample(source, Record(record.where, row))
     if keys.question is not None:
-        return question_sample(source, Record(where, [Row(where, row, keys)]))
-    return caption_sample(source, Record(where, (row, keys)))
+        return question_sample(source, Record(record.where, [record]))
+    return caption_sample(source, record)
 
 
-def with_lists(row: dict[str, Any], keys: Keys | None) -> dict[str, Any]:
+def with_lists(row: dict[str | None, Any], keys: Keys | None) -> dict[str | None, Any]:
     """A row of cells, with lists for those that are written as text, where there may be some."""
     named = LISTS if keys is None else (keys.image, keys.caption, keys.answer)
     lists = {"images", "history", *OPTIONS, *named}

@@ -119,7 +119,7 @@ def shard_sample(source: DataSource, record: Record) -> Sample:
         keys = keys_of(found[".json"].member, source.columns, row)
     except DataError as error:
         raise SkipSample("key missing in the JSON", str(error)) from error
-    return row_sample(source, record.where, row, keys)
+    return row_sample(source, Record(record.where, (row, keys)))
 
 
 def _object(member: TarPhoto) -> dict[str, Any]:

@@ -16,9 +16,8 @@ def write_report(skipped: Iterable[Skipped], file: Path) -> None:
 
 
 def append_report(skipped: Iterable[Skipped], file: Path) -> None:
-    """Adds samples that turned out unusable, each once: they do so in every epoch."""
-    there = set(read_report(file))
-    append_rows(file, [asdict(one) for one in dict.fromkeys(skipped) if one not in there])
+    """See `append_rows`."""
+    append_rows(file, map(asdict, skipped))
 
 
 def read_report(file: Path) -> list[Skipped]:

@@ -39,13 +39,13 @@ def table_records(source: DataSource) -> Iterator[Record]:
                 where, first = f"{path}, line {first}", rows.line_num + 1
                 if cells:
                     row = dict(zip_longest(header, cells))
-                    yield Record(where, (row, keys), row.get("split"))
+                    yield Record(where, (with_lists(row, keys), keys), row.get("split"))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}, from line {first}: not a table: {error}") from error
 
 
 def table_sample(source: DataSource, record: Record) -> Sample:
-    row, keys = record.content
+    row, _ = record.content
     if None in row or None in row.values():
         raise SkipSample("row and header differ in length")
-    return row_sample(source, record.where, with_lists(row, keys), keys)
+    return row_sample(source, record)
