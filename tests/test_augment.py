@@ -1,6 +1,7 @@
 """Other views of a photo: most of it, and what is said of them stays true."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_left_and_right_change_places_in_the_texts_of_a_mirrored_photo(
     plain, other = views(said("A dog.", text))
     assert plain == (False, said("A dog.", text))
     assert other == (True, said("A dog.", mirrored))
+
+
+def test_the_question_of_a_caption_is_of_the_mirrored_photo_too() -> None:
+    caption = replace(said("A dog."), questions=("What is on the left?", "What is it?"))
+    turned = replace(caption, questions=("What is on the right?", "What is it?"))
+    assert views(caption) == [(False, caption), (True, turned)]
+    unclear = replace(caption, questions=("What is left?",))
+    assert views(unclear) == [(False, unclear)]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from vlm.data.sample import Conversation, Message, Sample
+from vlm.data.sample import Message, Sample
 
 SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 """What a mirrored photo would make wrong."""
@@ -35,17 +35,20 @@ def mirror(sample: Sample, generator: random.Random) -> tuple[Sample, bool]:
     """Half of the time, what is true of a sample whose photos are mirrored: left and right change
     places in its texts. Never where they are said in another sense. And whether the photos, here
     as they are, are to be mirrored."""
-    named = all(len(SIDE.findall(t)) == len(EXCHANGEABLE.findall(t)) for t in sample.texts())
+    texts = [*sample.questions, *sample.texts()]
+    named = all(len(SIDE.findall(text)) == len(EXCHANGEABLE.findall(text)) for text in texts)
     if generator.random() < 0.5 or not named:
         return sample, False
-    return replace(sample, conversations=tuple(map(_exchange, sample.conversations))), True
+    conversations = tuple(
+        tuple(Message(said.role, tuple(map(_exchanged, said.parts))) for said in conversation)
+        for conversation in sample.conversations
+    )
+    questions = tuple(map(_exchanged, sample.questions))
+    return replace(sample, conversations=conversations, questions=questions), True
 
 
-def _exchange(conversation: Conversation) -> Conversation:
-    def exchanged(part: str | int) -> str | int:
-        return EXCHANGEABLE.sub(_other_side, part) if isinstance(part, str) else part
-
-    return tuple(Message(said.role, tuple(map(exchanged, said.parts))) for said in conversation)
+def _exchanged(part: str | int) -> str | int:
+    return EXCHANGEABLE.sub(_other_side, part) if isinstance(part, str) else part
 
 
 def _other_side(match: re.Match[str]) -> str:
