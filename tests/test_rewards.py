@@ -185,11 +185,20 @@ def test_a_resumed_run_draws_the_same(config: TrainConfig) -> None:
     assert before[1] == tiny_runs.metrics(config, "reward")
 
 
-def test_only_captions_can_be_drawn(config: TrainConfig, tmp_path: Path) -> None:
-    line = {"image": "0.png", "question": "What?", "answer": "A cat."}
-    file = tmp_path / "data" / "questions.jsonl"
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"image": "0.png", "question": "What?", "answer": "A cat."},
+        {"image": ["0.png", "1.png"], "caption": "Two cats."},
+    ],
+)
+def test_only_captions_of_a_photo_can_be_drawn(
+    config: TrainConfig, tmp_path: Path, line: dict[str, object]
+) -> None:
+    file = tmp_path / "data" / "lines.jsonl"
     file.write_text(json.dumps(line), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"^self_critical needs captions, and .*line 1 is none$"):
+    told = r"^self_critical needs captions of a photo: .*line 1 has none$"
+    with pytest.raises(ConfigError, match=told):
         train(replace(config, data=[DataSource(str(file), self_critical=True)]))
 
 

@@ -37,8 +37,8 @@ def self_critical(
     """What draws the captions of the sources that ask for it; None if none does."""
     samples = [one for found in sources if found.source.self_critical for one in found.usable]
     for sample in samples:
-        if not sample.questions:
-            raise ConfigError(f"self_critical needs captions, and {sample.where} is none")
+        if not sample.questions or len(sample.photos) > 1:
+            raise ConfigError(f"self_critical needs captions of a photo: {sample.where} has none")
     captions = [sample.texts() for sample in samples]
     return SelfCritical(model, accelerator, captions) if captions else None
 
