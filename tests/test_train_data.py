@@ -16,8 +16,9 @@ from train.config import TrainConfig
 from train.epochs import Epochs
 from train.run import train
 from vlm.data.read import read_sources
+from vlm.data.sample import Skipped
 from vlm.data.source import DataSource
-from vlm.errors import DataError
+from vlm.errors import DataError, PromptError
 
 
 @pytest.fixture
@@ -252,3 +253,21 @@ def test_what_is_asked_during_a_run_is_what_is_trained_up_to_the_first_answer(
     trained = model.prompt(whole, answer_next=False).input_ids
     asked = model.prompt(messages).input_ids
     assert asked == trained[: len(asked)]
+
+
+def test_a_conversation_that_the_chat_template_refuses_is_skipped(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sources = tiny.vision_language_model(), read_sources(config.data)
+    epochs = Epochs(config, model, Accelerator(cpu=True), sources, [], [])
+    sample = epochs.samples[0]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PromptError("the chat template refuses this conversation: no system messages")
+
+    monkeypatch.setattr(model, "prompt", refuse)
+    reason = "refused by the chat template"
+    told = "the chat template refuses this conversation: no system messages"
+    found = epochs.dataset([sample], None, epoch=0)[0]
+    assert found == Skipped(sample.where, reason, told)
+    assert epochs.questions(answer_length=8) == []

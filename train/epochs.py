@@ -17,7 +17,7 @@ from train.order import epoch_batches, epoch_order
 from vlm.data.photos import Photo
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
 from vlm.data.skipped import append_report, check_share
-from vlm.errors import DataError
+from vlm.errors import DataError, PromptError
 from vlm.model import VisionLanguageModel
 
 ASKED = 4
@@ -118,8 +118,8 @@ class Epochs:
 
     def questions(self, answer_length: int) -> list[tuple[str, str, list[dict[str, Any]]]]:
         """Of a few samples, held-out ones where there are some: names of the photos, first question
-        and the messages up to it; those that cannot be read, or whose answer of so many tokens
-        would have no room, are left out."""
+        and the messages up to it; those that cannot be read, or asked, or whose answer of so many
+        tokens would have no room, are left out."""
         asked = []
         limit = self.model.language.max_length
         for sample in (self.held_out or self.samples)[:ASKED]:
@@ -132,9 +132,9 @@ class Epochs:
                 for part in content:
                     if part["type"] == "image":
                         part["image"] = read_photo(part["image"])
-            except SkipSample:
+                length = len(self.model.prompt(messages[: first + 1]))
+            except (SkipSample, PromptError):
                 continue
-            length = len(self.model.prompt(messages[: first + 1]))
             if limit is None or length + answer_length <= limit:
                 asked.append((names, text, messages[: first + 1]))
         return asked

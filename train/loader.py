@@ -18,7 +18,7 @@ from train.features import FeatureCache
 from train.packing import NOTHING, empty_batch, pack
 from vlm.data.photos import Photo, decode
 from vlm.data.sample import Sample, Skipped, SkipSample
-from vlm.errors import ImageError, VLMError
+from vlm.errors import ImageError, PromptError, VLMError
 from vlm.preprocess import Preprocessing
 from vlm.prompt import Prompt
 
@@ -34,8 +34,12 @@ def prompts_of(
     sample: Sample, prompt: PromptBuilder, generator: random.Random, max_length: int
 ) -> tuple[list[Prompt], int]:
     """The conversations of a sample, none of them longer than `max_length` tokens, and how many of
-    their answers are cut by that."""
-    whole = [prompt(messages) for messages in sample.messages(generator)]
+    their answers are cut by that. A SkipSample where that leaves nothing to learn, or the model's
+    chat template refuses one, as some do a system message."""
+    try:
+        whole = [prompt(messages) for messages in sample.messages(generator)]
+    except PromptError as error:
+        raise SkipSample("refused by the chat template", str(error)) from error
     cut = sum(cut_answers(each, max_length) for each in whole)
     return [shorten(each, max_length) for each in whole], cut
 
