@@ -72,7 +72,7 @@ def test_a_drawn_question_is_behind_a_system_message() -> None:
         ({"captions": ["", " "]}, "blank caption", ""),
         ({"captions": [3]}, "caption is not text", "3"),
         ({"captions": None}, "no captions", ""),
-        ({"question": ""}, "blank question", ""),
+        ({"question": " "}, "blank question", ""),
         ({"question": 1}, "question is not text", "1"),
     ],
 )

@@ -66,6 +66,19 @@ def test_tab_separated_questions(folder: Path) -> None:
     assert found.usable[0].questions == ()
 
 
+def test_a_caption_whose_question_is_blank_answers_those_of_the_source(folder: Path) -> None:
+    file = table(folder, "image,caption,question", "a.png,a cat,Who?", "b.png,a dog,")
+    found = read(file, questions=["What?"])
+    assert [sample.questions for sample in found.usable] == [("Who?",), ("What?",)]
+
+
+def test_the_photos_of_a_conversation_as_a_list(folder: Path) -> None:
+    said = "\"[{'from': 'human', 'value': 'Who?'}, {'from': 'gpt', 'value': 'A cat.'}]\""
+    (sample,) = read(table(folder, "image,conversations", f"['a.png'],{said}")).usable
+    assert sample.photos == (FilePhoto(folder / "images/a.png"),)
+    assert sample.conversations == (asked("Who?", "A cat."),)
+
+
 def test_columns_of_kinds(folder: Path) -> None:
     file = table(folder, "image,q,a,category,type", "a.png,Who?,cat,pets,", "b.png,Who?,dog,,1")
     found = read(file, columns=Columns(question="q", answer="a"))

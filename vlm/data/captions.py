@@ -63,7 +63,8 @@ def captioned(
     the one beside it; `left` are words for what else is dropped."""
     said, dropped = texts_of(captions, "caption")
     questions = source.questions
-    if question is not None:
+    # Tables have no other word for none.
+    if question not in (None, ""):
         # It comes behind the photo in any case.
         behind = re.sub("^<image>\n?|\n?<image>$", "", text_of(question, "question"))
         questions = [text_of(behind, "question")]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from vlm.data.captions import caption_sample
-from vlm.data.columns import OPTIONS, Keys
+from vlm.data.columns import IMAGE, OPTIONS, Keys
 from vlm.data.conversations import LISTS, conversation_sample
 from vlm.data.questions import question_sample
 from vlm.data.records import Record
@@ -40,7 +40,7 @@ def row_sample(source: DataSource, record: Record) -> Sample:
 def with_lists(row: dict[str | None, Any], keys: Keys | None) -> dict[str | None, Any]:
     """A row of cells, with lists for those that are written as text, where there may be some."""
     named = LISTS if keys is None else (keys.image, keys.caption, keys.answer)
-    lists = {"images", "history", *OPTIONS, *named}
+    lists = {*IMAGE, "history", *OPTIONS, *named}
     found = {name: listed_in(cell) for name, cell in row.items() if name in lists}
     # Only options come as an object; another one is what is to be answered.
     return row | {n: one for n, one in found.items() if n in OPTIONS or not isinstance(one, dict)}
