@@ -1,6 +1,5 @@
 """A-OKVQA (Schwenk et al. 2022): questions that need knowledge, with choices and without."""
 
-from ast import literal_eval
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from eval.hub import Hub, Row
 from eval.prompts import short
 from eval.question import Question, texts_in
 from vlm.data.records import read_records
+from vlm.data.rows import listed_in
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
@@ -29,14 +29,9 @@ def direct(row: dict[str, Any], image: Any) -> list[Question]:
     """A row without choices, unless the data set calls it too hard for that."""
     if row["difficult_direct_answer"]:
         return []
-    answers = row["direct_answers"]
-    if isinstance(answers, str):
-        # So the hub has them: a list, as Python writes it.
-        try:
-            answers = literal_eval(answers)
-        except SyntaxError as error:
-            raise ValueError(f"direct_answers: {error.msg}") from error
-    given = texts_in({"direct_answers": answers}, "direct_answers")
+    # On the hub it is the text of a list.
+    listed = {"direct_answers": listed_in(row["direct_answers"])}
+    given = texts_in(listed, "direct_answers")
     return [Question(row["question_id"], image, short(row["question"]), given)]
 
 
