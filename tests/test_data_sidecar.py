@@ -169,3 +169,12 @@ def test_an_image_folder_of_questions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"say how to read it, `format:` imagefolder or sidecar$"):
         read(tmp_path)
     assert read(tmp_path, format="sidecar").usable[0].conversations == captions("a cat")
+
+
+def test_a_folder_of_photos_with_two_tables_of_them(tmp_path: Path) -> None:
+    save_photos(tmp_path, "a.png")
+    for kind in ("csv", "jsonl"):
+        metadata(tmp_path, kind, file_name=["a.png"], text=["a cat"])
+    told = r"metadata\.csv and metadata\.jsonl are of the same photos: remove one$"
+    with pytest.raises(DataError, match=told):
+        read(tmp_path)

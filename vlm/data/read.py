@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,13 +33,16 @@ def imagefolder_records(source: DataSource) -> Iterator[Record]:
     """The rows of the metadata files of ImageFolder (Hugging Face `datasets`) in a folder, which
     name photos beside them by `file_name`. A folder inside is a split."""
     folder = Path(source.path)
-    for file in files_in(folder):
-        if file.name in METADATA:
-            inner = replace(source, path=str(file), format=None, split=None)
-            inner.format = format_of(inner)
-            split = None if file.parent == folder else file.relative_to(folder).parts[0]
-            for record in READERS[inner.format].records(inner):
-                yield Record(record.where, (inner, record), split or record.split)
+    files = [file for file in files_in(folder) if file.name in METADATA]
+    for first, second in pairwise(files):
+        if first.parent == second.parent:
+            raise DataError(f"{first} and {second.name} are of the same photos: remove one")
+    for file in files:
+        inner = replace(source, path=str(file), format=None, split=None)
+        inner.format = format_of(inner)
+        split = None if file.parent == folder else file.relative_to(folder).parts[0]
+        for record in READERS[inner.format].records(inner):
+            yield Record(record.where, (inner, record), split or record.split)
 
 
 def imagefolder_sample(source: DataSource, record: Record) -> Sample:

@@ -67,9 +67,9 @@ class Sample:
         drawn = (generator.choice(self.questions),) if self.questions else ()
         rows = []
         for conversation in self.conversations:
-            system, (first, *rest) = split_system(conversation)
-            opened = Message(first.role, first.parts + drawn)
-            said = (*system, opened, *rest)
+            said = list(conversation)
+            first = int(said[0].role == "system")
+            said[first] = Message(said[first].role, said[first].parts + drawn)
             rows.append([message.with_images(self.photos) for message in said])
         return rows
 
@@ -114,12 +114,6 @@ class Samples:
     usable: list[Sample] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
-
-
-def split_system(conversation: Conversation) -> tuple[Conversation, Conversation]:
-    """The system message, if there is one, and the conversation behind it."""
-    place = int(conversation[0].role == "system")
-    return conversation[:place], conversation[place:]
 
 
 def text_of(value: object, what: str) -> str:
