@@ -10,7 +10,7 @@ from typing import Any
 from eval.benchmarks.scienceqa import LETTERS
 from eval.hub import Row
 from eval.question import Question
-from vlm.data.records import by_id, head, read_records, refuse, require_same
+from vlm.data.records import by_id, head, read_records, refuse
 from vlm.errors import DataError
 from vlm.files import read_json
 
@@ -29,7 +29,9 @@ def read_results(
     file of another form. A DataError for missing, unknown or repeated ids, and for no text."""
     found = objects(file) if found is None else found
     given = {str(n): one for n, one in by_id(file, found, number, "question_id").items()}
-    require_same(file, given, {question.id: question for question in asked}, "answer")
+    ids = {question.id for question in asked}
+    refuse(file, [question.id for question in asked if question.id not in given], "no answer")
+    refuse(file, [n for n in given if n not in ids], "no such question", "answers")
     keys = {n: next((key for key in ANSWERS if key in one), "answer") for n, one in given.items()}
     wrong = [n for n, key in keys.items() if not isinstance(given[n].get(key), str)]
     refuse(file, wrong, f"'{keys[wrong[0]] if wrong else ''}' that is no text")

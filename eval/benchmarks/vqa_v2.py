@@ -12,9 +12,7 @@ from eval.metrics.vqa import SUBMITTED, submitted_accuracy
 from eval.prompts import short
 from eval.question import Question, texts_in
 from vlm.data.records import refuse
-from vlm.data.vqa import read_vqa
-
-TYPES = ("answer_type", "question_type")
+from vlm.data.vqa import TYPES, read_vqa
 
 
 def rows(prefix: str, folder: Path, split: str) -> Iterator[Row]:
@@ -29,12 +27,11 @@ def rows(prefix: str, folder: Path, split: str) -> Iterator[Row]:
 def annotated(questions: Path, annotations: Path) -> Iterator[Row]:
     """Questions with what people answered, each with the folder and the number of its image."""
     asked, unknown = read_vqa(questions, annotations)
-    refuse(annotations, [one.id for one in asked if one.answers is None], "no annotation")
+    without = [number for number, row in asked.items() if row["answers"] is None]
+    refuse(annotations, without, "no annotation")
     refuse(annotations, unknown, "no such question", "annotations")
-    for one in asked:
-        content = {"question_id": one.id, "question": one.text, "answers": list(one.answers)}
-        content |= {name: getattr(one, name) for name in TYPES}
-        yield Row(f"{annotations}: question {one.id}", content, (questions.parent, one.image))
+    for number, row in asked.items():
+        yield Row(f"{annotations}: question {number}", row, (questions.parent, row["image_id"]))
 
 
 def question(row: dict[str, Any], image: Any) -> Question:

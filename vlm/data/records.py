@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -129,13 +129,6 @@ def refuse(file: Path, offenders: Sequence[Any], what: str, of: str = "questions
         named = ", ".join(map(str, offenders[:NAMED]))
         more = f" and {len(offenders) - NAMED:,} more" if len(offenders) > NAMED else ""
         raise DataError(f"{file}: {len(offenders):,} {of} with {what}: {named}{more}")
-
-
-def require_same(file: Path, given: Collection[Any], asked: Collection[Any], what: str) -> None:
-    """A DataError if some are missing, or belong to no question: names the first of them."""
-    refuse(file, [number for number in asked if number not in given], f"no {what}")
-    unknown = [number for number in given if number not in asked]
-    refuse(file, unknown, "no such question", f"{what}s")
 
 
 def require(where: str, expected: Iterable[str], found: Iterable[str]) -> None:

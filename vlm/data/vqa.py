@@ -2,7 +2,6 @@
 form of OK-VQA, too."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +10,29 @@ from vlm.data.source import DataSource
 from vlm.errors import DataError
 from vlm.files import read_json
 
-
-@dataclass(frozen=True)
-class VqaQuestion:
-    """A question about the photo of this number in COCO, with what people, as a rule ten, answered:
-    None where the annotations have none. Its type is what it begins with, such as `how many`; that
-    of the answer `yes/no`, `number` or `other`."""
-
-    id: Any
-    image: Any
-    text: Any
-    answers: tuple[Any, ...] | None
-    question_type: Any = None
-    answer_type: Any = None
+TYPES = ("answer_type", "question_type")
+"""`yes/no`, `number` or `other`; and what the question begins with, such as `how many`."""
 
 
-def read_vqa(questions: Path, annotations: Path) -> tuple[list[VqaQuestion], list[Any]]:
-    """The questions of a file, and the ids of annotations that belong to none; a DataError if a
-    file cannot be read, or lacks what VQA v2's have."""
+def read_vqa(questions: Path, annotations: Path) -> tuple[dict[Any, dict[str, Any]], list[Any]]:
+    """The questions of a file by id, each about the photo of its `image_id` in COCO, with `TYPES`
+    and, as `answers`, what people, as a rule ten, answered: None where the annotations have none.
+    And the ids of annotations that belong to none. A DataError if a file cannot be read, or lacks
+    what VQA v2's have."""
     rows = read_records(questions, ("question", "image_id"), "questions")
     asked = by_id(questions, (row.content for row in rows), "question_id")
     rows = read_records(annotations, ("answers",), "annotations")
     annotated = by_id(annotations, (row.content for row in rows), "question_id")
-    found = []
     for number, row in asked.items():
         given = annotated.get(number, {})
         try:
-            answers = tuple(one["answer"] for one in given["answers"]) if given else None
+            row["answers"] = [one["answer"] for one in given["answers"]] if given else None
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{annotations}: question {number} needs a list 'answers' of objects with 'answer'"
             ) from error
-        kinds = (given.get("question_type"), given.get("answer_type"))
-        found.append(VqaQuestion(number, row["image_id"], row["question"], answers, *kinds))
-    return found, [number for number in annotated if number not in asked]
+        row |= {name: given.get(name) for name in TYPES}
+    return asked, [number for number in annotated if number not in asked]
 
 
 def vqa_records(source: DataSource) -> Iterator[Record]:
@@ -55,12 +43,11 @@ def vqa_records(source: DataSource) -> Iterator[Record]:
     whole = read_json(Path(source.path))
     subtype = whole.get("data_subtype") if isinstance(whole, dict) else None
     images: dict[str, tuple[list[str], list[Record]]] = {}
-    for question in questions:
-        answers = None if question.answers is None else list(question.answers)
-        content = {"question": question.text, "answers": answers, "kind": question.answer_type}
-        names = file_names(question.image, subtype)
-        _, asked = images.setdefault(str(question.image), (names, []))
-        asked.append(Record(f"question {question.id}", content))
+    for number, row in questions.items():
+        content = {key: row[key] for key in ("question", "answers")} | {"kind": row["answer_type"]}
+        image = row["image_id"]
+        _, asked = images.setdefault(str(image), (file_names(image, subtype), []))
+        asked.append(Record(f"question {number}", content))
     for image, about in images.items():
         yield Record(f"{source.path}, image {image}", about)
 
