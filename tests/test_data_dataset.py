@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import Dataset, DatasetDict, Image, NamedSplit
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Image, NamedSplit, Video
 
 from tests import tiny
 from tests.data_folders import asked, captions, png, read, reasons, save_photos
@@ -54,6 +54,23 @@ def test_the_image_feature_and_bare_bytes(tmp_path: Path) -> None:
         (sample,) = read(folder).usable
         assert sample.conversations == captions("a cat", "a kitten")
         assert sample.photos[0].data() == png(0)
+
+
+def test_a_class_is_its_name(tmp_path: Path) -> None:
+    columns = {"image": encoded(3), "question": ["Who?"] * 3, "answer": [1, -1, None]}
+    named = Dataset.from_dict(columns).cast_column("answer", ClassLabel(names=["cat", "dog"]))
+    named.save_to_disk(tmp_path / "data")
+    found = read(tmp_path / "data")
+    assert [sample.answers for sample in found.usable] == [(("dog",),)]
+    assert [one.reason for one in found.skipped] == ["no answers"] * 2
+
+
+@pytest.mark.parametrize("kind", [Audio, Video])
+def test_sound_and_video_are_not_decoded_to_be_refused(tmp_path: Path, kind: type) -> None:
+    columns = {"image": encoded(1), "caption": ["a cat"], "audio": [{"bytes": b"1", "path": "a"}]}
+    Dataset.from_dict(columns).cast_column("audio", kind()).save_to_disk(tmp_path / "data")
+    with pytest.raises(DataError, match="no sample can be used: 1 unread media 'audio'"):
+        read(tmp_path / "data")
 
 
 def test_paths_start_in_the_folder_or_in_the_one_named(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from vlm.errors import DataError
 
 
 def dataset_records(source: DataSource) -> Iterator[Record]:
-    """The rows of a data set's split, in which photos are read as they are stored."""
+    """The rows of a data set's split, in which photos are read as they are stored, and a class is
+    its name."""
+    # Slow to import, and few sources need it.
+    from datasets import ClassLabel
+
     table, split = load_table(source.path, source.subset, source.split)
     names = table.column_names
     keys = keys_of(f"{source.path}: columns", source.columns, names)
@@ -30,9 +34,15 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
     # Other images are a reason to skip a row, unless the config says which are meant.
     other = None if source.columns.image else "`columns: {image: NAME}` says which is the photo"
     images = [photos_in(source.path, table, n) if n in used else repeat(other) for n in stored]
+    classes = {n: kind.names for n, kind in table.features.items() if isinstance(kind, ClassLabel)}
+    # Not decoded, as sound and video would be, which nobody reads.
     texts = table.select_columns([name for name in names if name not in stored])
-    for number, (row, *cells) in enumerate(zip(texts, *images, strict=False)):
-        row = with_lists(row | dict(zip(stored, cells, strict=True)), keys)
+    rows = (row for part in texts.with_format("arrow") for row in part.to_pylist())
+    for number, (row, *cells) in enumerate(zip(rows, *images, strict=False)):
+        row |= zip(stored, cells, strict=True)
+        for name, known in classes.items():
+            row[name] = known[row[name]] if row[name] in range(len(known)) else None
+        row = with_lists(row, keys)
         yield Record(f"{source.path}, row {number}", (row, keys), split)
 
 
