@@ -83,6 +83,12 @@ def test_nothing_is_mirrored_where_they_may_mean_something_else(text: str) -> No
     assert views(sample) == [(False, sample)]
 
 
+def test_nothing_is_mirrored_without_a_photo() -> None:
+    talk = Message("user", ("Which side is the heart on?",)), Message("assistant", ("The left.",))
+    sample = Sample("line 1", (), (talk,))
+    assert views(sample) == [(False, sample)]
+
+
 WORDS = ["left", "Right", "the", "to", "far", "side", "of", "hand", "over", "bed", "-", " ", "."]
 
 

@@ -33,11 +33,11 @@ def view(photo: Image.Image, mirrored: bool, generator: random.Random) -> Image.
 
 def mirror(sample: Sample, generator: random.Random) -> tuple[Sample, bool]:
     """Half of the time, what is true of a sample whose photos are mirrored: left and right change
-    places in its texts. Never where they are said in another sense. And whether the photos, here
-    as they are, are to be mirrored."""
+    places in its texts. Never where they are said in another sense, or of no photo. And whether the
+    photos, here as they are, are to be mirrored."""
     texts = [*sample.questions, *sample.texts()]
     named = all(len(SIDE.findall(text)) == len(EXCHANGEABLE.findall(text)) for text in texts)
-    if generator.random() < 0.5 or not named:
+    if generator.random() < 0.5 or not named or not sample.photos:
         return sample, False
     conversations = tuple(
         tuple(Message(said.role, tuple(map(_exchanged, said.parts))) for said in conversation)
