@@ -97,6 +97,11 @@ FORMS = {
         "images": ["a.png"],
         "messages": chat("What is it?", "A cat."),
     },
+    "the name of a file beside": {
+        "image": "a.png",
+        "file_name": "1.png",
+        "conversations": turns("What is it?", "A cat."),
+    },
     "ImageFolder": {"file_name": "a.png", "conversations": turns("What is it?", "A cat.")},
 }
 

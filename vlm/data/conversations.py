@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
-from vlm.data.columns import IMAGE
 from vlm.data.records import Record, photo_at, require
 from vlm.data.sample import Conversation, Message, Sample, SkipSample, kinds_of, text_of
 from vlm.data.source import DataSource
@@ -65,7 +64,9 @@ def conversation_sample(source: DataSource, record: Record) -> Sample:
         require(record.where, LISTS[:1], record.content)
     row = present(record.content)
     key = next((name for name in keys if name in row), keys[0])
-    names = [source.columns.image] if source.columns.image else IMAGE
+    # Beside photos, a file's name says something about them.
+    usual = [name for name in ("image", "images") if name in row] or ["file_name"]
+    names = [source.columns.image] if source.columns.image else usual
     lists = [one if isinstance(one, list) else [one] for one in (row.pop(n, []) for n in names)]
     # Some write the same photos under two names.
     images = [image for at, own in enumerate(lists) if own not in lists[:at] for image in own]
