@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor
 from tests import tiny
 from vlm.chat import Conversation, clean, image_part, images_and_question, notice, prompt_loop
 from vlm.cli import main
-from vlm.config import GenerationConfig, LanguageConfig, ModelConfig, VisionConfig
+from vlm.config import LanguageConfig, ModelConfig, VisionConfig
 from vlm.errors import ImageError, PromptError
 from vlm.loading import build
 from vlm.model import VisionLanguageModel
@@ -27,7 +27,7 @@ def model() -> VisionLanguageModel:
 
 @pytest.fixture
 def conversation(model: VisionLanguageModel) -> Conversation:
-    return Conversation(model, GenerationConfig(max_tokens=4))
+    return Conversation(model, {"max_tokens": 4})
 
 
 @pytest.fixture

@@ -8,20 +8,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import pytest
 import yaml
+from pydantic_core import to_jsonable_python
 from safetensors.torch import load_file
 
 from tests import tiny_runs
 from train.config import TrainConfig, Trains
-from vlm.cli import COMMANDS, imported, main, run
+from vlm.cli import COMMANDS, main, run
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.data.source import DataSource
 from vlm.errors import UsageError
 from vlm.options import parse
-from vlm.settings import resolved
 
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:
@@ -55,9 +56,9 @@ def test_help_of_a_command_documents_every_option(
     monkeypatch.setenv("COLUMNS", "1000")  # no text is broken
     assert main([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    function, _, *config = COMMANDS[command]
-    for option in inspect.signature(imported(*config or [function])).parameters:
-        assert option == "generation" or re.search(rf"^  (--)?{option}\b", shown, re.MULTILINE)
+    target, *_ = COMMANDS[command]
+    for option in inspect.signature(resolve_name(target)).parameters:
+        assert re.search(rf"^  (--)?{option}\b", shown, re.MULTILINE)
     assert re.findall(r"(?m)^  \S+(?: \S+)*\n(?!    )", shown) == []
     # The settings of photos' sources are told once, not for `validation` too.
     assert len(re.findall(r"(?m)^  \S+\.columns\.image", shown)) == (command in ("train", "data"))
@@ -226,7 +227,7 @@ def called_with(*arguments: str) -> dict[str, Any]:
         ("a b|--load-in|4bit|c|--json|--max-tokens=3|d", {"words": ["c", "d"], "json": True}),
         ("a b|c|--load-in|4bit|--max_tokens|3|d", {"words": ["c", "d"], "max_tokens": 3}),
         ("--json|a b|--|-c-d?|--load-in", {"words": ["-c-d?", "--load-in"], "json": True}),
-        ("-i|a b", {"words": [], "interactive": True}),
+        ("-i|a b|c", {"words": ["c"], "interactive": True}),
         ("a b|--interactive|--no-interactive|c", {"words": ["c"], "interactive": False}),
         ('a b|null|1|[c, d]|{c: d}|"e"', {"words": ["null", "1", "[c, d]", "{c: d}", '"e"']}),
     ],
@@ -250,7 +251,7 @@ def test_options_come_after_files_and_the_settings_can_be_shown(
     )
     shown = capsys.readouterr().out
     (tmp_path / "shown.yaml").write_text(shown)
-    again = parse("vlm train", TrainConfig, [str(tmp_path / "shown.yaml")])["config"]
+    again = parse("vlm train", TrainConfig, [str(tmp_path / "shown.yaml")])
     language = LanguageConfig(lora=LoraConfig(rank=8))
     assert again == TrainConfig(
         data=[DataSource("b.csv"), DataSource("c", limit=5)],
@@ -265,18 +266,18 @@ def test_options_come_after_files_and_the_settings_can_be_shown(
 
 def test_a_command_may_take_its_options_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "options.yaml").write_text("max_tokens: 3\njson: true\n")
-    called = called_with("a", "--config", str(tmp_path / "options.yaml"), "--no_json")
+    called = called_with("a", "b", "--config", str(tmp_path / "options.yaml"), "--no_json")
     assert (called["max_tokens"], called["json"]) == (3, False)
     (tmp_path / "options.yaml").write_text("most: 3\n")
     with pytest.raises(UsageError, match=r"options.yaml: no setting `most`: there are folder, "):
-        called_with("a", "--config", str(tmp_path / "options.yaml"))
+        called_with("a", "b", "--config", str(tmp_path / "options.yaml"))
 
 
 @pytest.fixture
 def preset(tmp_path: Path) -> Path:
     """A tiny training run as a user writes it; the epochs are many if nothing overrides them."""
     file = tmp_path / "preset.yaml"
-    values = resolved(tiny_runs.run_config(tmp_path, epochs=50, data=[]))
+    values = to_jsonable_python(tiny_runs.run_config(tmp_path, epochs=50, data=[]))
     values["data"] = [{"path": str(tmp_path / "data" / "captions.jsonl"), "augment": True}]
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic_core import to_jsonable_python
 
 import vlm
 from tests import tiny_runs
-from train.run_json import resolved
 
 BIN = Path(sys.executable).parent
 SPAWN = """
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "tests").mkdir()
     (folder / "tests" / "__init__.py").touch()
     config = tiny_runs.run_config(folder, epochs=1, cache="off")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(resolved(config)))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(to_jsonable_python(config)))
     vlm.build(config.model).save(folder / "checkpoint")
     question = {"image": "data/0.png", "question": "What?", "answers": ["cat"]}
     (folder / "own.jsonl").write_text(json.dumps(question) + "\n")

@@ -15,7 +15,7 @@ PRESETS = sorted(CONFIGS.glob("*.yaml"))
 
 def config(file: Path) -> TrainConfig:
     """What a preset says."""
-    return parse("vlm train", TrainConfig, [str(file)])["config"]
+    return parse("vlm train", TrainConfig, [str(file)])
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)

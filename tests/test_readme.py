@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
-from vlm.cli import COMMANDS, imported, main
+from vlm.cli import COMMANDS, main
 from vlm.options import parse
 
 ROOT = Path(__file__).parents[1]
@@ -32,11 +33,11 @@ def test_what_a_readme_says_can_be_typed(line: str, monkeypatch: pytest.MonkeyPa
     program, *words = shlex.split(line, comments=True)
     if program == "vlm":
         name = " ".join(words[: 2 if words[0] == "score" else 1])
-        function, _, *config = COMMANDS[name]
+        target, *_ = COMMANDS[name]
         words = words[len(name.split()) :]
     else:
-        name, function, config = program, f"{program}:main", []
-    assert parse(name, imported(*config or [function]), words) is not None
+        name, target = program, f"{program}:main"
+    assert parse(name, resolve_name(target), words) is not None
 
 
 def test_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

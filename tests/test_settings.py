@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from train.config import TrainConfig
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError
-from vlm.options import settings_of
+from vlm.options import optional
 from vlm.settings import read, read_yaml, walk
 
-SETTINGS = settings_of(TrainConfig)
+SETTINGS = optional(TrainConfig)
 
 CHOICES = {
     (name, choice)

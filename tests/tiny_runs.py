@@ -14,13 +14,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from pydantic_core import to_jsonable_python
 from safetensors.torch import load_file
 
 from tests import tiny, tiny_folders
 from train import run as train_run
 from train.config import TrainConfig
 from train.log import RunLog
-from train.run_json import resolved
 from vlm.data.source import DataSource
 
 SUBJECTS = ["a cat", "two dogs", "the picture", "an image"]
@@ -137,7 +137,7 @@ def after_each_step(call: Callable[[int], None]) -> Iterator[None]:
 def command(config: TrainConfig, file: Path, processes: int = 1) -> list[str]:
     """`vlm train` with this config, written to a file, as processes of their own: forked ones would
     hang on the locks of the OpenMP threads that earlier tests have started."""
-    file.write_text(json.dumps(resolved(config)), encoding="utf-8")
+    file.write_text(json.dumps(to_jsonable_python(config)), encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return [sys.executable, *(launch if processes > 1 else []), "-m", "vlm", "train", str(file)]
 

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast_object_list, gather_object
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from train.config import TrainConfig
 from train.ema import WeightAverage
-from train.run_json import differences, resolved, starts
+from train.run_json import differences, starts
 from vlm.errors import CheckpointError, ConfigError
 from vlm.files import disk, replace_folder, sha256
 from vlm.model import VisionLanguageModel
@@ -165,7 +166,8 @@ def state_to_resume(
             config.cache = entry["config"]["cache"]
         then = {name: entry[name] for name in ("config", "data")}
         then["processes"] = entry["hardware"]["processes"]
-        now = {"config": resolved(config), "data": data, "processes": accelerator.num_processes}
+        now = {"config": to_jsonable_python(config), "data": data}
+        now["processes"] = accelerator.num_processes
         changed = differences(then, now, {f"config.{name}" for name in FREE_TO_DIFFER})
         if changed and not config.force:
             raise ConfigError(

@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import torch
 import yaml
+from pydantic_core import to_jsonable_python
 
 from vlm.data.sample import Sample
 from vlm.errors import DataError
 from vlm.files import read_json, write_file
-from vlm.settings import resolved
 
 PACKAGES = ["torch", "transformers", "accelerate", "peft", "datasets", "bitsandbytes", "numpy"]
 
@@ -32,7 +32,7 @@ def describe(folder: Path, config: Any, data: str, processes: int, resumed: bool
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "working_directory": os.getcwd(),
-        "config": resolved(config),
+        "config": to_jsonable_python(config),
         "data": data,
         "source": source(Path(__file__).resolve().parents[1]),
         "packages": {

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from json import dumps
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ from vlm.data.photos import ENDINGS
 from vlm.errors import ImageError, PromptError, VLMError
 from vlm.files import write_file
 from vlm.images import MAX_BYTES, load_image, reference
+from vlm.settings import WORDS
 
 if TYPE_CHECKING:
     from vlm.model import VisionLanguageModel
@@ -34,19 +35,8 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which a terminal would obey whoever wrote them, and halves of characters."""
 
 
-def chat(
-    words: list[str],
-    image: list[str] | None = None,
-    model: str = "embedded",
-    load_in: Literal["4bit", "8bit"] | None = None,
-    prompt: Literal["auto", "chatml", "vicuna", "template"] | None = None,
-    device: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    json: bool = False,
-    interactive: bool = False,
-    *,
-    generation: GenerationConfig,
-) -> None:
+@dataclass
+class ChatConfig(GenerationConfig):
     """Ask about images: vlm chat [IMAGE ...] [QUESTION]; without a question, a prompt.
 
     Args:
@@ -63,17 +53,40 @@ def chat(
         json: print one JSON object for each question: question, images, and answer and seconds or
             an error.
         interactive: after the answer to the question, go on with the prompt.
-        generation: how answers are decoded.
     """
-    images, question = images_and_question(words)
-    images = [*images, *(image or [])]
-    if "-" in images and (question is None or interactive or sys.stdin.isatty()):
-        raise PromptError("`-` is an image from a pipe: pipe one in, and give the question here")
+
+    words: list[str] = field(default_factory=list, metadata=WORDS)
+    image: list[str] | None = None
+    model: str = "embedded"
+    load_in: Literal["4bit", "8bit"] | None = None
+    prompt: Literal["auto", "chatml", "vicuna", "template"] | None = None
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    json: bool = False
+    interactive: bool = False
+
+    def check(self) -> None:
+        """A PromptError for an empty question, or an image from the pipe that questions come by."""
+        images, question = self.asked()
+        if "-" in images and (question is None or self.interactive or sys.stdin.isatty()):
+            raise PromptError(
+                "`-` is an image from a pipe: pipe one in, and give the question here"
+            )
+
+    def asked(self) -> tuple[list[str], str | None]:
+        """All images, and the question if there is one."""
+        images, question = images_and_question(self.words)
+        return [*images, *(self.image or [])], question
+
+
+def chat(config: ChatConfig) -> None:
+    """Answers the question, or those that the prompt gets."""
+    images, question = config.asked()
     # A character that the terminal's encoding lacks must not end the program.
     sys.stdout.reconfigure(errors="replace")
-    pending = image_parts(images, question, json)
+    pending = image_parts(images, question, config.json)
     notices = Console(stderr=True)
-    with notices.status(Text(f"Loading {model}")):
+    with notices.status(Text(f"Loading {config.model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
         import torch
         from transformers.utils import logging
@@ -81,15 +94,17 @@ def chat(
         from vlm.loading import load
 
         logging.set_verbosity_error()
-        loaded = load(model, device, getattr(torch, dtype) if dtype else None, load_in, prompt)
-    conversation = Conversation(loaded, generation, pending=pending)
+        dtype = getattr(torch, config.dtype) if config.dtype else None
+        model = load(config.model, config.device, dtype, config.load_in, config.prompt)
+    generation = {each.name: getattr(config, each.name) for each in fields(GenerationConfig)}
+    conversation = Conversation(model, generation, pending=pending)
     if question is not None:
-        answer(conversation, question, sys.stdout, json)
-    if question is None or interactive:
+        answer(conversation, question, sys.stdout, config.json)
+    if question is None or config.interactive:
         sys.stdin.reconfigure(errors="replace")
         if sys.stdin.isatty():
-            notice(notices, f"{model} on {loaded.device}, /help for commands")
-        failed = prompt_loop(conversation, sys.stdin, sys.stdout, notices, json)
+            notice(notices, f"{config.model} on {model.device}, /help for commands")
+        failed = prompt_loop(conversation, sys.stdin, sys.stdout, notices, config.json)
         if failed and not sys.stdin.isatty():
             raise VLMError(f"{failed} of the lines failed, see above")
 
@@ -127,7 +142,7 @@ class Conversation:
     `image_part` makes."""
 
     model: "VisionLanguageModel"
-    generation: GenerationConfig
+    generation: dict[str, Any]
     messages: list[dict[str, Any]] = field(default_factory=list)
     pending: list[dict[str, Any]] = field(default_factory=list)
     missing: bool = False
@@ -142,7 +157,7 @@ class Conversation:
         user = {"role": "user", "content": [*self.pending, {"type": "text", "text": question}]}
         pieces: list[str] = []
         try:
-            for piece in self.model.stream([*self.messages, user], **vars(self.generation)):
+            for piece in self.model.stream([*self.messages, user], **self.generation):
                 pieces.append(piece)
                 say(piece)
         finally:

@@ -5,29 +5,29 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from importlib import import_module, metadata
-from typing import Any
+from importlib import metadata
+from pkgutil import resolve_name
 
 from vlm.errors import UsageError, VLMError
-from vlm.options import parse
+from vlm.options import Target, parse
 
 COMMANDS = {
-    "chat": ("vlm.chat:chat", "ask questions about images"),
+    "chat": ("vlm.chat:ChatConfig", "ask questions about images", "vlm.chat:chat"),
     "train": (
-        "train.run:train",
-        "train: projector on captions, or the whole on instructions",
         "train.config:TrainConfig",
+        "train: projector on captions, or the whole on instructions",
+        "train.run:train",
     ),
     "data": (
-        "train.preview:show",
-        "look at training data as the model will see it",
         "train.config:PreviewConfig",
+        "look at training data as the model will see it",
+        "train.preview:show",
     ),
     "average": ("train.average:average_checkpoints", "average the trained tensors of checkpoints"),
     "eval": (
-        "eval.run:evaluate",
-        "ask the questions of benchmarks, and score the answers",
         "eval.config:EvalConfig",
+        "ask the questions of benchmarks, and score the answers",
+        "eval.run:evaluate",
     ),
     "score vqa": ("eval.score:vqa", "score answers as VQA v2 or TextVQA does"),
     "score gqa": ("eval.score:gqa", "score answers as GQA does"),
@@ -37,7 +37,7 @@ COMMANDS = {
     "score exact": ("eval.score:exact", "score answers by exact match"),
     "score captions": ("eval.score:captions", "score captions: BLEU, ROUGE-L, CIDEr"),
 }
-"""The function that does it, what that is, and the dataclass it takes if that is all it takes."""
+"""What has the options, what the command is, and the function that takes them as a dataclass."""
 
 
 def dispatch(arguments: list[str]) -> None:
@@ -47,8 +47,8 @@ def dispatch(arguments: list[str]) -> None:
     if command in COMMANDS:
         # It warns of an optional kernel that is not installed, and of every 8-bit layer that casts.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        function, _, *config = COMMANDS[command]
-        run(f"vlm {command}", function, options, *config)
+        target, _, *function = COMMANDS[command]
+        run(f"vlm {command}", resolve_name(target), options, *function)
     elif command == "--version":
         print(f"vlm {metadata.version('vlm')}")
     elif command.removeprefix("score").strip() in ("", "-h", "--help"):
@@ -62,27 +62,15 @@ def dispatch(arguments: list[str]) -> None:
         raise UsageError(f"no command {command!r}; see vlm --help")
 
 
-def run(
-    prog: str,
-    function: str | Callable[..., object],
-    arguments: list[str],
-    config: str | None = None,
-) -> None:
-    """Calls a function as the arguments say, see `vlm.options.parse`. Where it takes a `config`, it
-    is imported only when that is known to be right."""
-    given = parse(prog, imported(config or function), arguments)
-    if given is not None:
-        if config is not None:
-            given["config"].check()
-        imported(function)(**given)
-
-
-def imported(name: str | Callable[..., Any]) -> Callable[..., Any]:
-    """What `module:name` says."""
-    if not isinstance(name, str):
-        return name
-    module, name = name.split(":")
-    return getattr(import_module(module), name)
+def run(prog: str, target: Target, arguments: list[str], function: str | None = None) -> None:
+    """Calls a function as the arguments say, see `vlm.options.parse`: the target itself, or if that
+    is a dataclass the one of a name, imported only when its settings are known to be right."""
+    given = parse(prog, target, arguments)
+    if given is not None and function is None:
+        target(**vars(given))
+    elif given is not None:
+        given.check()
+        resolve_name(function)(given)
 
 
 def main(arguments: list[str] | None = None, command: Callable[..., None] = dispatch) -> int:

@@ -1,17 +1,18 @@
-"""Options: a command line, and the YAML files that it names -> the arguments of a function,
-checked; and the help that lists them."""
+"""Options: a command line, and the YAML files that it names -> the settings of a command, checked;
+and the help that lists them."""
 
 import argparse
 import re
 from collections.abc import Callable
 from dataclasses import Field, field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
+from pydantic_core import to_jsonable_python
 
 from vlm.errors import ConfigError, UsageError
 from vlm.settings import (
@@ -23,7 +24,6 @@ from vlm.settings import (
     read,
     read_file,
     read_yaml,
-    resolved,
     walk,
 )
 
@@ -31,17 +31,15 @@ SHORT = {"interactive": ["-i"]}
 """Options that have a letter too."""
 
 Target = Callable[..., Any]
-"""A function, whose parameters are the options, a dataclass that it needs by its fields; or such a
-dataclass alone, which a function takes as `config`."""
+"""A function, whose parameters are the settings, or a dataclass, whose fields are."""
 
 
-def parse(prog: str, target: Target, arguments: list[str]) -> dict[str, Any] | None:
-    """What to call a function with, from options and words in any order; words are what it needs,
-    or for a dataclass its `WORDS`, else YAML files. None if help or the settings were asked for,
-    and printed. A UsageError for whatever is wrong."""
-    settings = settings_of(target)
-    needed = [each.name for each in fields(settings) if is_needed(each)]
-    values: dict[str, Any] = {}
+def parse(prog: str, target: Target, arguments: list[str]) -> Any:
+    """The settings of a target, a dataclass, from options and words in any order; words are its
+    `WORDS`, else for a dataclass YAML files. None if help or the settings were asked for, and
+    printed. A UsageError for whatever is wrong."""
+    settings = target if is_dataclass(target) else settings_of(target)
+    unfinished, values = optional(settings), {}
     try:
         options = split(parser_of(prog, target, settings), settings, arguments)
         if options.pop("help", False):
@@ -50,60 +48,37 @@ def parse(prog: str, target: Target, arguments: list[str]) -> dict[str, Any] | N
         for file in (*options.pop("files", []), *options.pop("config", []), None):
             try:
                 values = merged(values, read_file(file) if file else options)
-                whole = read(settings, values)
-                missing = [name for name in needed if name not in values]
-                called = {} if missing else arguments_of(target, vars(whole))
+                whole = read(unfinished, values)
             except ConfigError as error:
                 raise ConfigError(f"{file}: {error}" if file else str(error)) from error
-        if missing and not printing:
-            raise ConfigError(f"`{missing[0]}` is missing")
         if not printing:
-            return called
-        text = yaml.safe_dump(resolved(whole), sort_keys=False, allow_unicode=True)
+            return read(settings, values)
+        text = yaml.safe_dump(to_jsonable_python(whole), sort_keys=False, allow_unicode=True)
         return print(text, end="")
     except ConfigError as error:
         more = "" if str(error).endswith("?") else f"; see {prog} --help"
         raise UsageError(f"{error}{more}") from error
 
 
-def parameters_of(target: Target) -> list[Parameter]:
-    if is_dataclass(target):
-        return [Parameter("config", Parameter.KEYWORD_ONLY, annotation=target)]
-    return list(signature(target).parameters.values())
+def settings_of(function: Callable[..., Any]) -> type:
+    """A dataclass of a function's parameters. Those that are given without their names are its
+    `WORDS`."""
+    settings = []
+    for each in signature(function).parameters.values():
+        needed = each.default is each.empty
+        is_word = needed and each.kind is each.POSITIONAL_OR_KEYWORD
+        default = {} if needed else {"default": each.default}
+        setting = field(metadata=WORDS if is_word else None, **default)
+        settings.append((each.name, each.annotation, setting))
+    namespace = {"__doc__": function.__doc__}
+    return make_dataclass("Settings", settings, kw_only=True, namespace=namespace)
 
 
-def is_word(parameter: Parameter) -> bool:
-    """Whether it is given without its name."""
-    return (parameter.default, parameter.kind) == (Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def is_flat(parameter: Parameter) -> bool:
-    """Whether its fields are options by their own names."""
-    return is_dataclass(parameter.annotation) and parameter.default is Parameter.empty
-
-
-def settings_of(target: Target) -> type:
-    """A dataclass of all settings, in which what is needed may be left out: it is then None, or no
-    words."""
-    bases = tuple(each.annotation for each in parameters_of(target) if is_flat(each))
-    own = [(e.name, e.type, field(default=None)) for b in bases for e in fields(b) if is_needed(e)]
-    for each in parameters_of(target):
-        if not is_flat(each):
-            default = None if each.default is each.empty else each.default
-            default = [] if is_word(each) and parts_of(each.annotation)[1] else default
-            own.append((each.name, each.annotation, field(default_factory=lambda it=default: it)))
-    # The whole is checked when it is made.
-    namespace = {"__doc__": target.__doc__, "__post_init__": lambda self: None}
-    return make_dataclass("Settings", own, bases=bases, namespace=namespace)
-
-
-def arguments_of(target: Target, values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        each.name: each.annotation(**{e.name: values[e.name] for e in fields(each.annotation)})
-        if is_flat(each)
-        else values[each.name]
-        for each in parameters_of(target)
-    }
+def optional(settings: type) -> type:
+    """The settings, of which what is needed may be left out: it is None then."""
+    needed = [each for each in fields(settings) if is_needed(each)]
+    own = [(each.name, each.type, field(default=None)) for each in needed]
+    return make_dataclass("Unfinished", own, bases=(settings,), kw_only=True)
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -159,12 +134,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> Parser:
     """What takes the options and words of all settings; with what they do, if that is printed."""
-    words = [each.name for each in parameters_of(target) if is_word(each)]
-    words += [each.name for each in fields(settings) if each.metadata == WORDS]
+    words = [each.name for each in fields(settings) if each.metadata == WORDS]
     of_files = is_dataclass(target) and not words
     parser = Parser(
         usage=" ".join([prog, *words, *["[CONFIG.yaml ...]"] * of_files, "[options]"]),
-        description=(target.__doc__ or "").partition("\n\n")[0],
+        description=(settings.__doc__ or "").partition("\n\n")[0],
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,

@@ -1,11 +1,10 @@
 """Settings: YAML, JSON or options -> typed dataclasses, through pydantic. What does not fit is a
 ConfigError in plain words, with what would be right."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -64,9 +63,7 @@ def default_of(setting: Field) -> Any:
 
 
 def is_needed(setting: Field) -> bool:
-    """Whether a setting has no default, or None in the place of one."""
-    default = default_of(setting)
-    return default is MISSING or (default is None and NoneType not in members(setting.type))
+    return default_of(setting) is MISSING
 
 
 def members(hint: Any) -> tuple[Any, ...]:
@@ -99,7 +96,7 @@ def told(config: type, errors: list[dict[str, Any]]) -> str:
     *above, last = first["loc"]
     name, inner = place(config, above)
     if first["type"] == "missing":
-        return f"{name} lacks `{last}`"
+        return f"{name} lacks `{last}`" if name else f"`{last}` is missing"
     if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
         return unknown(last, inner, config, name)
     name, _ = place(config, first["loc"])
@@ -185,9 +182,3 @@ class TextLoader(yaml.SafeLoader):
                 raise ConfigError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
-
-
-def resolved(config: Any) -> Any:
-    """Settings as JSON has them: dataclasses as objects, tuples as lists, paths as strings."""
-    plain = json.dumps(config, default=lambda v: asdict(v) if is_dataclass(v) else str(v))
-    return json.loads(plain)
