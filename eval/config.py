@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vlm.config import check_choices
 from vlm.data.formats import require_there
 from vlm.data.source import Columns, DataSource, Format
 from vlm.errors import ConfigError
@@ -94,7 +93,6 @@ class EvalConfig:
                 require_there(DataSource(name, self.format))
 
     def __post_init__(self) -> None:
-        check_choices(self)
         for name in ("limit", "batch_size", "beams", "concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -199,11 +200,7 @@ def test_a_named_format_is_not_second_guessed(folder: Path) -> None:
 
 
 def test_every_format_has_a_reader() -> None:
-    for format in READERS:
-        assert DataSource("data", format=format).format == format
-    names = ", ".join(READERS)
-    with pytest.raises(ConfigError, match=f"^format must be one of {names}, not 'lava'$"):
-        DataSource("data", format="lava")
+    assert READERS.keys() == set(get_args(Format))
 
 
 def test_sources_keep_their_order_and_limits(folder: Path) -> None:

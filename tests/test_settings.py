@@ -82,6 +82,9 @@ def test_the_type_of_a_setting_says_what_a_word_is(hint: object, text: str, valu
         ("learning_rate: 1,5", "learning_rate must be a number, not '1,5'"),
         ("epochs: 1.5", "epochs must be a whole number, not '1.5'"),
         ("resume: perhaps", "resume must be true or false, not 'perhaps'"),
+        ("data: [{path: a, format: lava}]", "data[0].format must be 'conversations', 'captions', "),
+        ("pack: tight", "pack must be 'none', 'image' or 'sequence', not 'tight'"),
+        ("trains: {vision_layers: some}", "vision_layers must be a whole number or 'all', not 's"),
         ("trackers: [{}]", "trackers[0] must be text, not settings"),
         (
             "trains: projector",

@@ -5,6 +5,7 @@ import math
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -430,6 +431,15 @@ def test_bfloat16_trains_float32_weights(instruct: TrainConfig) -> None:
 def test_float16_needs_a_gpu(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"^precision=fp16 needs a GPU: choose bf16 or fp32$"):
         train(replace(config, precision="fp16"))
+
+
+def test_a_precision_that_only_accelerate_knows(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = SimpleNamespace(mixed_precision="fp8", device=torch.device("cuda"))
+    monkeypatch.setattr(train_run, "Accelerator", lambda **_: accelerator)
+    with pytest.raises(ConfigError, match=r"^accelerate's fp8 is not supported: launch with bf16,"):
+        train_run.start(config)
 
 
 def test_an_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:

@@ -28,21 +28,6 @@ def test_settings_out_of_range(field: str, value: float, allowed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "choices"),
-    [
-        ("stage", "align, instruct"),
-        ("precision", "auto, fp32, bf16, fp16"),
-        ("pack", "none, image, sequence"),
-        ("cache", "auto, on, off"),
-        ("cache_dtype", "float16, bfloat16"),
-    ],
-)
-def test_settings_with_choices(field: str, choices: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{field} must be one of {choices}, not 'other'$"):
-        TrainConfig(data=[], **{field: "other"})
-
-
-@pytest.mark.parametrize(
     ("stage", "trains", "language", "rate"),
     [
         ("align", None, "frozen", 1e-3),

@@ -37,7 +37,7 @@ from train.resume import TrainingState, remove_states, state_to_resume
 from train.rewards import self_critical
 from train.run_json import describe, fingerprint
 from vlm.checkpoint import load_tensors, read
-from vlm.config import LanguageConfig, LoraConfig, ModelConfig, check_choices
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.data.read import read_sources
 from vlm.data.sample import Samples, Skipped, by_reason, counted
 from vlm.data.skipped import check_share, read_report, write_report
@@ -120,10 +120,11 @@ def start(config: TrainConfig) -> Accelerator:
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # accelerate would compute in float32 without a word.
         raise ConfigError("precision=fp16 needs a GPU: choose bf16 or fp32")
+    if accelerator.mixed_precision == "fp8":
+        raise ConfigError("accelerate's fp8 is not supported: launch with bf16, fp16 or no")
     computed = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     # A run must not be resumed in another, whatever the machine or the environment.
     config.precision = computed
-    check_choices(config)
     if config.workers is None:
         # On a CPU they would take turns with what they prepare for, and each epoch would fork
         # beside torch.distributed's threads, which can leave a worker waiting for ever.

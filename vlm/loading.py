@@ -6,7 +6,7 @@ import os
 import torch
 
 from vlm.checkpoint import load_tensors, read
-from vlm.config import ModelConfig
+from vlm.config import ModelConfig, from_json, to_json
 from vlm.errors import ConfigError
 from vlm.language import load_language
 from vlm.llava import load_llava
@@ -24,6 +24,8 @@ def build(
     in any case: it is what trains. A device of None is CUDA where there is one, else the CPU; a
     dtype of None is bfloat16 on CUDA, float32 on the CPU (where it is faster). A WeightsError for a
     source that is not there; a ConfigError for a device that is not, or parts that do not fit."""
+    # What is wrong in a config that was made in Python is told as it is of one in a file.
+    config = from_json(to_json(config))
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vlm.config import check_choices
 from vlm.errors import ConfigError
 
 QUESTIONS = [
@@ -107,7 +106,6 @@ class DataSource:
     self_critical: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit of {self.path} must be at least 1, not {self.limit}")
         if not 0 < self.weight < math.inf:
