@@ -125,6 +125,7 @@ def test_wrong_options_end_with_status_2(
         (b"\x89PNG", "not YAML: invalid start byte"),
         (b"\0", "not YAML: special characters are not allowed"),
         (b"epochs: 1\npack: [\n", "line 3: not YAML: expected the node content"),
+        (b"data: &a [*a]\n", "line 1: not YAML: found unconstructable recursive node"),
         (b"epochs: 1\nepochs: 2\n", "line 2: `epochs` is there twice"),
         (b"epoch: 2\n", "no setting `epoch`: did you mean `epochs`?"),
         (b"epochs: 0\n", "epochs must be at least 1, not 0; see vlm train --help"),

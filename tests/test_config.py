@@ -106,6 +106,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
         ({"top_p": 1.1}, r"top_p must be above 0 and at most 1, not 1\.1"),
         ({"top_k": 0}, "top_k must be at least 1, not 0"),
         ({"beams": 0}, "beams must be at least 1, not 0"),
+        ({"seed": 2**64}, r"seed must be from -2\*\*63 to 2\*\*64 - 1, not 18446744073709551616"),
         ({"repetition_penalty": 0.0}, r"repetition_penalty must be above 0, not 0\.0"),
     ],
 )

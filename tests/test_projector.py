@@ -176,6 +176,8 @@ def test_a_factor_that_does_not_divide(factor: int) -> None:
 def test_resampler_settings_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match=r"width 16 needs a number of heads .* \(not 3\)"):
         projector(kind="resampler", heads=3)
+    with pytest.raises(ConfigError, match=r"width 16 needs a number of heads .* \(not -1\)"):
+        projector(kind="resampler", heads=-1)
     with pytest.raises(ConfigError, match=r"width 18 .* a width divisible by 4"):
         projector(kind="resampler", out=18, heads=2)
     with pytest.raises(ConfigError, match=r"projector\.depth must be at least 1"):

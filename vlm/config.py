@@ -155,6 +155,7 @@ class GenerationConfig:
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("beams", self.beams >= 1, "at least 1"),
+            ("seed", -(2**63) <= self.seed < 2**64, "from -2**63 to 2**64 - 1"),
         ):
             if not holds:
                 raise ConfigError(f"{name} must be {allowed}, not {getattr(self, name)}")

@@ -84,8 +84,8 @@ class Resampler(nn.Module):
         self, config: ProjectorConfig, width: int, out_width: int, grid: tuple[int, int]
     ) -> None:
         super().__init__()
-        heads = config.heads or max(1, out_width // 64)
-        if out_width % heads or out_width % 4:
+        heads = max(1, out_width // 64) if config.heads is None else config.heads
+        if heads < 1 or out_width % heads or out_width % 4:
             raise ConfigError(
                 f"a resampler of width {out_width} needs a number of heads that divides it "
                 f"(not {heads}) and a width divisible by 4"

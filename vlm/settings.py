@@ -168,7 +168,11 @@ def read_yaml(content: str | bytes) -> dict[Any, Any]:
 
 class TextLoader(yaml.SafeLoader):
     """Reads every value but null as text, for the type of a setting says what it is: YAML 1.1 alone
-    would take `off` for false, and `1e-3` for a word."""
+    would take `off` for false, and `1e-3` for a word. Tags say nothing."""
+
+    yaml_constructors = {  # noqa: RUF012
+        "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null
+    }
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
