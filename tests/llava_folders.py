@@ -88,7 +88,7 @@ def inputs_of(
     llava: LlavaForConditionalGeneration, model: VisionLanguageModel, prompts: list[Prompt]
 ) -> dict[str, Tensor]:
     """Left-padded prompts of ours as transformers takes them."""
-    ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
+    ids, mask = pad([prompt.input_ids for prompt in prompts], side="left")
     images = [image for prompt in prompts for image in prompt.images]
     return {
         "input_ids": ids.masked_fill(ids == IMAGE_SLOT, llava.config.image_token_index),

@@ -25,7 +25,7 @@ def language() -> LanguageModel:
 def found(
     language: LanguageModel, rows: list[list[int]], ends: set[int], beams: int, tokens: int
 ) -> list[list[int]]:
-    ids, mask = pad(rows, value=0, side="left")
+    ids, mask = pad(rows, side="left")
     return beam_search(language, prefill(language, language.embed(ids), mask), ends, beams, tokens)
 
 
@@ -42,7 +42,7 @@ def test_it_is_that_of_transformers(
     language: LanguageModel, beams: int, tokens: int, ending: bool
 ) -> None:
     ends = some_ends(language) if ending else set()
-    ids, mask = pad(ROWS, value=0, side="left")
+    ids, mask = pad(ROWS, side="left")
     theirs = language.model.generate(
         inputs_embeds=language.embed(ids),
         attention_mask=mask,

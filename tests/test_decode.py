@@ -32,7 +32,7 @@ def generated(
     **settings: object,
 ) -> list[list[int]]:
     """The new tokens of each row."""
-    ids, mask = pad(rows, value=0, side="left")
+    ids, mask = pad(rows, side="left")
     config = GenerationConfig(**settings)
     answers: list[list[int]] = [[] for _ in rows]
     start = prefill(language, language.embed(ids), mask)
@@ -81,7 +81,7 @@ def test_greedy_is_that_of_transformers(language: LanguageModel) -> None:
 
 
 def test_greedy_on_embeddings_is_that_of_transformers(language: LanguageModel) -> None:
-    ids, mask = pad(ROWS, value=0, side="left")
+    ids, mask = pad(ROWS, side="left")
     theirs = language.model.generate(
         inputs_embeds=language.embed(ids),
         attention_mask=mask,
@@ -127,7 +127,7 @@ def test_no_more_than_max_tokens_and_no_forward_pass_too_many(language: Language
 
 
 def test_a_row_ends_when_told_to(language: LanguageModel) -> None:
-    ids, mask = pad(ROWS[:2], value=0, side="left")
+    ids, mask = pad(ROWS[:2], side="left")
     start = prefill(language, language.embed(ids), mask)
     ended: set[int] = set()
     steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5), ended)

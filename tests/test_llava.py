@@ -36,7 +36,7 @@ def test_import_of_padded_rows(tmp_path):
     model = vlm.load(tmp_path)
     prompts = [model.prompt(ONE_IMAGE), model.prompt(TWO_IMAGES)]
     inputs = inputs_of(llava, model, prompts)
-    ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
+    ids, mask = pad([prompt.input_ids for prompt in prompts], side="left")
     one, *two = model.project(model.encode_images(prompts[0].images + prompts[1].images))
     with torch.no_grad():
         found = model.language(model.embed(ids, [one, torch.cat(two)]), mask)

@@ -329,7 +329,6 @@ def test_a_malformed_conversation(messages: Any, message: str) -> None:
     ("tokenizer", "prompt_format", "message"),
     [
         (BYTE_LEVEL, "chatml", "the tokenizer has no <|im_start|> and <|im_end|>, so not chatml"),
-        (BYTE_LEVEL, "alpaca", "prompt format 'alpaca' is none of auto, chatml, vicuna, template"),
         (
             with_template(None),
             "auto",

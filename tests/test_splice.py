@@ -18,11 +18,11 @@ S = IMAGE_SLOT
 
 def test_pad() -> None:
     rows = [[7, 8, 9], [5], []]
-    ids, mask = pad(rows, value=-1, side="right")
-    assert ids.tolist() == [[7, 8, 9], [5, -1, -1], [-1, -1, -1]]
+    ids, mask = pad(rows, side="right")
+    assert ids.tolist() == [[7, 8, 9], [5, 0, 0], [0, 0, 0]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
-    ids, mask = pad(rows, value=-1, side="left")
-    assert ids.tolist() == [[7, 8, 9], [-1, -1, 5], [-1, -1, -1]]
+    ids, mask = pad(rows, side="left")
+    assert ids.tolist() == [[7, 8, 9], [0, 0, 5], [0, 0, 0]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 0]]
     assert ids.dtype == mask.dtype == torch.int64
 

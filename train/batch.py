@@ -36,8 +36,8 @@ class Batch:
 def collate(prompts: list[Prompt], images: Tensor) -> Batch:
     """Whole conversations (`answer_next=False`) and all their images in order -> a training batch;
     every supervised token is predicted from the one in front of it."""
-    input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="right")
-    supervised, _ = pad([list(map(int, prompt.loss_mask)) for prompt in prompts], 0, side="right")
+    input_ids, mask = pad([prompt.input_ids for prompt in prompts], side="right")
+    supervised, _ = pad([list(map(int, prompt.loss_mask)) for prompt in prompts], side="right")
     rows, positions = supervised.nonzero(as_tuple=True)
     return Batch(
         input_ids=input_ids,

@@ -129,7 +129,7 @@ def draw(model: VisionLanguageModel, photos: list[Loaded]) -> list[list[list[int
     the last token ends one, if it is not cut off at `LENGTH`."""
     images = torch.stack([photo.images[0] for photo in photos]).to(model.device)
     image_tokens = model.project(model.vision(images) if images.ndim == 4 else images)
-    input_ids, mask = pad([question(photo).input_ids for photo in photos], value=0, side="left")
+    input_ids, mask = pad([question(photo).input_ids for photo in photos], side="left")
     embeddings = model.embed(input_ids.to(model.device), list(image_tokens))
     start = prefill(model.language, embeddings, mask.to(model.device))
     start = start.select(torch.arange(len(photos), device=model.device).repeat_interleave(DRAWS))

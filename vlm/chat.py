@@ -84,7 +84,12 @@ def chat(config: ChatConfig) -> None:
     images, question = config.asked()
     # A character that the terminal's encoding lacks must not end the program.
     sys.stdout.reconfigure(errors="replace")
-    pending = image_parts(images, question, config.json)
+    try:
+        pending = [image_part(image) for image in images]
+    except ImageError as error:
+        if config.json:
+            tell(sys.stdout, question, images, error=str(error))
+        raise
     notices = Console(stderr=True)
     with notices.status(Text(f"Loading {config.model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
@@ -187,16 +192,6 @@ def image_part(source: str) -> dict[str, Any]:
     """The part of a message that an image is, read now: the file may be gone by the next turn."""
     image = load_image(sys.stdin.buffer.read(MAX_BYTES + 1) if source == "-" else source)
     return {"type": "image", "image": image, "source": source}
-
-
-def image_parts(images: list[str], question: str | None, json: bool) -> list[dict[str, Any]]:
-    """The parts that images are; if one cannot be read, that is what becomes of the question."""
-    try:
-        return [image_part(image) for image in images]
-    except ImageError as error:
-        if json:
-            tell(sys.stdout, question, images, error=str(error))
-        raise
 
 
 def prompt_loop(

@@ -297,9 +297,6 @@ def choose(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The Jinja text of a setting. `auto` is ChatML where the tokenizer has its two tokens, else
     its own template, as where that writes the two otherwise. ChatML begins with the BOS where the
     tokenizer's own does. A PromptError if the tokenizer lacks what the setting needs."""
-    if prompt not in ("auto", *FORMATS, "template"):
-        known = ", ".join(("auto", *FORMATS, "template"))
-        raise PromptError(f"prompt format {prompt!r} is none of {known}")
     has_chatml = tokenizer.get_added_vocab().keys() >= CHATML
     if prompt == "chatml" and not has_chatml:
         raise PromptError("the tokenizer has no <|im_start|> and <|im_end|>, so not chatml")

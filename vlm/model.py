@@ -261,7 +261,7 @@ class VisionLanguageModel(nn.Module):
 
     def _embed_prompts(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """Prompts -> left-padded embeddings (B, T, H) and attention mask (B, T)."""
-        input_ids, mask = pad([prompt.input_ids for prompt in prompts], value=0, side="left")
+        input_ids, mask = pad([prompt.input_ids for prompt in prompts], side="left")
         images = [image for prompt in prompts for image in prompt.images]
         with torch.no_grad():
             image_tokens = self.project(self.encode_images(images))

@@ -2,22 +2,21 @@
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vlm.errors import PromptError
 from vlm.prompt import IMAGE_SLOT
 
 
-def pad(rows: list[list[int]], value: int, side: str) -> tuple[Tensor, Tensor]:
-    """Rows of ids -> padded ids (B, T) and attention mask (B, T), both int64. The side is `left` to
-    generate, so that every row ends where its answer begins; `right` to train."""
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), value, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    for number, row in enumerate(rows):
-        place = slice(length - len(row), None) if side == "left" else slice(len(row))
-        ids[number, place] = torch.tensor(row, dtype=torch.long)
-        mask[number, place] = 1
-    return ids, mask
+def pad(rows: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> ids (B, T), padded with 0, and attention mask (B, T), both int64. The side is
+    `left` to generate, so that every row ends where its answer begins; `right` to train."""
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    masks = [torch.ones_like(row) for row in ids]
+    return (
+        pad_sequence(ids, batch_first=True, padding_side=side),
+        pad_sequence(masks, batch_first=True, padding_side=side),
+    )
 
 
 def splice(embeddings: Tensor, input_ids: Tensor, image_tokens: list[Tensor]) -> Tensor:
