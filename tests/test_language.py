@@ -83,8 +83,8 @@ def test_end_ids_are_the_models_and_the_tokenizers() -> None:
 def test_logits_only_where_asked() -> None:
     language = tiny.language_model()
     inputs = embeddings(language)
-    at = language(inputs, logits_at=torch.tensor([0, 3]))
-    assert torch.allclose(at, language(inputs)[:, [0, 3]], atol=1e-6)
+    at = language(inputs, logits_to_keep=2)
+    assert torch.allclose(at, language(inputs)[:, -2:], atol=1e-6)
 
 
 def test_the_cache_goes_under_the_name_that_the_model_takes() -> None:

@@ -80,7 +80,7 @@ class LanguageModel(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
-        logits_at: Tensor | None = None,
+        logits_to_keep: int = 0,
     ) -> Tensor:
         """Embeddings (B, T, H) -> logits (B, T, V).
 
@@ -89,14 +89,14 @@ class LanguageModel(nn.Module):
                 cache too; or (B, 1, T, S), True where row t may look at column s.
             position_ids: (B, T); None counts from what is in the cache.
             cache: keys and values of what came before; extended in place.
-            logits_at: positions (P,) for which to compute logits (B, P, V); None is all of them.
+            logits_to_keep: compute them for the last so many positions; 0 is all of them.
         """
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=cache is not None,
-            logits_to_keep=0 if logits_at is None else logits_at,
+            logits_to_keep=logits_to_keep,
             **{self.cache_name: cache},
         )
         return output.logits

@@ -52,12 +52,9 @@ def prefill(
     cache = DynamicCache(config=language.model.config) if after is None else after.cache
     if after is not None:
         attention_mask = torch.cat([after.attention_mask, attention_mask], dim=1)
-    tokens = embeddings.shape[1]
-    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
-    last = torch.tensor([tokens - 1], device=embeddings.device)
-    logits = language(embeddings, attention_mask, position_ids, cache, logits_at=last)[
-        :, -1
-    ].float()
+    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+    logits = language(embeddings, attention_mask, position_ids, cache, logits_to_keep=1)
+    logits = logits[:, -1].float()
     if logits.isnan().any() or logits.isposinf().any():
         raise WeightsError(
             "what the model computes is not a number (NaN): its weights are damaged, or too large "
