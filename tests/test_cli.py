@@ -86,6 +86,7 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
         ),
         (["score", "vqa"], "` is missing; see vlm score vqa --help"),
         (["average"], "`output` is missing; see vlm average --help"),
+        (["average", "output"], "`checkpoints` is missing; see vlm average --help"),
         (["eval", "-x"], "no setting `x`; see vlm eval --help"),
         (["train"], "`data` is missing; see vlm train --help"),
         (["train", "--lora.rank", "8"], "no setting `lora`: did you mean `model.language.lora`?"),

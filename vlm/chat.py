@@ -115,7 +115,7 @@ def chat(config: ChatConfig) -> None:
 
 
 def images_and_question(words: list[str]) -> tuple[list[str], str | None]:
-    """Tells the images from the question, see `chat`."""
+    """Tells the images from the question, see `ChatConfig`."""
     if not all(map(str.strip, words)):
         raise PromptError("the question is empty: leave it out for a prompt")
     if words and is_question(words[-1]):

@@ -12,7 +12,7 @@ from train.embedded.imagenet import PREPROCESSING, imagenet_names, imagenet_netw
 from train.embedded.widen import GAIN, THRESHOLD, main, widen
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.data.things import THINGS
-from vlm.errors import CheckpointError, DataError
+from vlm.errors import CheckpointError
 from vlm.images import load_image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -92,9 +92,3 @@ def test_only_an_mlp_has_a_hidden_layer(captions: Path) -> None:
 def test_a_checkpoint_is_not_written_over(captions: Path) -> None:
     with pytest.raises(CheckpointError, match="is there already: choose another output folder"):
         main("embedded", captions.parent, [str(captions)])
-
-
-@pytest.mark.parametrize("by", ["things", "classes"])
-def test_captions_that_were_not_named_are_asked_for(tmp_path: Path, by: str) -> None:
-    with pytest.raises(DataError, match=r"^no captions file: name at least one$"):
-        main("embedded", tmp_path / "after", [], by)

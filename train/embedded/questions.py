@@ -379,8 +379,6 @@ def main(captions: list[str], seed: int = 0) -> None:
         captions: JSON-lines files with `image`, `captions` and optionally `split`.
         seed: of wordings, of what is asked, and of the photos with the answer no.
     """
-    if not captions:
-        raise DataError("no captions file: name at least one")
     for name in captions:
         file = Path(name)
         records = question_records(file, seed)

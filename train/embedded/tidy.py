@@ -8,7 +8,6 @@ from pathlib import Path
 from train.embedded.captioned import read_captions
 from vlm import cli
 from vlm.data.records import read_records
-from vlm.errors import DataError
 from vlm.files import write_rows
 
 
@@ -29,8 +28,6 @@ def main(captions: list[str]) -> None:
     Args:
         captions: JSON-lines files with `image`, `captions` and optionally `split`.
     """
-    if not captions:
-        raise DataError("no captions file: name at least one")
     for name in captions:
         file = Path(name)
         pairs = zip(read_records(file), read_captions(file), strict=True)

@@ -22,7 +22,7 @@ from vlm import cli
 from vlm.checkpoint import require_new
 from vlm.config import ModelConfig, ProjectorConfig
 from vlm.efficientnet import EfficientNetTower
-from vlm.errors import CheckpointError, DataError
+from vlm.errors import CheckpointError
 from vlm.projector import MLP
 
 GAIN = 10.0
@@ -150,12 +150,9 @@ def main(
 
     Raises:
         CheckpointError: something is in the output folder, or as `widen`.
-        DataError: no captions file, or as `widen`.
-        ImageError, WeightsError: as `widen`.
+        DataError, ImageError, WeightsError: as `widen`.
     """
     require_new(output)
-    if not captions:
-        raise DataError("no captions file: name at least one")
     if checkpoint == "fresh":
         torch.manual_seed(0)
         model = vlm.build(ModelConfig(projector=ProjectorConfig(input_norm=True)), device="cpu")
