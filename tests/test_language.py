@@ -122,6 +122,7 @@ def test_lora_trains_adapters_only_and_changes_nothing_at_step_0(folder: Path) -
     ("lora", "message"),
     [
         (LoraConfig(targets=["q_porj"]), "q_porj"),
+        (LoraConfig(targets="q_proj("), "unterminated subpattern"),
         (LoraConfig(rank=0), "should be a positive integer"),
     ],
 )

@@ -5,6 +5,7 @@ It is never resized for an image token: image slots have no id of their own (see
 
 import functools
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class LanguageModel(nn.Module):
             )
             try:
                 peft.inject_adapter_in_model(adapters, self.model)
-            except ValueError as error:
+            except (ValueError, re.error) as error:
                 raise ConfigError(f"language.lora: {' '.join(str(error).split())}") from error
 
     @torch.no_grad()
