@@ -69,8 +69,8 @@ class LoraConfig:
         rank: rank of the update.
         alpha: the update is scaled by alpha / rank.
         dropout: dropout in front of the adapters.
-        targets: names of the linear layers that get one, or a pattern of them; `all-linear` is every
-            one but the head.
+        targets: names of the linear layers that get one, or a pattern for them; `all-linear` is
+            every one but the head.
     """
 
     rank: int = 16
