@@ -151,7 +151,6 @@ def finish(server: EndpointAnswerer | None, silent: list[str]) -> None:
         Console(stderr=True, highlight=False).print(server.spent())
     # A process that ends while another still talks to it can be aborted by gloo's threads.
     state.wait_for_everyone()
-    state.destroy_process_group()
     if silent:
         raise VLMError(
             f"not one answer of {', '.join(silent)}: put the reason right, and the same command "

@@ -2,7 +2,6 @@
 accelerators alone, and would train on the CPU as if it had not been asked: here the CPU passes for
 one."""
 
-import os
 import sys
 
 from accelerate.state import PartialState
@@ -14,10 +13,4 @@ if __name__ == "__main__":
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     PartialState._shared_state["_cpu"] = False
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The meshes that shard keep gloo's threads alive after their process group is destroyed, and
-    # one that frees a tensor while the interpreter ends aborts the process (pytorch/pytorch, pull
-    # request 179291). Accelerators do not shard through gloo.
-    os._exit(status)
+    sys.exit(main())

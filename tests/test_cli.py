@@ -15,13 +15,15 @@ import pytest
 import yaml
 from pydantic_core import to_jsonable_python
 from safetensors.torch import load_file
+from torch import distributed
+from torch.distributed import HashStore
 
 from tests import tiny_runs
 from train.config import TrainConfig, Trains
 from vlm.cli import COMMANDS, main, run
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.data.source import DataSource
-from vlm.errors import UsageError
+from vlm.errors import UsageError, VLMError
 from vlm.options import parse
 
 
@@ -347,3 +349,20 @@ def test_a_wrong_preset_is_named(
 def test_training_data_are_shown(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", str(preset), "--show", "2", "--max_length=512"]) == 0
     assert capsys.readouterr().out.count(" supervised") >= 2
+
+
+@pytest.mark.parametrize("error", [None, VLMError("no")])
+def test_processes_leave_their_group(error: VLMError | None) -> None:
+    def command(_: list[str]) -> None:
+        distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        distributed.broadcast_object_list([None])
+        if error is not None:
+            raise error
+
+    try:
+        assert main([], command) == (error is not None)
+        # After an error, others may still wait for what this one would have sent.
+        assert distributed.is_initialized() == (error is not None)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

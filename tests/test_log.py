@@ -278,12 +278,13 @@ def test_of_two_processes_the_main_one_writes(tmp_path: Path) -> None:
         "from rich.console import Console\n"
         "from tests.test_log import tell\n"
         "from train.log import RunLog\n"
-        "accelerator = Accelerator(cpu=True)\n"
-        "folder = pathlib.Path(sys.argv[1])\n"
-        "with RunLog(folder, accelerator, Console(), total_steps=2, peak_flops=100.0) as log:\n"
-        "    tell(log, 1, loss=accelerator.process_index, flops=100.0)\n"
-        "    log.note('a note')\n"
-        "accelerator.end_training()\n"
+        "from vlm.cli import main\n"
+        "def command(words):\n"
+        "    accelerator, folder = Accelerator(cpu=True), pathlib.Path(words[0])\n"
+        "    with RunLog(folder, accelerator, Console(), total_steps=2, peak_flops=100.0) as log:\n"
+        "        tell(log, 1, loss=accelerator.process_index, flops=100.0)\n"
+        "        log.note('a note')\n"
+        "sys.exit(main(command=command))\n"
     )
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -97,7 +97,6 @@ def train(config: TrainConfig) -> Path:
         if skipped := read_report(report_file(config)):
             console.print(f"skipped: {by_reason(skipped)}; see {report_file(config)}")
         console.print(f"{config.output / 'checkpoint'}: vlm chat --model talks to it")
-    accelerator.end_training()
     return config.output / "checkpoint"
 
 
