@@ -69,7 +69,9 @@ class Benchmark:
         folder = data / (self.folder or self.name)
         if self.layout is not None and not folder.is_dir():
             hub = ", or take it from the hub with --hub" if self.hub else ""
-            raise DataError(f"{self.name} is not in {data}: put {self.layout} into {folder}{hub}")
+            raise DataError(
+                f"{self.name} is not in {data} (--data): put {self.layout} into {folder}{hub}"
+            )
         with disk(f"cannot read {folder}"):
             if self.load is not None:
                 questions = self.load(folder, split)

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from dataclasses import fields
+from difflib import get_close_matches
 from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +99,8 @@ def benchmark_of(name: str, config: EvalConfig) -> Benchmark:
         return BENCHMARKS[name]
     if is_own(name):
         return own(Path(name), **given)
+    if meant := get_close_matches(name, BENCHMARKS, 1):
+        raise ConfigError(f"no benchmark '{name}': did you mean {meant[0]}?")
     raise ConfigError(f"no benchmark '{name}'; there are: {', '.join(BENCHMARKS)}")
 
 

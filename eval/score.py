@@ -29,7 +29,7 @@ from eval.question import Question, texts_in
 from eval.results import by_number, by_photo, by_place, objects, read_results
 from eval.table import table_of
 from vlm.data.absent import WAYS
-from vlm.data.records import by_id, head, read_records, refuse
+from vlm.data.records import by_id, head, is_id, read_records, refuse
 from vlm.errors import DataError
 
 
@@ -196,7 +196,9 @@ def captions(
 def coco_rows(file: Path) -> Iterator[Row]:
     """COCO's captions by their photos."""
     said: dict[str, list[Any]] = defaultdict(list)
-    for _, entry, _ in read_records(file, ("image_id", "caption"), "annotations"):
+    for where, entry, _ in read_records(file, ("image_id", "caption"), "annotations"):
+        if not is_id(entry["image_id"]):
+            raise DataError(f"{where}: 'image_id' must be a number or text")
         said[str(entry["image_id"])].append(entry["caption"])
     for number, texts in said.items():
         yield Row(f"{file}: image {number}", {"image": number, "captions": texts}, b"")

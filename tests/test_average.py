@@ -92,7 +92,7 @@ def test_it_says_where_the_average_is(tmp_path: Path, capsys: pytest.CaptureFixt
     one, output = checkpoint(tmp_path, "one", 0), tmp_path / "[average]"
     capsys.readouterr()
     assert command(["average", str(output), one, one]) == 0
-    assert capsys.readouterr().err == f"{output}: vlm chat --model talks to it\n"
+    assert capsys.readouterr().err == f"vlm chat PHOTO --model {output}: talks to it\n"
 
 
 def test_an_output_that_is_forgotten_costs_no_checkpoint(

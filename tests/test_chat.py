@@ -292,6 +292,9 @@ def test_command_answers_one_question(
     assert "\x1b" not in streamed
     assert main(["chat", *options, "--json", str(photo), "What is it?"]) == 0
     assert clean(json.loads(capfd.readouterr().out)["answer"]) == streamed.removesuffix("\n")
+    assert main(["chat", *options, "What is it?"]) == 0
+    told = "no image is shown: vlm chat IMAGE QUESTION asks about one\n"
+    assert capfd.readouterr().err == told
 
 
 def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:

@@ -128,6 +128,7 @@ def test_wrong_options_end_with_status_2(
         (b"\x89PNG", "not YAML: invalid start byte"),
         (b"\0", "not YAML: special characters are not allowed"),
         (b"epochs: 1\npack: [\n", "line 3: not YAML: expected the node content"),
+        (b"epochs: 1\nbatch_size 4\n", "line 2: not YAML: could not find expected ':'"),
         (b"data: &a [*a]\n", "line 1: not YAML: found unconstructable recursive node"),
         (b"epochs: 1\nepochs: 2\n", "line 2: `epochs` is there twice"),
         (b"epoch: 2\n", "no setting `epoch`: did you mean `epochs`?"),
@@ -312,7 +313,9 @@ def test_flags_of_a_run(preset: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*words, "--resume", "--no_resume"]) == 1
     assert main([*words, "--resume", "--batch_size=1"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.endswith("config.batch_size: 2 then, 1 now; --force resumes it all the same")
+    assert told.endswith(
+        "config.batch_size: 2 then, 1 now; --resume --force resumes it all the same"
+    )
     assert main([*words, "--force"]) == 0
     assert "resuming" not in capsys.readouterr().err
 

@@ -425,7 +425,7 @@ def test_a_record_without_turns(folder: Path) -> None:
         ),
         ("../x/a.png", "image path leaves its folder", "{}: `outside: true` allows it"),
         ("https://a.b/c.png", "image is a web address", "{}: fetch it, and name its file"),
-        ("c.png", "missing image", "{} under FOLDER: `images:` says where photos are"),
+        ("c.png", "missing image", "{} under FOLDER: `images` says where photos are"),
         ({"bytes": "?"}, "image is not a path", "{'bytes': '?'}"),
     ],
 )

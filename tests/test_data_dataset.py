@@ -4,10 +4,21 @@ import json
 import pickle
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Image, NamedSplit, Video
+from datasets import (
+    Audio,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    List,
+    NamedSplit,
+    Video,
+)
 
 from tests import tiny
 from tests.data_folders import asked, captions, png, read, reasons, save_photos
@@ -63,6 +74,23 @@ def test_a_class_is_its_name(tmp_path: Path) -> None:
     found = read(tmp_path / "data")
     assert [sample.answers for sample in found.usable] == [(("dog",),)]
     assert [one.reason for one in found.skipped] == ["no answers"] * 2
+    several = Dataset.from_dict(columns | {"answer": [[0, 1, 1], [1, -1], None]})
+    several = several.cast_column("answer", List(ClassLabel(names=["cat", "dog"])))
+    several.save_to_disk(tmp_path / "lists")
+    found = read(tmp_path / "lists")
+    assert [sample.answers for sample in found.usable] == [(("cat", "dog", "dog"),), (("dog",),)]
+
+
+@pytest.mark.skipif(not hasattr(datasets, "Json"), reason="datasets below 4.7 has no such columns")
+def test_columns_of_json_are_what_it_says(tmp_path: Path) -> None:
+    content = [{"type": "image"}, {"type": "text", "text": "Who?"}]
+    talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "A cat."}]
+    table = Dataset.from_dict({"image": encoded(1)})
+    features = table.features | {"messages": datasets.Json()}
+    rows = [{"image": encoded(1)[0], "messages": talk}]
+    Dataset.from_list(rows, features=Features(features)).save_to_disk(tmp_path / "data")
+    (sample,) = read(tmp_path / "data").usable
+    assert sample.conversations == (asked("Who?", "A cat."),)
 
 
 @pytest.mark.parametrize("kind", [Audio, Video])

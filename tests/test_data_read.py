@@ -319,7 +319,7 @@ def test_a_bad_line_is_an_error_with_its_number(folder: Path) -> None:
         read(save_json(folder / "data", [CAT, 3]))
     with pytest.raises(DataError, match=r"data, record 2: captions .* missing; found image; "):
         read(save_json(folder / "data", [CAT, {"image": "a.png"}]))
-    with pytest.raises(DataError, match=r"data: not JSON: .* line 2 column 1"):
+    with pytest.raises(DataError, match=r"data: not JSON: .*, at its end$"):
         read(save_lines(folder / "data", f"[{json.dumps(CAT)},"))
 
 

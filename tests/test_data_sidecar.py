@@ -175,6 +175,6 @@ def test_a_folder_of_photos_with_two_tables_of_them(tmp_path: Path) -> None:
     save_photos(tmp_path, "a.png")
     for kind in ("csv", "jsonl"):
         metadata(tmp_path, kind, file_name=["a.png"], text=["a cat"])
-    told = r"metadata\.csv and metadata\.jsonl are of the same photos: remove one$"
+    told = r"metadata\.csv and metadata\.jsonl: a folder has one of them, join the two$"
     with pytest.raises(DataError, match=told):
         read(tmp_path)

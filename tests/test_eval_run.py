@@ -425,6 +425,7 @@ def test_a_server_is_not_given_the_answers_of_a_model_of_its_name(
         (["--load-in", "5bit"], "5bit"),
         (["--dtype", "int8"], "int8"),
         (["other"], "no benchmark 'other'; there are: vqav2, gqa,"),
+        (["daquarr"], "no benchmark 'daquarr': did you mean daquar?"),
     ],
 )
 def test_what_cannot_be_run_is_said(
@@ -467,7 +468,8 @@ def test_one_device_is_for_one_process() -> None:
 def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "gqa", "--data", str(tmp_path)]) == 1
     told = capsys.readouterr().err
-    assert f"gqa is not in {tmp_path}: put testdev_balanced_questions.json and images/ into" in told
+    put = "put testdev_balanced_questions.json and images/ into"
+    assert f"gqa is not in {tmp_path} (--data): {put}" in told
 
 
 def test_without_a_benchmark_all_are_shown_with_what_they_need(

@@ -181,6 +181,12 @@ def test_what_cannot_be_imported(tmp_path, changes, error, message):
         vlm.load(tmp_path)
 
 
+def test_a_config_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="of type None, not 'llava'"):
+        vlm.load(tmp_path)
+
+
 @pytest.mark.parametrize("broken", ["missing", "short"])
 def test_import_with_tensors_that_do_not_fit(tmp_path, broken):
     make_llava(tmp_path)

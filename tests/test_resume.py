@@ -230,7 +230,7 @@ def test_a_changed_config_is_named(config: TrainConfig) -> None:
         train(other)
     assert "its settings have changed: " in str(error.value)
     assert (
-        "config.epochs: 2 then, 3 now; config.learning_rate: 0.01 then, 0.02 now; --force"
+        "config.epochs: 2 then, 3 now; config.learning_rate: 0.01 then, 0.02 now; --resume --force"
         in str(error.value)
     )
     train(replace(other, force=True))

@@ -281,8 +281,12 @@ def test_scienceqa(folder: Folder) -> None:
     assert "problem 5: not as it should be: 'choices' (at most 5)" in folder.refuse(
         "scienceqa", questions={"5": problem | {"answer": 2}}, results=results
     )
-    assert "questions.json: an object of objects by their ids is needed" in folder.refuse(
-        "scienceqa", questions=[problem], results=results
+    for none in ({}, [problem]):
+        assert "questions.json: an object of objects by their ids is needed" in folder.refuse(
+            "scienceqa", questions=none, results=results
+        )
+    assert "questions.json: 1 entries with no object: 5" in folder.refuse(
+        "scienceqa", questions={"5": [problem]}, results=results
     )
 
 
@@ -299,10 +303,15 @@ def test_choice(folder: Folder) -> None:
     assert "question 1: not as it should be: options that are texts, and" in folder.refuse(
         "choice", questions=[{"question_id": 1, "answer": "A"}], results=results
     )
-    mixed = [one | {"category": kind} for one, kind in zip(questions, ("animals", 3), strict=True)]
-    assert "question 2: not as it should be: TypeError an answer or its kind" in folder.refuse(
-        "choice", questions=mixed, results=results
-    )
+    kinds = zip(questions, (0, "animals"), strict=True)
+    alone = [one | {"category": kind, "group": None} for one, kind in kinds]
+    scores = folder.score("choice", questions=alone, results=results)
+    assert scores["per_category"] == {"0": 100, "animals": 0}
+    listed = [questions[0], questions[1] | {"category": ["animals"]}]
+    many = [questions[0], questions[1] | {"options": ["cat"] * 27}]
+    for wrong, told in ((listed, "a category that is no text"), (many, "27 options, more than")):
+        refused = folder.refuse("choice", questions=wrong, results=results)
+        assert f"question 2: not as it should be: {told}" in refused
 
 
 def test_exact(folder: Folder) -> None:
@@ -351,6 +360,10 @@ def test_captions(folder: Folder) -> None:
     assert "the idf of a single document is 0" in shown
     assert "annotations.json, record 1: caption missing; found image_id, expected" in folder.refuse(
         "captions", annotations=[{"image_id": 1}], results=results
+    )
+    nameless = [{"image_id": None, "caption": "A bus."}]
+    assert "annotations.json, record 1: 'image_id' must be a number or text" in folder.refuse(
+        "captions", annotations=nameless, results=results
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vlm
 from tests.llava_folders import make_llava
 from vlm.errors import WeightsError
 from vlm.smollm2 import SMOLLM2
@@ -65,6 +66,11 @@ def test_a_source_that_is_no_folder_was_taken_for_a_hub_id(tmp_path):
         told = rf"^cannot load '{local}': no model \(check the folder\)$"
         with pytest.raises(WeightsError, match=told), reading(local):
             raise OSError("no model")
+
+
+def test_a_misspelt_name_is_asked_of_no_hub():
+    with pytest.raises(WeightsError, match=r"^no folder embeded here: did you mean `embedded`\?$"):
+        vlm.load("embeded")
 
 
 def test_a_revision_of_a_local_folder_is_refused(tmp_path):

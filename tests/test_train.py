@@ -77,7 +77,7 @@ def test_the_loss_falls_and_the_checkpoint_answers(
     trainable = {cells[1].strip(): cells[3].strip() for cells in table}
     assert trainable == {"vision tower": "0", "projector": "1,856", "language model": "0"}
     assert "vision features are cached" in told
-    assert f"{checkpoint}: vlm chat --model talks to it" in told
+    assert f"vlm chat PHOTO --model {checkpoint}: talks to it" in told
 
 
 def test_a_run_folder_says_what_was_done(config: TrainConfig) -> None:

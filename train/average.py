@@ -77,4 +77,4 @@ def average_checkpoints(output: Path, checkpoints: list[str]) -> None:
     require_new(output)
     average(checkpoints).save(output)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{output}: vlm chat --model talks to it")
+    console.print(f"vlm chat PHOTO --model {output}: talks to it")

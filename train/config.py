@@ -47,7 +47,7 @@ class Trains:
 
     def __post_init__(self) -> None:
         layers = self.vision_layers
-        if layers != "all" and layers < 0:
+        if layers != "all" and not (isinstance(layers, int) and layers >= 0):
             raise ConfigError(f"trains.vision_layers must be 0 or more, or all, not {layers!r}")
         if not self.projector and self.language == "frozen" and layers == 0:
             raise ConfigError("nothing trains: choose trains.projector, language or vision_layers")

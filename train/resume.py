@@ -172,7 +172,7 @@ def state_to_resume(
         if changed and not config.force:
             raise ConfigError(
                 f"{config.output} cannot be resumed, its settings have changed: "
-                f"{'; '.join(changed)}; --force resumes it all the same"
+                f"{'; '.join(changed)}; --resume --force resumes it all the same"
             )
     return found
 

@@ -96,7 +96,7 @@ def train(config: TrainConfig) -> Path:
             console.print(f"dropped from samples: {cut:,} {CUT}, in the first epoch")
         if skipped := read_report(report_file(config)):
             console.print(f"skipped: {by_reason(skipped)}; see {report_file(config)}")
-        console.print(f"{config.output / 'checkpoint'}: vlm chat --model talks to it")
+        console.print(f"vlm chat PHOTO --model {config.output / 'checkpoint'}: talks to it")
     return config.output / "checkpoint"
 
 

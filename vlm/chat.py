@@ -104,6 +104,8 @@ def chat(config: ChatConfig) -> None:
     generation = {each.name: getattr(config, each.name) for each in fields(GenerationConfig)}
     conversation = Conversation(model, generation, pending=pending)
     if question is not None:
+        if not images and not config.json:
+            notice(notices, "no image is shown: vlm chat IMAGE QUESTION asks about one")
         answer(conversation, question, sys.stdout, config.json)
     if question is None or config.interactive:
         sys.stdin.reconfigure(errors="replace")

@@ -8,6 +8,7 @@ The frozen parts themselves stay where their sources are.
 
 import dataclasses
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from vlm.config import ModelConfig, from_json, to_json
-from vlm.errors import CheckpointError, ConfigError
+from vlm.errors import CheckpointError, ConfigError, WeightsError
 from vlm.files import disk, replace_folder
-from vlm.sources import commit_of, local_source, reading
+from vlm.sources import commit_of, local_source, quiet_loading, reading
 
 CONFIG_FILE = "vlm_config.json"
 TENSOR_FILE = "model.safetensors"
@@ -41,8 +42,10 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
         raise CheckpointError(
             f"{name} is no checkpoint: it has neither {CONFIG_FILE} nor a LLaVA model's config.json"
         )
+    if get_close_matches(name, ["embedded"]):
+        raise WeightsError(f"no folder {name} here: did you mean `embedded`?")
     hub_id = local_source(name)
-    with reading(hub_id):
+    with reading(hub_id), quiet_loading():
         config_file = cached_file(hub_id, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
         if config_file is None:
             return ModelConfig(llava=hub_id), None

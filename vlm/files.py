@@ -72,6 +72,12 @@ def parse_json(where: str, content: bytes) -> Any:
         return json.loads(content)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        text = error.doc.rstrip()
+        # Of a file of one line, or of lines of which it is one, `where` says the line.
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        place = "at its end" if error.pos >= len(text) else f"{line}column {error.colno}"
+        raise DataError(f"{where}: not JSON: {error.msg}, {place}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}") from error
 

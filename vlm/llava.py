@@ -80,11 +80,12 @@ def load_llava(
 
 def read_config(name: str, source: str, revision: str | None) -> LlavaConfig:
     """The config of a LLaVA; another kind of model is a ConfigError."""
-    with reading(name):
+    with reading(name), quiet_loading():
         written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-    if written.get("model_type") != "llava":
+    kind = written.get("model_type") if isinstance(written, dict) else None
+    if kind != "llava":
         raise ConfigError(
-            f"{name} is a model of type {written.get('model_type')!r}, not 'llava': "
+            f"{name} is a model of type {kind!r}, not 'llava': "
             "give the folder or hub id of a transformers LlavaForConditionalGeneration"
         )
     # Without it, transformers would make up a random Llama of 7 billion weights.

@@ -160,6 +160,9 @@ def read_yaml(content: str | bytes) -> dict[Any, Any]:
         return yaml.load(content, TextLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
+        if mark and error.context_mark and mark.line >= len(content.splitlines()):
+            # At the end of the file, what began somewhere is missed.
+            mark = error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         # "reason" is what a byte that is no UTF-8 has instead.
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error

@@ -88,19 +88,21 @@ def require_found(source: str, report: dict[str, Any], model: nn.Module) -> None
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Within, libraries say nothing that nobody can act on: loading one half of a two-tower
-    checkpoint leaves keys over by design, and bitsandbytes, which peft imports wherever it is
-    installed, misses a kernel that we do not use."""
+    checkpoint leaves keys over by design, bitsandbytes, which peft imports wherever it is
+    installed, misses a kernel that we do not use, and the hub's client tells of each try."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    bitsandbytes = logging.getLogger("bitsandbytes")
-    level = bitsandbytes.level
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    bitsandbytes.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        bitsandbytes.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

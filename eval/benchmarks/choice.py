@@ -25,16 +25,20 @@ def choice(
     text: str,
     options: Sequence[str] | Mapping[str, str],
     answer: str,
-    category: str | None = None,
+    category: str | int | None = None,
     group: str | None = None,
 ) -> Question:
     """A question with its options, in a row or by letter; `answer` is the letter of one."""
     if isinstance(options, list | tuple):
-        options = dict(zip(LETTERS[: len(options)], options, strict=True))
+        if len(options) > len(LETTERS):
+            raise ValueError(f"{len(options)} options, more than there are letters")
+        options = dict(zip(LETTERS, options, strict=False))
     texts = options.values() if isinstance(options, Mapping) else [None]
     if not all(isinstance(option, str) for option in texts) or answer not in options:
         raise ValueError("options that are texts, and the letter of one of them, are needed")
-    labels = {"category": category} if category else {}
+    if not isinstance(category, str | int | None):
+        raise ValueError("a category that is no text")
+    labels = {} if category in (None, "") else {"category": str(category)}
     scored_as = Options(options, group)
     return Question(str(number), image, with_options(text, options), (answer,), labels, scored_as)
 

@@ -44,7 +44,7 @@ def test_the_wider_model_is_the_same_function_and_detects(
     before = vlm.load("embedded")
     before.save(tmp_path / "before")
     main(tmp_path / "before", tmp_path / "after", [str(captions)])
-    told = f"{tmp_path / 'after'}: vlm chat --model talks to it\n"
+    told = f"vlm chat PHOTO --model {tmp_path / 'after'}: talks to it\n"
     assert capsys.readouterr().err.endswith(told)
     after = vlm.load(tmp_path / "after")
     patches = before.vision(before.vision.preprocessing.batch([tiny.photo(0)]))

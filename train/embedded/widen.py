@@ -160,7 +160,7 @@ def main(
         model = vlm.load(checkpoint, device="cpu")
     widen(model, [Path(file) for file in captions], by).save(output)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{output}: vlm chat --model talks to it")
+    console.print(f"vlm chat PHOTO --model {output}: talks to it")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ set that it loads.
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,6 @@ from vlm.errors import DataError
 def dataset_records(source: DataSource) -> Iterator[Record]:
     """The rows of a data set's split, in which photos are read as they are stored, and a class is
     its name."""
-    # Slow to import, and few sources need it.
-    from datasets import ClassLabel
-
     table, split = load_table(source.path, source.subset, source.split)
     names = table.column_names
     keys = keys_of(f"{source.path}: columns", source.columns, names)
@@ -34,16 +32,32 @@ def dataset_records(source: DataSource) -> Iterator[Record]:
     # Other images are a reason to skip a row, unless the config says which are meant.
     other = None if source.columns.image else "`columns: {image: NAME}` says which is the photo"
     images = [photos_in(source.path, table, n) if n in used else repeat(other) for n in stored]
-    classes = {n: kind.names for n, kind in table.features.items() if isinstance(kind, ClassLabel)}
-    # Not decoded, as sound and video would be, which nobody reads.
     texts = table.select_columns([name for name in names if name not in stored])
-    rows = (row for part in texts.with_format("arrow") for row in part.to_pylist())
-    for number, (row, *cells) in enumerate(zip(rows, *images, strict=False)):
+    kinds = texts.features
+    for name, kind in kinds.items():
+        if getattr(kind, "decode", False):
+            # Sound and video, which nobody reads.
+            texts = texts.cast_column(name, replace(kind, decode=False))
+    for number, (row, *cells) in enumerate(zip(texts, *images, strict=False)):
+        row = {name: named(kinds[name], cell) for name, cell in row.items()}
         row |= zip(stored, cells, strict=True)
-        for name, known in classes.items():
-            row[name] = known[row[name]] if row[name] in range(len(known)) else None
-        row = with_lists(row, keys)
-        yield Record(f"{source.path}, row {number}", (row, keys), split)
+        yield Record(f"{source.path}, row {number}", (with_lists(row, keys), keys), split)
+
+
+def named(kind: Any, cell: Any) -> Any:
+    """A cell in which a class is its name."""
+    # Slow to import, and few sources need it.
+    from datasets import ClassLabel, LargeList, List
+
+    if cell is None:
+        return None
+    if isinstance(kind, ClassLabel):
+        return kind.names[cell] if cell in range(len(kind.names)) else None
+    if isinstance(kind, List | LargeList):
+        return [named(kind.feature, one) for one in cell]
+    if isinstance(kind, dict):
+        return {name: named(kind[name], one) for name, one in cell.items()}
+    return cell
 
 
 def photos_in(path: str, table: Any, column: str = "image") -> Iterator[Any]:

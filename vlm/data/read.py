@@ -36,7 +36,7 @@ def imagefolder_records(source: DataSource) -> Iterator[Record]:
     files = [file for file in files_in(folder) if file.name in METADATA]
     for first, second in pairwise(files):
         if first.parent == second.parent:
-            raise DataError(f"{first} and {second.name} are of the same photos: remove one")
+            raise DataError(f"{first} and {second.name}: a folder has one of them, join the two")
     for file in files:
         inner = replace(source, path=str(file), format=None, split=None)
         inner.format = format_of(inner)

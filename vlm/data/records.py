@@ -63,9 +63,11 @@ def read_named(file: Path, key: str | None = None) -> dict[str, dict[str, Any]]:
     """The objects that a file's JSON object has by name, or that the one under `key` in it has."""
     whole = read_json(file)
     found = whole.get(key) if isinstance(whole, dict) and key else whole
-    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        where = f" under {key!r}" if key else ""
+    where = f" under {key!r}" if key else ""
+    if not whole or not isinstance(found, dict):
         raise DataError(f"{file}: an object of objects by their ids is needed{where}")
+    wrong = [name for name, one in found.items() if not isinstance(one, dict)]
+    refuse(file, wrong, "no object", "entries")
     return found
 
 
@@ -174,7 +176,7 @@ def photo_at(source: DataSource, *names: Any) -> Photo:
             if os.path.isfile(root / path):
                 return FilePhoto(root / path)
     named = " or ".join(shortened(name, 100) for name in names)
-    hint = "`images:` says where photos are"
+    hint = "`images` says where photos are"
     raise SkipSample("missing image", f"{named} under {roots[-1]}: {hint}")
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -114,7 +115,9 @@ def shard_sample(source: DataSource, record: Record) -> Sample:
         return captioned(source, record.where, (photo,), text_captions(_text(texts[0])))
     if ".json" not in found:
         raise SkipSample("no text beside the photo", f"found {', '.join(found)}")
-    row = {**_object(found[".json"]), source.columns.image or "image": photo}
+    # Beside the JSON lies its photo: no key names it.
+    source = replace(source, columns=replace(source.columns, image=None))
+    row = {**_object(found[".json"]), "image": photo}
     try:
         keys = keys_of(found[".json"].member, source.columns, row)
     except DataError as error:
