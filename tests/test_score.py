@@ -361,6 +361,10 @@ def test_captions(folder: Folder) -> None:
     assert "annotations.json, record 1: caption missing; found image_id, expected" in folder.refuse(
         "captions", annotations=[{"image_id": 1}], results=results
     )
+    blank = [{"image_id": 1, "caption": " "}, {"image_id": 2, "caption": "."}]
+    assert "all captions to compare with are blank" in folder.refuse(
+        "captions", annotations=blank, results=results
+    )
     nameless = [{"image_id": None, "caption": "A bus."}]
     assert "annotations.json, record 1: 'image_id' must be a number or text" in folder.refuse(
         "captions", annotations=nameless, results=results

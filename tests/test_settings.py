@@ -89,6 +89,7 @@ def test_the_type_of_a_setting_says_what_a_word_is(hint: object, text: str, valu
         ("pack: tight", "pack must be 'none', 'image' or 'sequence', not 'tight'"),
         ("trains: {vision_layers: some}", "vision_layers must be a whole number or 'all', not 's"),
         ("trackers: [{}]", "trackers[0] must be text, not settings"),
+        ("output: null", "output must be a path, not null"),
         (
             "trains: projector",
             "trains must be settings such as `{projector: ...}`, not 'projector'",

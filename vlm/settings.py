@@ -23,7 +23,10 @@ LARGEST = 2**20
 DATA = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".gz")
 NO_SETTINGS = "it holds no settings; if it is data, write `data: FILE` in a YAML file"
 
-TYPES = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
+TYPES = {
+    **{"bool": "true or false", "int": "a whole number", "float": "a number"},
+    **{"string": "text", "path": "a path", "list": "a list"},
+}
 """What a value must be, by the beginning of pydantic's name of the error; it says the others."""
 
 

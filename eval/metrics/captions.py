@@ -8,7 +8,7 @@ from typing import Literal
 
 from eval.metrics.scores import Scores, interval
 from vlm.data.words import tokenize
-from vlm.errors import VLMError
+from vlm.errors import DataError, VLMError
 
 Tokenizer = Literal["python", "ptb"]
 
@@ -47,6 +47,8 @@ def score_captions(
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = tokens(references, tokenizer)
+        if not any(map(any, truth.values())):
+            raise DataError("all captions to compare with are blank")
         answers = tokens([[prediction] for prediction in predictions], tokenizer)
         bleu, _ = Bleu(4).compute_score(truth, answers)
         more = {f"bleu_{order}": 100 * float(score) for order, score in enumerate(bleu, start=1)}
