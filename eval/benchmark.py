@@ -97,7 +97,7 @@ def make(rows: Iterable[Row], question: Make) -> list[Question]:
             found = found if isinstance(found, list) else [found]
             texts = [text for one in found for text in (*one.answers, *one.labels.values())]
             if not all(isinstance(text, str) for text in texts):
-                raise TypeError("an answer or its kind is no text")
+                raise ValueError("an answer or its kind is no text")
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             reason = error if type(error) is ValueError else f"{type(error).__name__} {error}"
             told = f"{where}: not as it should be: {reason}"

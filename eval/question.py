@@ -80,10 +80,10 @@ def data_url(image: Image.Image, kind: str, **settings: Any) -> str:
 
 def texts_in(row: dict[str, Any], key: str = "answers", least: int = 1) -> tuple[str, ...]:
     """The texts that a row lists; of objects, as VQA v2 has them, the `answer` of each. A KeyError
-    or TypeError if the key, or a list of texts under it, is missing."""
+    or ValueError if the key, or a list of texts under it, is missing."""
     listed = row[key]
     if isinstance(listed, list) and len(listed) >= least:
         texts = [one.get("answer") if isinstance(one, dict) else one for one in listed]
         if all(isinstance(text, str) for text in texts):
             return tuple(texts)
-    raise TypeError(f"a list '{key}' of {'two or more ' if least == 2 else ''}texts is needed")
+    raise ValueError(f"a list '{key}' of {'two or more ' if least == 2 else ''}texts is needed")

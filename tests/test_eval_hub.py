@@ -179,7 +179,7 @@ def test_rows_that_are_not_as_they_should_be(tmp_path: Path) -> None:
 def test_answers_that_are_no_list(tmp_path: Path) -> None:
     row = {"question_id": "1", "question": "What?", "difficult_direct_answer": False}
     on_disk(tmp_path, "validation", [{**row, "direct_answers": "['net',"}])
-    with pytest.raises(DataError, match=r"should be: TypeError a list 'direct_answers' of texts"):
+    with pytest.raises(DataError, match=r"should be: a list 'direct_answers' of texts"):
         questions_of("aokvqa-direct", tmp_path)
 
 

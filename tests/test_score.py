@@ -325,7 +325,7 @@ def test_exact(folder: Folder) -> None:
     assert "no question of split 'val'" in folder.refuse(
         "exact", "--split", "val", questions=questions, results=results
     )
-    assert "question a: not as it should be: TypeError a list 'answers'" in folder.refuse(
+    assert "question a: not as it should be: a list 'answers'" in folder.refuse(
         "exact", questions=[{"question_id": "a", "answers": "2"}], results=results
     )
 
@@ -414,12 +414,15 @@ def test_annotations_that_do_not_fit(folder: Folder) -> None:
     assert "annotations.json: 3 questions with no annotation: 1, 2, 3" in told
     first, *rest = VQA_ANNOTATIONS["annotations"]
     for broken, message in (
-        ({"answers": []}, "TypeError a list 'answers' of two or more texts is needed"),
+        ({"answers": []}, "a list 'answers' of two or more texts is needed"),
         ({"answers": ["red"] * 10}, "question 1 needs a list 'answers'"),
-        ({"answer_type": 3}, "question 1: not as it should be: TypeError an answer or its kind is"),
+        ({"answer_type": 3}, "question 1: not as it should be: an answer or its kind is"),
     ):
         told = folder.refuse_vqa(annotations={"annotations": [first | broken, *rest]})
         assert message in told
+    asked = [one | {"image_id": None} for one in VQA_QUESTIONS["questions"]]
+    told = folder.refuse_vqa(questions={"questions": asked})
+    assert "3 questions with 'image_id' that is neither number nor text: 1, 2, 3" in told
     told = folder.refuse_vqa(annotations={"questions": []})
     assert "annotations.json: a list of objects under 'annotations' is needed" in told
 

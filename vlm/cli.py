@@ -4,14 +4,13 @@ dataclass. What a command needs is imported when its options are known to be rig
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pkgutil import resolve_name
-from types import ModuleType
 
 from vlm.errors import UsageError, VLMError
 from vlm.options import Target, parse
+from vlm.process_group import leaving_group
 
 COMMANDS = {
     "chat": ("vlm.chat:ChatConfig", "ask questions about images", "vlm.chat:chat"),
@@ -80,12 +79,10 @@ def main(arguments: list[str] | None = None, command: Callable[..., None] = disp
     `VLMError`, or when nobody reads the output any more; 2 for wrong options; 130 after Ctrl-C."""
     try:
         try:
-            command(sys.argv[1:] if arguments is None else arguments)
+            with leaving_group():
+                command(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()
-            group = idle_group()
-        if group is not None:
-            group.destroy_process_group()
     except VLMError as error:
         print(f"vlm: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -96,15 +93,3 @@ def main(arguments: list[str] | None = None, command: Callable[..., None] = disp
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def idle_group() -> ModuleType | None:
-    """`torch.distributed`, of which no thread is busy, if a launcher started several processes."""
-    found = sys.modules.get("torch.distributed")
-    if found is None or not found.is_available() or not found.is_initialized():
-        return None
-    # gloo's threads need the interpreter's lock to free the tensors of the last exchange. Who then
-    # destroys the group holds it and waits for them, for ever, and an interpreter that ends is
-    # aborted by them (torch 2.13): now they have it to themselves.
-    time.sleep(0.5)
-    return found

@@ -11,7 +11,7 @@ from eval.hub import Hub, Row
 from eval.metrics.vqa import SUBMITTED, submitted_accuracy
 from eval.prompts import short
 from eval.question import Question, texts_in
-from vlm.data.records import refuse
+from vlm.data.records import is_id, refuse
 from vlm.data.vqa import TYPES, read_vqa
 
 
@@ -30,6 +30,8 @@ def annotated(questions: Path, annotations: Path) -> Iterator[Row]:
     without = [number for number, row in asked.items() if row["answers"] is None]
     refuse(annotations, without, "no annotation")
     refuse(annotations, unknown, "no such question", "annotations")
+    nameless = [number for number, row in asked.items() if not is_id(row["image_id"])]
+    refuse(questions, nameless, "'image_id' that is neither number nor text")
     for number, row in asked.items():
         yield Row(f"{annotations}: question {number}", row, (questions.parent, row["image_id"]))
 
