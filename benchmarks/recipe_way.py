@@ -21,6 +21,7 @@ from train.config import TrainConfig
 from train.features import FeatureCache
 from train.flops import model_flops
 from train.freeze import freeze
+from train.frozen_llama import FrozenLlama
 from train.log import METRICS, read_log
 from train.loss import cross_entropy
 from train.mask import block_mask
@@ -31,8 +32,11 @@ from vlm.data.source import DataSource
 RECIPE = "this recipe"
 
 
-def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
-    """What `train.loss.target_loss` gives, from logits at every position."""
+def loss_from_all_logits(
+    model: PreTrainedModel, embeddings: Tensor, batch: Batch, layers: FrozenLlama | None = None
+) -> Tensor:
+    """What `train.loss.target_loss` gives, from logits at every position, of transformers' model
+    whatever the `layers`."""
     mask = batch.attention_mask
     if batch.blocks is not None:
         mask = block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype)
@@ -51,7 +55,7 @@ def loss_from_all_logits(model: PreTrainedModel, embeddings: Tensor, batch: Batc
 NO_GROUPING = (train.order, "POOL", 1)
 ALL_LOGITS = (train.loop, "target_loss", loss_from_all_logits)
 NO_KEEPING = (train.malloc, "keep_freed_memory", lambda: None)
-NO_ONEDNN = (train.run, "uses_onednn", lambda *_: False)
+NO_LAYERS = (train.run, "is_frozen_llama", lambda _: False)
 
 VARIANTS = {
     RECIPE: ({}, ()),
@@ -59,11 +63,11 @@ VARIANTS = {
     "without the feature cache": ({"cache": "off"}, ()),
     "without length grouping": ({}, (NO_GROUPING,)),
     "with logits at all positions": ({}, (ALL_LOGITS,)),
-    "without oneDNN": ({}, (NO_ONEDNN,)),
+    "without layers of its own": ({}, (NO_LAYERS,)),
     "without keeping freed memory": ({}, (NO_KEEPING,)),
     "all six switched off": (
         {"pack": "none", "cache": "off"},
-        (NO_GROUPING, ALL_LOGITS, NO_ONEDNN, NO_KEEPING),
+        (NO_GROUPING, ALL_LOGITS, NO_LAYERS, NO_KEEPING),
     ),
     "with sequence packing": ({"pack": "sequence"}, ()),
 }
@@ -116,5 +120,6 @@ def time_recipe(setting: Setting, folder: Path, name: str) -> Measured:
         tokens=mean(row["tokens"] for row in timed) / seconds,
         memory=peak_memory(),
         loss=mean(row["loss"] for row in rows),
+        precision=config.precision,
         mfu=median(row["mfu"] for row in timed) if "mfu" in timed[0] else None,
     )

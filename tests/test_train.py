@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import vlm
@@ -365,12 +367,46 @@ def test_the_environment_does_not_divide_gradients(
     [("no", True, "bf16"), ("no", False, "fp16"), ("fp16", True, None)],
 )
 def test_precision_on_a_gpu(
-    launched: str, has_bfloat16: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    launched: str,
+    has_bfloat16: bool,
+    expected: str | None,
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    assert train_run.precision("auto", launched) == expected
-    assert train_run.precision("fp32", launched) == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    assert train_run.precision(replace(config, precision="auto")) == expected
+    assert train_run.precision(replace(config, precision="fp32")) == "no"
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the accelerator decides")
+def test_precision_on_a_cpu_is_kept_when_the_run_is_resumed_on_another(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = replace(config, epochs=1, precision="auto", cache="off")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    train(replace(auto))
+    assert "\ncomputes in bf16 on cpu\n" in f"\n{capsys.readouterr().err}"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(replace(auto, resume=True))
+    runs = json.loads((config.output / "run.json").read_text())["runs"]
+    assert [run["config"]["precision"] for run in runs] == ["bf16", "bf16"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(elsewhere(auto))
+    (run,) = json.loads((elsewhere(auto).output / "run.json").read_text())["runs"]
+    assert run["config"]["precision"] == "fp32"
+
+
+def test_frozen_weights_are_kept_in_what_they_are_computed_in(config: TrainConfig) -> None:
+    config = replace(config, precision="bf16")
+    config.resolve()
+    accelerator = train_run.start(config)
+    model, _ = train_run.build_to_train(config, accelerator, Console(quiet=True))
+    dtypes = {name: next(part.parameters()).dtype for name, part in model.named_children()}
+    half, whole = torch.bfloat16, torch.float32
+    assert dtypes == {"vision": half, "projector": whole, "language": half}
 
 
 def test_a_skipped_step_leaves_the_weights(

@@ -58,6 +58,7 @@ def run_config(folder: Path, **fields: object) -> TrainConfig:
         workers=0,
         epochs=2,
         learning_rate=1e-2,
+        precision="fp32",
         save_every=1000,
         trackers=[],
     )

@@ -2,9 +2,10 @@
 
 import math
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -18,6 +19,7 @@ from train.batch import Batch
 from train.config import TrainConfig
 from train.epochs import Epochs
 from train.flops import ModelFlops
+from train.frozen_llama import FrozenLlama
 from train.loader import Prepared, prepared_batches
 from train.log import RunLog
 from train.loss import target_loss
@@ -33,7 +35,8 @@ ANSWER_LENGTH = 48
 
 @dataclass
 class Run:
-    """What trains, on what; `rewards` is None where the model draws no captions."""
+    """What trains, on what; `rewards` is None where the model draws no captions, `layers` where the
+    language model's are transformers'."""
 
     config: TrainConfig
     state: TrainingState
@@ -41,10 +44,12 @@ class Run:
     flops: ModelFlops
     rewards: SelfCritical | None
     log: RunLog
+    layers: FrozenLlama | None = None
 
     def __post_init__(self) -> None:
         state = self.state
         self.accelerator, self.model, self.network = state.accelerator, state.model, state.network
+        self.loss = partial(target_loss, layers=self.layers)
 
     def train(self) -> None:
         """Runs to the end, from wherever it is; a VLMError at a signal to end."""
@@ -133,7 +138,7 @@ class Run:
             # Processes exchange gradients once, with those of the last batch.
             accelerator.sync_gradients = last = batch is batches[-1]
             with nullcontext() if last else accelerator.no_sync(self.network):
-                loss = self.network(batch.to(accelerator.device), target_loss)
+                loss = self.network(batch.to(accelerator.device), self.loss)
                 # DDP averages over processes, but each token is to weigh 1 / targets.
                 accelerator.backward(loss * (accelerator.num_processes / max(targets, 1)))
             total += loss.detach()
@@ -186,7 +191,7 @@ class Run:
                 return
             self.network.eval()
             batches = self.epochs.held_out_batches()
-            loss, skipped = validation_loss(self.accelerator, self.network, batches)
+            loss, skipped = validation_loss(self.accelerator, self.network, batches, self.loss)
             self.train_mode()
             self.epochs.report(skipped)
             self.log.validation(at.step, loss)
@@ -276,7 +281,10 @@ def schedule(step: int, warmup: float, total: int) -> float:
 
 @torch.no_grad()
 def validation_loss(
-    accelerator: Accelerator, network: nn.Module, batches: Iterable[Prepared]
+    accelerator: Accelerator,
+    network: nn.Module,
+    batches: Iterable[Prepared],
+    loss_of: Callable[..., Tensor],
 ) -> tuple[float, list[Skipped]]:
     """Mean loss of a supervised token, over all processes (no number if there is none), and this
     process's samples that cannot be used."""
@@ -287,7 +295,7 @@ def validation_loss(
             skipped += prepared.skipped
             batch = prepared.batch.to(accelerator.device)
             total += torch.stack(
-                [network(batch, target_loss), torch.tensor(len(batch.target_ids)).to(total)]
+                [network(batch, loss_of), torch.tensor(len(batch.target_ids)).to(total)]
             )
     loss, targets = accelerator.reduce(total, "sum").tolist()
     return loss / targets if targets else math.nan, skipped

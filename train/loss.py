@@ -3,27 +3,41 @@ and those of a large vocabulary are never whole in memory."""
 
 from importlib.util import find_spec
 from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from train.batch import Batch
+from train.frozen_llama import FrozenLlama
 from train.mask import block_mask
 
 LOGITS_AT_ONCE = 2**26
 """Logits in memory at a time, 256 MiB in float32: 1,365 tokens of a vocabulary of 49,152."""
 
+ROWS_AT_ONCE = 16
+"""Tokens whose logits stay in a CPU's cache."""
+
 HEAD_SCALES = ("lm_head_multiplier", "dim_model_base")
 """Settings of Falcon-H1 and MiniCPM 3 that change what goes through the output head."""
 
 
-def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Tensor:
+def target_loss(
+    model: PreTrainedModel, embeddings: Tensor, batch: Batch, layers: FrozenLlama | None = None
+) -> Tensor:
     """Spliced rows (B, T, H) -> cross-entropy of the language model, summed over a batch's n
-    supervised tokens, each times its weight if it has one; float32 scalar. Raises as `block_mask`.
-    """
+    supervised tokens, each times its weight if it has one; float32 scalar. `layers` are the model's
+    where they need not be transformers' own. Raises as `block_mask`."""
+    config = model.config.get_text_config()
+    at_once = LOGITS_AT_ONCE // config.vocab_size
+    if layers is not None:
+        hidden = layers_at_targets(layers, model, embeddings, batch)
+        weight = model.get_output_embeddings().weight
+        return FrozenHeadLoss.apply(hidden, weight, batch.target_ids, at_once, batch.target_weights)
     mask = batch.attention_mask
     if batch.blocks is not None:
         mask = block_mask(batch.blocks, batch.position_ids, model, embeddings.dtype)
@@ -33,19 +47,31 @@ def target_loss(model: PreTrainedModel, embeddings: Tensor, batch: Batch) -> Ten
         "position_ids": batch.position_ids,
         "use_cache": False,
     }
-    if model.config.get_text_config()._attn_implementation == "flex_attention":
+    if config._attn_implementation == "flex_attention":
         # For rows under 128 tokens it takes its kernel for decoding, which does not train.
         inputs["kernel_options"] = {"FORCE_USE_FLEX_ATTENTION": True}
     if head_is_all(model):
         hidden = model.base_model(**inputs).last_hidden_state
         at_targets = hidden[batch.target_rows, batch.target_positions]
-        at_once = LOGITS_AT_ONCE // model.config.get_text_config().vocab_size
         head = model.get_output_embeddings()
         return head_loss(head, at_targets, batch.target_ids, at_once, batch.target_weights)
     positions, index = batch.target_positions.unique(return_inverse=True)
     logits = model(**inputs, logits_to_keep=positions).logits
     at_targets = logits[batch.target_rows, index]
     return cross_entropy(at_targets, batch.target_ids, batch.target_weights)
+
+
+def layers_at_targets(
+    layers: FrozenLlama, model: PreTrainedModel, embeddings: Tensor, batch: Batch
+) -> Tensor:
+    """Spliced rows (B, T, H) -> hidden states (n, H) that predict the supervised tokens."""
+    blocks = batch.blocks
+    if blocks is None:
+        # Rows of one conversation: group 0, all of it common, and padding.
+        blocks = (batch.attention_mask - 1)[..., None].expand(-1, -1, 2)
+    mask = block_mask(blocks, batch.position_ids, model, embeddings.dtype)
+    places = batch.target_rows * embeddings.shape[1] + batch.target_positions
+    return layers(embeddings, mask, batch.position_ids, places)
 
 
 def head_is_all(model: PreTrainedModel) -> bool:
@@ -81,6 +107,48 @@ def head_loss(
     each = repeat(None) if weights is None else weights.split(at_once)
     parts = zip(hidden.split(at_once), ids.split(at_once), each, strict=False)
     return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum()
+
+
+class FrozenHeadLoss(Function):
+    """What `head_loss` gives, of the weight (V, H) of a head that does not train, on a CPU: the
+    gradient is computed along with the loss, so logits are neither kept nor computed again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, at_once: int, weights: Tensor | None
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32)
+        ctx.gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(ids), at_once):
+            part = slice(start, start + at_once)
+            logits = F.linear(hidden[part], weight)
+            own = None if weights is None else weights[part]
+            total += loss_into_gradient(logits, ids[part], own)
+            if ctx.gradient is not None:
+                torch.mm(logits, weight, out=ctx.gradient[part])
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.gradient * gradient, None, None, None, None
+
+
+def loss_into_gradient(logits: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+    """Cross-entropy of logits (n, V), in whose place its gradient is left."""
+    total = torch.zeros((), dtype=torch.float32)
+    # A few rows at a time, which stay in the cache.
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        rows, own = logits[part], ids[part, None]
+        scores = rows.float().log_softmax(dim=-1)
+        losses = -scores.gather(1, own)
+        gradient = scores.exp_().scatter_add_(1, own, torch.full_like(losses, -1))
+        if weights is not None:
+            losses = losses * weights[part, None]
+            gradient *= weights[part, None]
+        total += losses.sum()
+        rows.copy_(gradient)
+    return total
 
 
 def fused_loss(head: nn.Linear, hidden: Tensor, ids: Tensor) -> Tensor:

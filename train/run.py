@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedType,
     broadcast_object_list,
@@ -27,21 +27,22 @@ from train.epochs import Epochs, report_file, size_of
 from train.features import FeatureCache, together
 from train.flops import model_flops, peak_flops
 from train.freeze import freeze
+from train.frozen_llama import FrozenLlama, is_frozen_llama
 from train.loader import CUT
 from train.log import METRICS, RunLog, read_log
 from train.loop import Run
 from train.mask import attention_for
-from train.onednn import through_onednn
 from train.plot import plot
-from train.resume import TrainingState, remove_states, state_to_resume
+from train.resume import TrainingState, remove_states, state_to_resume, states
 from train.rewards import self_critical
-from train.run_json import describe, fingerprint
+from train.run_json import describe, fingerprint, starts
 from vlm.checkpoint import load_tensors, read
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig
 from vlm.data.read import read_sources
 from vlm.data.sample import Samples, Skipped, by_reason, counted
 from vlm.data.skipped import check_share, read_report, write_report
 from vlm.errors import ConfigError, DataError
+from vlm.precision import cpu_dtype
 
 MEASURED = 64
 """Photos by which the tower's speed is measured."""
@@ -55,9 +56,12 @@ def train(config: TrainConfig) -> Path:
     """
     malloc.keep_freed_memory()
     config.resolve()
+    asked = config.precision
     accelerator = start(config)
     main = accelerator.is_main_process
     console = Console(stderr=True, quiet=not main, soft_wrap=True, highlight=False)
+    if asked == "auto":
+        console.print(f"computes in {config.precision} on {accelerator.device.type}")
     sources, validation = read_sources(config.data), read_sources(config.validation or [])
     data = fingerprint([each.usable for each in (*sources, *validation)])
     resumed = state_to_resume(config, data, accelerator, console)
@@ -69,7 +73,7 @@ def train(config: TrainConfig) -> Path:
     epochs = Epochs(config, model, accelerator, sources, validation, skipped)
     epochs.features = cached(config, epochs, model, accelerator, console)
     flops = model_flops(model, encoded=epochs.features is not None and not config.augments)
-    speed_up(model, config, accelerator)
+    layers = speed_up(model, config, accelerator)
     network, optimizer = prepare(model, groups, config, accelerator)
     # From here on, what is drawn is drawn by each process for itself.
     set_seed(config.seed, device_specific=True)
@@ -88,7 +92,7 @@ def train(config: TrainConfig) -> Path:
     # Autocast brings each input to the right precision; peft would bring it to float32 before.
     lower = accelerator.mixed_precision != "no"
     with disable_input_dtype_casting(model.language.model, active=lower), log:
-        Run(config, state, epochs, flops, rewards, log).train()
+        Run(config, state, epochs, flops, rewards, log, layers).train()
     if main:
         plot(config.output / METRICS, config.output / "loss.png")
         steps = [row for row in read_log(config.output / METRICS) if row.get("epoch") == 0]
@@ -107,13 +111,13 @@ def start(config: TrainConfig) -> Accelerator:
         raise ConfigError(
             "DeepSpeed is not supported: launch with FSDP2 (configs/accelerate/fsdp2.yaml)"
         )
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    # Or the processes of a machine without an accelerator would not find one another.
+    cpu = not torch.accelerator.is_available()
     try:
-        accelerator = Accelerator(
-            # Or the processes of a machine without an accelerator would not find one another.
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=precision(config.precision, told),
-        )
+        PartialState(cpu=cpu)
+        # As the main process has it: another one may be on a machine that would have it otherwise.
+        decided = broadcast_object_list([precision(config)])[0]
+        accelerator = Accelerator(cpu=cpu, mixed_precision=decided)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"accelerate cannot start: {' '.join(str(error).split())}") from error
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
@@ -133,14 +137,22 @@ def start(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def precision(asked: str, launched: str) -> str | None:
-    """What accelerate is told to compute in, None to leave it to its own settings; `launched` is
-    what `accelerate launch` was told, or "no"."""
+def precision(config: TrainConfig) -> str | None:
+    """What accelerate is told to compute in, None to leave it to its own settings, which
+    `accelerate launch` makes. A run to resume keeps what it was begun in, whatever is fastest here.
+    """
+    asked = config.precision
     if asked != "auto":
         return "no" if asked == "fp32" else asked
-    if launched != "no" or not torch.cuda.is_available():
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
         return None
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if config.resume and states(config.output / "state"):
+        for entry in starts(config.output)[-1:]:
+            return precision(replace(config, precision=entry["config"]["precision"]))
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    on_cpu = not torch.accelerator.is_available()
+    return "bf16" if on_cpu and cpu_dtype() == torch.bfloat16 else None
 
 
 def check_usable(
@@ -184,6 +196,9 @@ def build(
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = sharded or accelerator.mixed_precision == "no"
     dtype = torch.float32 if whole else None
+    if not whole and accelerator.mixed_precision == "bf16":
+        # Frozen weights that are kept in it need not be brought to it in each step.
+        dtype = torch.bfloat16
     asked, tensors, has_adapters = config.model, None, True
     if config.start is not None:
         made_of, tensors = read(config.start)
@@ -267,29 +282,29 @@ def cached(
     return None
 
 
-def speed_up(model: vlm.VisionLanguageModel, config: TrainConfig, accelerator: Accelerator) -> None:
-    """The fastest exact attention for this run's rows, see `attention_for`; faster layers."""
-    language = model.language.model
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = dtypes.get(accelerator.mixed_precision, torch.float32)
+def speed_up(
+    model: vlm.VisionLanguageModel, config: TrainConfig, accelerator: Accelerator
+) -> FrozenLlama | None:
+    """The fastest exact attention for this run's rows, see `attention_for`; layers of our own where
+    the language model has that shape, is frozen and on a CPU."""
+    language, dtype = model.language.model, computed_in(accelerator)
     packed = config.pack != "none" or config.self_critical
     kind = attention_for(language, dtype, packed, long=config.pack == "sequence")
     language.set_attn_implementation(kind)
-    if uses_onednn(model, config, accelerator):
-        through_onednn(language)
     if config.compile:
         # The layers: the loss calls the output head by itself.
         language.base_model.compile(dynamic=True)
+        return None
+    whole = accelerator.distributed_type != DistributedType.FSDP and dtype == language.dtype
+    if model.device.type == "cpu" and whole and not config.gradient_checkpointing:
+        return FrozenLlama(language) if is_frozen_llama(language) else None
+    return None
 
 
-def uses_onednn(
-    model: vlm.VisionLanguageModel, config: TrainConfig, accelerator: Accelerator
-) -> bool:
-    """Whether frozen layers go through oneDNN: on a CPU that has it, in float32, whole and not
-    compiled."""
-    whole = accelerator.distributed_type != DistributedType.FSDP
-    plain = not config.compile and whole and accelerator.mixed_precision == "no"
-    return model.device.type == "cpu" and plain and torch.backends.mkldnn.is_available()
+def computed_in(accelerator: Accelerator) -> torch.dtype:
+    """What products are computed in, whatever the tensors are kept in."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return dtypes.get(accelerator.mixed_precision, torch.float32)
 
 
 def prepare(

@@ -1,0 +1,170 @@
+"""Layers of our own against transformers': loss and gradient, whatever the model and the rows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+from tests import tiny
+from train import frozen_llama
+from train import loss as train_loss
+from train.batch import Batch, collate
+from train.frozen_llama import FrozenLlama, is_frozen_llama
+from train.loss import target_loss
+from train.packing import pack
+from vlm.config import LoraConfig
+from vlm.prompt import Prompt
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": None,
+}
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}
+MODELS = {
+    "llama": tf.LlamaConfig(**SMALL),
+    "grouped heads": tf.LlamaConfig(**SMALL, num_key_value_heads=2),
+    "one key": tf.LlamaConfig(**SMALL, num_key_value_heads=1),
+    "wider heads": tf.LlamaConfig(**SMALL, head_dim=16),
+    "tied": tf.LlamaConfig(**SMALL, num_key_value_heads=2, tie_word_embeddings=True),
+    "biases": tf.LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
+    "scaled positions": tf.LlamaConfig(**SMALL, rope_parameters=LINEAR),
+    "mistral": tf.MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=None),
+    "qwen2": tf.Qwen2Config(**SMALL, num_key_value_heads=2),
+    "qwen3": tf.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16),
+}
+OTHERS = {
+    "a window": tf.MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8),
+    "every other layer": tf.Qwen2Config(
+        **SMALL,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
+    "another gate": tf.LlamaConfig(**SMALL, hidden_act="gelu"),
+    "scaled logits": tf.GraniteConfig(**SMALL, num_key_value_heads=2, logits_scaling=3.0),
+    "another class": tf.PhiConfig(**SMALL),
+}
+NO_IMAGES = torch.zeros(0, 1, 1)
+
+
+def model_of(config: tf.PreTrainedConfig) -> tf.PreTrainedModel:
+    """Random and frozen, biases and norms too."""
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, mean=0.5, std=0.3)
+    return model.requires_grad_(False).eval()
+
+
+def prompts(lengths: list[int], common: int, seed: int = 0) -> list[Prompt]:
+    """Conversations behind a common start, the later half of each to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    start, *ends = (
+        torch.randint(60, (length,), generator=generator).tolist() for length in [common, *lengths]
+    )
+    masks = [[False] * common + [2 * at >= len(end) for at in range(len(end))] for end in ends]
+    return [Prompt(start + end, mask, [], []) for end, mask in zip(ends, masks, strict=True)]
+
+
+GROUPS = [prompts([8, 3, 9], 7), prompts([12], 3, seed=1), prompts([2, 1], 2, seed=2)]
+BATCHES = {
+    "packed": pack(GROUPS, NO_IMAGES),
+    "packed, several in a row": pack(GROUPS, NO_IMAGES, row_length=40),
+    "padded": collate([prompt for group in GROUPS for prompt in group], NO_IMAGES),
+}
+
+
+def outcome(model: tf.PreTrainedModel, batch: Batch, layers: FrozenLlama | None) -> list[Tensor]:
+    """Loss, and gradient of the embeddings."""
+    embeddings = model.get_input_embeddings()(batch.input_ids).requires_grad_()
+    loss = target_loss(model, embeddings, batch, layers)
+    loss.backward()
+    # What padding gives goes nowhere.
+    return [loss.detach(), embeddings.grad * batch.attention_mask[..., None]]
+
+
+def assert_same(ours: list[Tensor], theirs: list[Tensor], within: float) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() <= within * other.norm()
+        assert other.norm() > 0
+
+
+@pytest.mark.parametrize("short", [512, 4], ids=["short", "long"])
+@pytest.mark.parametrize("rows", BATCHES)
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradient_are_those_of_transformers(
+    name: str, rows: str, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_llama, "SHORT", short)
+    model, batch = model_of(MODELS[name]), BATCHES[rows]
+    assert is_frozen_llama(model)
+    expected = outcome(model, batch, None)
+    layers = FrozenLlama(model)
+    assert_same(outcome(model, batch, layers), expected, 1e-5)
+    # The model computes with the same weights still.
+    assert_same(outcome(model, batch, None), expected, 1e-6)
+    assert (
+        model.model.layers[1].self_attn.k_proj.weight.data_ptr() > layers.layers[1].qkv.data_ptr()
+    )
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_logits_some_at_a_time(
+    weighed: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_loss, "LOGITS_AT_ONCE", at_once * SMALL["vocab_size"])
+    monkeypatch.setattr(train_loss, "ROWS_AT_ONCE", 2)
+    model, batch = model_of(MODELS["llama"]), BATCHES["packed"]
+    if weighed:
+        batch = replace(batch, target_weights=torch.linspace(-1, 2, len(batch.target_ids)))
+    expected = outcome(model, batch, None)
+    layers = FrozenLlama(model)
+    assert_same(outcome(model, batch, layers), expected, 1e-5)
+    with torch.no_grad():
+        embeddings = model.get_input_embeddings()(batch.input_ids)
+        alone = target_loss(model, embeddings, batch, layers)
+    torch.testing.assert_close(alone, expected[0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["grouped heads", "qwen2", "qwen3"])
+def test_bfloat16_is_as_near_to_float32_as_transformers_is(name: str) -> None:
+    model, batch = model_of(MODELS[name]), BATCHES["packed"]
+    exact = outcome(model, batch, None)
+    model.bfloat16()
+    theirs, ours = outcome(model, batch, None), outcome(model, batch, FrozenLlama(model))
+    assert ours[1].dtype == torch.bfloat16
+    for mine, other, true in zip(ours, theirs, exact, strict=True):
+        assert (mine.float() - true).norm() <= 1.5 * (
+            other.float() - true
+        ).norm() + 1e-2 * true.norm()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_keep_transformers_layers(name: str) -> None:
+    assert not is_frozen_llama(model_of(OTHERS[name]))
+
+
+def test_what_trains_or_is_not_plain_keeps_them_too() -> None:
+    model = model_of(MODELS["llama"])
+    model.model.norm.weight.requires_grad_()
+    assert not is_frozen_llama(model)
+    model = model_of(MODELS["llama"])
+    model.model.norm.bfloat16()
+    assert not is_frozen_llama(model)
+    adapted = tiny.language_model()
+    assert is_frozen_llama(adapted.model)
+    adapted.add_lora(LoraConfig(rank=2))
+    adapted.model.requires_grad_(False)
+    assert not is_frozen_llama(adapted.model)
