@@ -197,17 +197,18 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        opened = F.silu(gate)
+        ctx.save_for_backward(gate_up, opened)
+        return opened * up
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+        gate_up, opened = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         both = torch.empty_like(gate_up)
         of_gate, of_up = both.chunk(2, dim=-1)
-        torch.mul(F.silu(gate), gradient, out=of_up)
+        torch.mul(opened, gradient, out=of_up)
         torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
         return both
 
