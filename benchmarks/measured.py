@@ -13,13 +13,14 @@ from train.flops import ModelFlops
 @dataclass(frozen=True)
 class Measured:
     """A way to train: captions and tokens (of text and images, without padding) a second by the
-    median step, `peak_memory`, mean loss over all steps, warm-up included, and the share of the
-    device's peak where that is known."""
+    median step, `peak_memory`, mean loss over all steps, warm-up included, what frozen weights are
+    computed in, and the share of the device's peak where that is known."""
 
     captions: float
     tokens: float
     memory: int
     loss: float
+    precision: str
     mfu: float | None
 
 

@@ -23,7 +23,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 import torch
 from measured import Filled, Measured, machine
-from obvious_way import OBVIOUS, time_trainer
+from obvious_way import OBVIOUS, fastest_dtype, time_trainer
 from recipe_way import RECIPE, VARIANTS, prepare, time_recipe
 from rich.console import Console
 from rich.table import Table
@@ -68,7 +68,7 @@ def compare(
         first, *others = variants
         # Next to each other, should the machine be disturbed.
         rows = {first: row(first, time_recipe, first)}
-        rows[OBVIOUS] = row(OBVIOUS, time_trainer, filled.flops)
+        rows[OBVIOUS] = row(OBVIOUS, time_trainer, filled.flops, fastest_dtype(setting))
         rows |= {name: row(name, time_recipe, name) for name in others}
     return filled, rows
 
@@ -93,11 +93,13 @@ def table_of(setting: Setting, filled: Filled, rows: dict[str, Measured]) -> Tab
     obvious = rows[OBVIOUS]
     with_mfu = obvious.mfu is not None
     table.add_column("")
-    for column in ("captions/s", "speed-up", "tokens/s", *["MFU"] * with_mfu, "memory", "loss"):
+    mfu = ["MFU"] * with_mfu
+    for column in ("precision", "captions/s", "speed-up", "tokens/s", *mfu, "memory", "loss"):
         table.add_column(column, justify="right")
     for name, row in rows.items():
         table.add_row(
             name if name in (RECIPE, OBVIOUS) else f"  {name}",
+            row.precision,
             f"{row.captions:,.2f}",
             f"{row.captions / obvious.captions:.2f}x",
             f"{row.tokens:,.0f}",
@@ -109,6 +111,7 @@ def table_of(setting: Setting, filled: Filled, rows: dict[str, Measured]) -> Tab
             captions = amortised(filled, row)
             table.add_row(
                 f"  {EPOCHS} epochs, cache filled first",
+                row.precision,
                 f"{captions:,.2f}",
                 f"{captions / obvious.captions:.2f}x",
                 *[""] * (1 + with_mfu),
