@@ -1,20 +1,25 @@
 """Layers of our own against transformers': loss and gradient, whatever the model and the rows."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers as tf
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from tests import tiny
 from train import frozen_llama
 from train import loss as train_loss
 from train.batch import Batch, collate
+from train.config import TrainConfig
 from train.frozen_llama import FrozenLlama, is_frozen_llama
 from train.loss import target_loss
 from train.packing import pack
+from train.run import speed_up
 from vlm.config import LoraConfig
+from vlm.data.source import DataSource
 from vlm.prompt import Prompt
 
 SMALL = {
@@ -114,9 +119,8 @@ def test_loss_and_gradient_are_those_of_transformers(
     assert_same(outcome(model, batch, layers), expected, 1e-5)
     # The model computes with the same weights still.
     assert_same(outcome(model, batch, None), expected, 1e-6)
-    assert (
-        model.model.layers[1].self_attn.k_proj.weight.data_ptr() > layers.layers[1].qkv.data_ptr()
-    )
+    one, other = layers.layers[1].qkv, model.model.layers[1].self_attn.v_proj.weight
+    assert one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
@@ -168,3 +172,24 @@ def test_what_trains_or_is_not_plain_keeps_them_too() -> None:
     adapted.add_lora(LoraConfig(rank=2))
     adapted.model.requires_grad_(False)
     assert not is_frozen_llama(adapted.model)
+
+
+@pytest.mark.parametrize(
+    ("fields", "precision", "kind", "expected"),
+    [
+        ({}, "no", DistributedType.NO, True),
+        ({}, "no", DistributedType.MULTI_CPU, True),
+        ({}, "no", DistributedType.FSDP, False),
+        ({"gradient_checkpointing": True}, "no", DistributedType.NO, False),
+        ({"compile": True}, "no", DistributedType.NO, False),
+        # Kept in float32, they would be cast in each step all the same.
+        ({}, "bf16", DistributedType.NO, False),
+    ],
+)
+def test_which_runs_have_them(
+    fields: dict, precision: str, kind: DistributedType, expected: bool
+) -> None:
+    accelerator = SimpleNamespace(mixed_precision=precision, distributed_type=kind)
+    config = TrainConfig(data=[DataSource("x")], **fields)
+    layers = speed_up(tiny.vision_language_model(), config, accelerator)
+    assert isinstance(layers, FrozenLlama) is expected

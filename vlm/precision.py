@@ -1,4 +1,4 @@
-"""Precision: what a CPU computes fastest in. The CPU says so and no measurement, so the same command
+"""Precision: what a CPU computes fastest in. The CPU says so and no measurement: the same command
 computes the same each time."""
 
 import torch
