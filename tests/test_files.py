@@ -1,5 +1,6 @@
 """Files and folders written whole or not at all, and files of rows that are appended to."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from vlm import files
 from vlm.errors import DataError, WeightsError
 from vlm.files import (
     append_rows,
     json_lines,
+    json_list,
     make_once,
     read_json,
     read_rows,
@@ -112,6 +115,63 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, made: str) -> 
     assert modes == {"inner": 0o750, "model.safetensors": 0o640}
 
 
+# JSON lists, value by value
+
+values = st.recursive(
+    texts | st.integers() | st.none() | st.booleans() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(listed=st.lists(values), indent=st.sampled_from([None, 2]), piece=st.integers(1, 40))
+def test_a_list_is_read_value_by_value(
+    tmp_path_factory: pytest.TempPathFactory, listed: list, indent: int | None, piece: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "list"
+    text = f"\ufeff {json.dumps(listed, indent=indent)} \n"
+    for content in (text.encode(), gzip.compress(text.encode())):
+        file.write_bytes(content)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(files, "PIECE", piece)
+            assert list(json_list(file)) == listed
+
+
+@given(text=st.text('[]{},:1"\\ \ne', max_size=12), piece=st.integers(1, 20))
+@example(text='[1, {"a": 2}, "', piece=3)
+@example(text="[1] 2", piece=1)
+@example(text="[1,]", piece=2)
+@example(text="[1 2]", piece=9)
+def test_a_list_is_refused_as_the_whole_is(
+    tmp_path_factory: pytest.TempPathFactory, text: str, piece: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "list"
+    file.write_text(f"[{text}")
+    outcomes = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files, "PIECE", piece)
+        for read in (read_json, lambda file: list(json_list(file))):
+            try:
+                outcomes.append(read(file))
+            except DataError as error:
+                outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_list_that_is_no_text_or_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "list"
+    file.write_bytes(b'[1, "\xff"]')
+    with pytest.raises(DataError, match=r"list: not UTF-8 text$"):
+        list(json_list(file))
+    monkeypatch.setattr(files, "PIECE", 4)
+    monkeypatch.setattr(files, "LARGEST", 10)
+    file.write_bytes(gzip.compress(b"[1, 2, 3, 4, 5]"))
+    with pytest.raises(DataError, match=r"list is larger than 0 GiB$"):
+        list(json_list(file))
+
+
 # Folders that are made once
 
 
@@ -176,3 +236,25 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
         make_once(tmp_path / "file" / "made", build_whole)
     with pytest.raises(WeightsError, match=r"cannot make .*made.*VLM_CACHE"):
         make_once(tmp_path / "made", build_without_folder)
+
+
+def test_a_folder_that_is_no_good_is_replaced(tmp_path):
+    folder = tmp_path / "made"
+    make_once(folder, build_whole)
+    (folder / "inner" / "whole").write_text("damaged")
+    good = lambda made: (made / "inner/whole").read_text() == "whole"  # noqa: E731
+    assert make_once(folder, build_whole, good) == folder
+    assert good(folder)
+    (folder / "stays").touch()
+    make_once(folder, build_whole, good)
+    assert (folder / "stays").is_file()
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    def build_half(into: Path) -> None:
+        (into / "half").touch()
+        raise DataError("no")
+
+    with pytest.raises(DataError, match="no"):
+        make_once(tmp_path / "made", build_half)
+    assert [path.name for path in tmp_path.iterdir()] == ["made.lock"]

@@ -5,6 +5,7 @@ What cannot be read or written, or is not what it should be, is a DataError of o
 else is said.
 """
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -25,6 +26,13 @@ from vlm.errors import CheckpointError, DataError, VLMError, WeightsError
 
 LARGEST = 2**31
 """Bytes of a JSON file that is read at all; LLaVA's mix of 665,000 conversations has 1.0 GB."""
+
+PIECE = 1 << 20
+"""Bytes of a file that are read at a time."""
+
+SPACES = " \t\n\r"
+SPACE = re.compile(f"[{SPACES}]*")
+DECODE = json.JSONDecoder().raw_decode
 
 
 @contextmanager
@@ -97,6 +105,54 @@ def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 yield number, parse_json(f"{file}, line {number}", line)
 
 
+def json_list(file: Path) -> Iterator[Any]:
+    """The values of a JSON list in a file of at most `LARGEST`, one by one: the whole, which takes
+    several times the memory of its text, is never there. A byte-order mark is passed over."""
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
+    text, at, mark, total = "", 0, "[", 0
+    with unpacked(file) as opened:
+        while True:
+            try:
+                value, end = _listed(text, at, mark)
+                if value:
+                    yield from value
+                    at, mark = end, ","
+                    continue
+                if not opened.peek(1) and not text[end:].strip(SPACES):
+                    return
+            except (ValueError, IndexError, RecursionError):
+                pass
+            try:
+                # Twice as much each time, or a long value would be begun too often.
+                piece = opened.read(max(PIECE, len(text) - at))
+                text, at = text[at:] + utf8.decode(piece), 0
+            except UnicodeDecodeError:
+                break
+            total += len(piece)
+            if not piece or total > LARGEST:
+                break
+    read_json(file)
+    raise DataError(f"{file} has changed while it was read: start again")
+
+
+def _listed(text: str, at: int, mark: str) -> tuple[list[Any], int]:
+    """The value behind a mark, `[` or a comma, from a place of a text on, and the place behind the
+    value; no value where the list ends. A ValueError or an IndexError if it goes on or is wrong."""
+    start = SPACE.match(text, at).end()
+    if mark == "," and text[start] == "]":
+        return [], start + 1
+    if text[start] != mark:
+        raise ValueError
+    begin = SPACE.match(text, start + 1).end()
+    if mark == "[" and text[begin] == "]":
+        return [], begin + 1
+    value, end = DECODE(text, begin)
+    # A number could go on, too.
+    if text[SPACE.match(text, end).end()] not in ",]":
+        raise ValueError
+    return [value], end
+
+
 def read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file that `append_rows` writes, with their line numbers; none if there is no
     file. A last line that a crash tore is left out."""
@@ -165,24 +221,31 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def make_once(folder: Path, build: Callable[[Path], None]) -> Path:
+def make_once(
+    folder: Path, build: Callable[[Path], None], good: Callable[[Path], bool] = Path.is_dir
+) -> Path:
     """Makes a folder that is either whole or not there, from an empty one that `build` fills; of
-    several processes, one makes it. A disk that refuses is a WeightsError."""
+    several processes, one makes it. One that is there and not `good` is replaced. A disk that
+    refuses is a WeightsError."""
+    partial = folder.with_name(f"{folder.name}.partial")
     with disk(f"cannot make {folder}", WeightsError, "; VLM_CACHE names another place for it"):
-        if folder.is_dir():
+        if good(folder):
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if folder.is_dir():
+            if good(folder):
                 return folder
-            partial = folder.with_name(f"{folder.name}.partial")
             # What a crashed run left; the lock says that nobody is writing it now.
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            build(partial)
-            settle(partial)
-            partial.rename(folder)
-            sync(folder.parent)
+            try:
+                partial.mkdir()
+                build(partial)
+                settle(partial)
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.rename(folder)
+                sync(folder.parent)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

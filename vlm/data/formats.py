@@ -13,7 +13,7 @@ from vlm.data.photos import ENDINGS
 from vlm.data.records import files_in, head
 from vlm.data.source import DataSource, Format
 from vlm.errors import DataError
-from vlm.files import disk, json_lines, read_json
+from vlm.files import disk, json_lines, json_list, read_json
 
 KEYS: dict[Format, Sequence[set[str]]] = {
     "conversations": CONVERSATION,
@@ -144,12 +144,12 @@ def _first_object(file: Path, start: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         # It goes on behind the start, or is no JSON at all.
         try:
-            _, first = next(json_lines(file))
+            is_list = start.startswith("[")
+            first = next(json_list(file), []) if is_list else next(json_lines(file))[1]
         except DataError:
             first = read_json(file)
         if first == []:
             raise DataError(f"{file} holds no samples: it is an empty list") from None
-        first = first[0] if isinstance(first, list) else first
     if not isinstance(first, dict):
         raise DataError(f"{file}: a JSON object is needed, not {type(first).__name__}")
     return first

@@ -12,7 +12,7 @@ from vlm.data.photos import FilePhoto, Photo, UrlPhoto
 from vlm.data.sample import SkipSample
 from vlm.data.source import DataSource
 from vlm.errors import DataError, shortened
-from vlm.files import json_lines, read_json, unpacked
+from vlm.files import json_lines, json_list, read_json, unpacked
 
 NAMED = 5
 """Offenders that an error names; it counts the rest."""
@@ -39,7 +39,7 @@ def read_records(
     """The objects of a file - JSON-lines, a JSON list, or the list under `key` of a JSON object -
     each with its place, which a DataError names for what is none or lacks a required key."""
     if head(file).startswith("["):
-        yield from _objects(file, "record", enumerate(read_json(file), start=1), required)
+        yield from _objects(file, "record", enumerate(json_list(file), start=1), required)
     elif key is None:
         yield from _objects(file, "line", json_lines(file), required)
     else:
