@@ -115,7 +115,7 @@ def test_only_photos_that_are_new_are_encoded(folder: Path, photos: list[Photo])
     cache = open_cache(folder, tower)
     assert cache.get(photos[15]) is None
     assert cache.missing([*photos, *photos]) == 8
-    report = fill(cache, [*photos, *photos])
+    report = fill(cache, photos)
     assert (report.encoded, report.found) == (8, 12)
     assert sizes == [8]
     assert cache.missing(photos) == 0

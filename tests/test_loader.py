@@ -262,7 +262,7 @@ def test_an_answer_that_is_cut_is_not_taught_to_end_there(
     rows: EpochSamples, prompt: PromptBuilder, pack: str
 ) -> None:
     turns = [turn for n in range(3) for turn in asked(f"Who {n}?", f"A cat on {n} dogs.")]
-    said = tuple(turns[:1] + [replace(t, parts=t.parts[-1:]) for t in turns[1:]])
+    said = tuple(turns[:1] + [t._replace(parts=t.parts[-1:]) for t in turns[1:]])
     sample = replace(rows.samples[0], conversations=(said,), questions=())
     (whole,) = replace(rows, samples=[sample])[0].prompts
     learned = [token for token, one in zip(whole.input_ids, whole.loss_mask, strict=True) if one]
@@ -285,11 +285,11 @@ def test_conversations_that_begin_otherwise_have_a_photo_of_their_own(
     brief = Message("system", ("Be brief.",))
     said = (
         (question, answer),
-        (question, replace(answer, parts=("A dog.",))),
+        (question, answer._replace(parts=("A dog.",))),
         (brief, question, answer),
-        (replace(question, parts=("Who is in", 0, "?")), answer),
-        (replace(question, parts=("Hi.",)), answer, question, answer),
-        (replace(question, parts=("Hi.",)), answer, question, answer),
+        (question._replace(parts=("Who is in", 0, "?")), answer),
+        (question._replace(parts=("Hi.",)), answer, question, answer),
+        (question._replace(parts=("Hi.",)), answer, question, answer),
     )
     sample = replace(rows.samples[0], conversations=said, questions=())
 
@@ -351,7 +351,7 @@ def test_the_loader_leaves_the_runs_random_numbers_alone(rows: EpochSamples) -> 
 
 def test_text_alone_needs_no_photo(rows: EpochSamples) -> None:
     (user, assistant) = asked("What is the capital of France?", "Paris.")
-    sample = Sample("line 1", (), ((replace(user, parts=user.parts[1:]), assistant),))
+    sample = Sample("line 1", (), ((user._replace(parts=user.parts[1:]), assistant),))
     rows = replace(rows, samples=[sample])
     prepared = rows.collate([rows[0]])
     assert (prepared.images, prepared.batch.images_per_row) == (0, (0,))

@@ -7,7 +7,7 @@ from math import ceil, floor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.order import epoch_batches, epoch_order
+from train.order import epoch_batches, epoch_order, epoch_size
 
 weights = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1.0, 1.5, 2.0, 2.7]) | st.floats(0.01, 4)
 sources = st.lists(st.tuples(st.integers(0, 12), weights), min_size=1, max_size=4)
@@ -19,7 +19,9 @@ def test_each_sample_comes_as_often_as_its_weight_says(
     sources: list[tuple[int, float]], seed: int, epoch: int
 ) -> None:
     sizes, shares = zip(*sources, strict=True)
-    counts = Counter(epoch_order(sizes, shares, seed, epoch))
+    order = epoch_order(sizes, shares, seed, epoch)
+    assert epoch_size(sizes, shares, epoch) == len(order)
+    counts = Counter(order)
     first = 0
     for size, weight in sources:
         own = [counts.pop(place, 0) for place in range(first, first + size)]

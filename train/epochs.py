@@ -1,19 +1,24 @@
 """The data of a run: which samples each epoch has, in which order, and as which batches."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from train.config import TrainConfig
 from train.features import FeatureCache
 from train.loader import EpochSamples, PhotoReader, read_photo
-from train.order import epoch_batches, epoch_order
+from train.order import epoch_batches, epoch_order, epoch_size
+from vlm.data.index import outline
+from vlm.data.outline import Outline, joined
 from vlm.data.photos import Photo
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
 from vlm.data.skipped import append_report, check_share
@@ -41,60 +46,68 @@ class Epochs:
     features: FeatureCache | None = None
 
     def __post_init__(self) -> None:
-        self.samples = [sample for source in self.sources for sample in source.usable]
-        self.held_out = [sample for source in self.validation for sample in source.usable]
-        self.source_of = [found.source for found in self.sources for _ in found.usable]
+        self.samples, self.known = together(self.sources)
+        self.held_out, self.held_out_known = together(self.validation)
+        self.sizes = [len(found.usable) for found in self.sources]
+        self.weights = [found.source.weight for found in self.sources]
         steps = sum(map(self.steps, range(self.config.epochs)))
         if not steps:
             raise DataError("there are no samples to train on: see data, and its weights")
         self.total_steps = min(steps, self.config.max_steps or steps)
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> np.ndarray:
         """Places in `samples`, in the order of one epoch."""
-        sizes = [len(found.usable) for found in self.sources]
-        weights = [found.source.weight for found in self.sources]
-        return epoch_order(sizes, weights, self.config.seed, epoch)
+        return np.array(epoch_order(self.sizes, self.weights, self.config.seed, epoch), np.int64)
 
     def steps(self, epoch: int) -> int:
         """Changes of the weights in one epoch."""
+        size = epoch_size(self.sizes, self.weights, epoch)
         config, world = self.config, self.accelerator.num_processes
-        return -(-len(self.order(epoch)) // (config.batch_size * config.accumulate * world))
+        return -(-size // (config.batch_size * config.accumulate * world))
 
-    def to_encode(self) -> tuple[list[Photo], float]:
+    def to_encode(self) -> tuple[Sequence[Photo], float]:
         """The photos that the run comes to and that are the same each time, held-out ones first,
         and how many passes of the tower they take without a cache."""
         config = self.config
-        photos = [photo for sample in self.held_out for photo in sample.photos]
+        held_out = np.arange(len(self.held_out))
         within = self.total_steps // config.validate_every if config.validate_every else 0
-        passes = float(len(photos) * (config.epochs + within))
+        passes = float(self.held_out_known.counts.sum() * (config.epochs + within))
         if config.augments:
-            return photos, passes
+            return Photos(self.held_out, self.held_out_known, held_out), passes
         steps, coming = 0, []
         for epoch in range(config.epochs):
             if steps < self.total_steps:
                 steps += self.steps(epoch)
-                coming += [p for place in self.order(epoch) for p in self.samples[place].photos]
-        return photos + coming, passes + len(coming) * self.total_steps / steps
+                coming.append(self.order(epoch))
+        order = np.concatenate(coming)
+        passes += self.known.counts[order].sum() * self.total_steps / steps
+        samples, known = together([*self.validation, *self.sources])
+        return Photos(samples, known, np.concatenate([held_out, len(held_out) + order])), passes
 
     def training_batches(self, epoch: int, from_step: int) -> DataLoader:
         """The batches of this process from a step of an epoch on."""
         config, order = self.config, self.order(epoch)
         features = None if config.augments else self.features
-        samples = self.dataset([self.samples[place] for place in order], features, epoch)
-        sources = [self.source_of[place] for place in order]
-        samples.augmented = {at for at, source in enumerate(sources) if source.augment}
-        samples.drawn = {at for at, source in enumerate(sources) if source.self_critical}
-        batches = self.batches(samples.samples, epoch, config.accumulate)
+        samples = self.dataset(Subset(self.samples, order), features, epoch)
+        sources = np.repeat(np.arange(len(self.sources)), self.sizes)[order]
+        samples.augmented = set(np.flatnonzero(self.asks("augment")[sources]).tolist())
+        samples.drawn = set(np.flatnonzero(self.asks("self_critical")[sources]).tolist())
+        batches = self.batches(self.known.lengths[order], epoch, config.accumulate)
         return samples.loader(batches[from_step * config.accumulate :], config.workers)
 
     def held_out_batches(self) -> DataLoader:
         """The batches of held-out samples of this process, the same each time."""
         samples = self.dataset(self.held_out, self.features, epoch=0)
-        return samples.loader(self.batches(self.held_out, 0, accumulate=1), self.config.workers)
+        batches = self.batches(self.held_out_known.lengths, 0, accumulate=1)
+        return samples.loader(batches, self.config.workers)
 
-    def batches(self, samples: list[Sample], epoch: int, accumulate: int) -> list[list[int]]:
+    def asks(self, setting: str) -> np.ndarray:
+        """Which of the sources ask for something."""
+        return np.array([getattr(found.source, setting) for found in self.sources], bool)
+
+    def batches(self, lengths: np.ndarray, epoch: int, accumulate: int) -> list[list[int]]:
         return epoch_batches(
-            [sum(map(len, sample.texts())) for sample in samples],
+            lengths.tolist(),
             self.config.batch_size,
             self.config.seed,
             epoch,
@@ -104,7 +117,7 @@ class Epochs:
         )
 
     def dataset(
-        self, samples: list[Sample], features: FeatureCache | None, epoch: int
+        self, samples: Sequence[Sample], features: FeatureCache | None, epoch: int
     ) -> EpochSamples:
         vision, config = self.model.vision, self.config
         return EpochSamples(
@@ -122,7 +135,7 @@ class Epochs:
         tokens would have no room, are left out."""
         asked = []
         limit = self.model.language.max_length
-        for sample in (self.held_out or self.samples)[:ASKED]:
+        for sample in islice(self.held_out or self.samples, ASKED):
             (messages, *_) = sample.messages(random.Random(self.config.seed))
             first = [message["role"] for message in messages].index("user")
             content = messages[first]["content"]
@@ -151,6 +164,33 @@ class Epochs:
         if self.accelerator.is_main_process:
             append_report(found.values(), file)
         check_share(self.skipped, total, self.config.allowed_unusable, file)
+
+
+class Photos(Sequence[Photo]):
+    """The photos of samples in an order, each of them once, read when it is asked for."""
+
+    def __init__(self, samples: Sequence[Sample], known: Outline, order: np.ndarray) -> None:
+        counts = known.counts[order]
+        of = np.repeat(order, counts)
+        within = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = np.cumsum(known.counts) - known.counts
+        _, once = np.unique(known.photos[first[of] + within], return_index=True)
+        once.sort()
+        self._samples, self._of, self._within = samples, of[once], within[once]
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        return self._samples[self._of[at]].photos[self._within[at]]
+
+
+def together(sources: list[Samples]) -> tuple[Sequence[Sample], Outline]:
+    """The samples of several sources, one source after the other, and what is known of them."""
+    usable = [found.usable for found in sources]
+    return ConcatDataset(usable) if usable else [], joined(list(map(outline, usable)))
 
 
 def report_file(config: TrainConfig) -> Path:

@@ -4,7 +4,7 @@ encoded once, whatever it is called and whichever run needs it."""
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,10 @@ from vlm.errors import DataError, ImageError
 from vlm.images import load_image
 from vlm.sources import cache_dir
 from vlm.tower import VisionTower
+
+LOOKED_AT = 1000
+"""Photos by which it is told how many have features already: to look at a million takes longer than
+all else before a run's first step."""
 
 AT_ONCE = 64
 """Photos stored together: the disk may take as long to confirm as a small batch to be encoded."""
@@ -113,13 +117,16 @@ class FeatureCache:
             return None
         return None if number is None else self.file.read(number)
 
-    def missing(self, photos: Iterable[Photo]) -> int:
-        """How many of the photos have no features, as far as can be told without reading them."""
-        return sum(self._number(photo) is None for photo in dict.fromkeys(photos))
+    def missing(self, photos: Sequence[Photo]) -> int:
+        """How many of the photos have no features, as far as can be told without reading them; of
+        more than `LOOKED_AT`, by the share of so many among them."""
+        step = -(-len(photos) // LOOKED_AT) or 1
+        seen = dict.fromkeys(photos[::step])
+        return min(len(photos), step * sum(self._number(photo) is None for photo in seen))
 
     def fill(
         self,
-        photos: Iterable[Photo],
+        photos: Sequence[Photo],
         device: torch.device,
         console: Console,
         rank: int = 0,
@@ -128,11 +135,12 @@ class FeatureCache:
         """Encodes the photos whose features are not there, as long as there is room; of `world`
         processes that fill together, each takes a share."""
         began = perf_counter()
-        own = list(dict.fromkeys(photos))[rank::world]
-        absent = [photo for photo in own if self._number(photo) is None]
+        own = range(rank, len(photos), world)
+        # Their places: a million photos would fill the memory.
+        absent = [at for at in own if self._number(photos[at]) is None]
         found, encoded, left_out, broken = len(own) - len(absent), 0, len(absent), 0
         groups = [absent[start : start + AT_ONCE] for start in range(0, len(absent), AT_ONCE)]
-        prepared = self._prepare_ahead(groups, device)
+        prepared = self._prepare_ahead(photos, groups, device)
         bar = track(prepared, "Encoding photos", len(groups), console=console, transient=True)
         for group in bar:
             fresh: dict[bytes, tuple[Photo, Tensor]] = {}
@@ -172,7 +180,7 @@ class FeatureCache:
         return None if seen is None else self.file.number(seen)
 
     def _prepare_ahead(
-        self, groups: list[list[Photo]], device: torch.device
+        self, photos: Sequence[Photo], groups: list[list[int]], device: torch.device
     ) -> Iterator[list[Prepared]]:
         """Each group prepared, in threads, while the one before it is encoded."""
         # A CPU is busy with the tower: more threads would only take turns with it.
@@ -180,7 +188,7 @@ class FeatureCache:
         with ThreadPoolExecutor(threads) as executor:
             coming: Iterator[Prepared] | None = None
             for group in [*groups, []]:
-                ready, coming = coming, executor.map(self._prepare, group)
+                ready, coming = coming, executor.map(self._prepare, [photos[at] for at in group])
                 if ready is not None:
                     yield list(ready)
 

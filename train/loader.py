@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -145,7 +145,7 @@ class EpochSamples(Dataset):
         drawn: places of samples whose captions the model draws itself, see train/rewards.py.
     """
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     photos: PhotoReader
     prompt: PromptBuilder
     config: TrainConfig
@@ -245,7 +245,7 @@ def ignore_signals(_: int) -> None:
 
 
 def first_prompts(
-    samples: list[Sample], prompt: PromptBuilder, seed: int, max_length: int
+    samples: Iterable[Sample], prompt: PromptBuilder, seed: int, max_length: int
 ) -> Iterator[tuple[Sample, list[Prompt]]]:
     """Samples with their prompts as the first epoch sees them; unusable ones are left out."""
     for place, sample in enumerate(samples):

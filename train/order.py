@@ -16,19 +16,31 @@ def epoch_order(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch
     """
     order: list[int] = []
     first = 0
-    for number, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+    for number, (size, places) in enumerate(zip(sizes, spans(sizes, weights, epoch), strict=True)):
         generator = random.Random(f"{seed}/{number}")
         own = list(range(first, first + size))
         generator.shuffle(own)
-        begin, end = round(epoch * weight * size), round((epoch + 1) * weight * size)
-        order += [own[place % size] for place in range(begin, end)]
+        order += [own[place % size] for place in places]
         first += size
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
 
 
+def epoch_size(sizes: Sequence[int], weights: Sequence[float], epoch: int) -> int:
+    """Samples in one epoch, see `epoch_order`."""
+    return sum(map(len, spans(sizes, weights, epoch)))
+
+
+def spans(sizes: Sequence[int], weights: Sequence[float], epoch: int) -> list[range]:
+    """Of each source, which of its samples an epoch has, counted on over all epochs."""
+    return [
+        range(round(epoch * weight * size), round((epoch + 1) * weight * size))
+        for size, weight in zip(sizes, weights, strict=True)
+    ]
+
+
 def epoch_batches(
-    lengths: list[int],
+    lengths: Sequence[int],
     batch_size: int,
     seed: int,
     epoch: int,

@@ -6,8 +6,9 @@ CIDEr, and each becomes more probable by as much as it is better than the others
 probable if it is worse; the others' mean as the baseline: Luo 2020).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from accelerate import Accelerator
@@ -35,12 +36,16 @@ def self_critical(
     model: VisionLanguageModel, accelerator: Accelerator, sources: list[Samples]
 ) -> "SelfCritical | None":
     """What draws the captions of the sources that ask for it; None if none does."""
-    samples = [one for found in sources if found.source.self_critical for one in found.usable]
-    for sample in samples:
-        if not sample.questions or len(sample.photos) > 1:
-            raise ConfigError(f"self_critical needs captions of a photo: {sample.where} has none")
-    captions = [sample.texts() for sample in samples]
-    return SelfCritical(model, accelerator, captions) if captions else None
+    asked = [found.usable for found in sources if found.source.self_critical]
+
+    def captions() -> Iterator[list[str]]:
+        for sample in chain(*asked):
+            if not sample.questions or len(sample.photos) > 1:
+                what = f"self_critical needs captions of a photo: {sample.where} has none"
+                raise ConfigError(what)
+            yield sample.texts()
+
+    return SelfCritical(model, accelerator, captions()) if asked else None
 
 
 class SelfCritical:

@@ -1,13 +1,12 @@
 """What a run folder says about its run: `config.yaml`, which `vlm train` reads back, and
 `run.json`, with an entry for each time that the run was started."""
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 import yaml
 from pydantic_core import to_jsonable_python
 
+from vlm.data.index import outline
+from vlm.data.outline import joined
 from vlm.data.sample import Sample
 from vlm.errors import DataError
 from vlm.files import read_json, write_file
@@ -72,20 +73,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] 
     ]
 
 
-def fingerprint(sources: Iterable[list[Sample]]) -> str:
+def fingerprint(sources: Iterable[Sequence[Sample]]) -> str:
     """SHA-256 over the text, the photos' names and the order of all samples, in hexadecimal. Where
     one source ends and the next begins counts too, for it decides how they are mixed."""
-    digest = hashlib.sha256()
-    for samples in sources:
-        digest.update(b"source\n")
-        for sample in samples:
-            conversations = [
-                [[message.role, message.parts] for message in conversation]
-                for conversation in sample.conversations
-            ]
-            names = [photo.name for photo in sample.photos]
-            digest.update(json.dumps([names, conversations, sample.questions]).encode() + b"\n")
-    return digest.hexdigest()
+    return joined(list(map(outline, sources))).fingerprint
 
 
 def source(folder: Path) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ def questions_of(source: DataSource, split: str, instruction: str | None) -> lis
             behind = "" if text.endswith(OPTION_LETTER) else ending
             photos = [at for at, part in enumerate(talk[0].parts) if isinstance(part, int)]
             plain = len(talk) == 1 and len(images) == 1 and photos == [0]
-            last = replace(talk[-1], parts=(*talk[-1].parts, *[behind] * bool(behind)))
+            last = talk[-1]._replace(parts=(*talk[-1].parts, *[behind] * bool(behind)))
             whole = [] if plain else [each.with_images(images) for each in (*talk[:-1], last)]
             one = Question(number, image, text + behind, answers, labels, talk=tuple(whole))
             options = sample.options[turn] if sample.options else None

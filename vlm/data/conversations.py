@@ -16,7 +16,6 @@ others, such a sample cannot be used.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -50,8 +49,7 @@ class Turn(NamedTuple):
     content: Any
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a question has a photo: the one that it names; None is the next of the record's."""
 
     named: Any = None
@@ -75,7 +73,7 @@ def conversation_sample(source: DataSource, record: Record) -> Sample:
         turns.insert(0, Turn("system", row.pop("system")))
     conversation, named, blank = converse(turns, images)
     dropped += blank + unread(row, named)
-    photos = tuple(photo_at(source, name) for name in named)
+    photos = tuple([photo_at(source, name) for name in named])
     kinds, dropped = (kinds_of(record.content),), list(dict.fromkeys(dropped))
     return Sample(record.where, photos, (conversation,), kinds=kinds, dropped=tuple(dropped))
 
@@ -102,7 +100,7 @@ def turns_of(listed: Any) -> tuple[list[Turn], list[str]]:
         if not isinstance(found, dict):
             raise SkipSample("turn is not an object", f"turn {number} is {found!r}")
         turn = present(found)
-        if {"user", "assistant"} <= turn.keys():
+        if "user" in turn and "assistant" in turn:
             turns += [Turn(role, turn.pop(role)) for role in ("user", "assistant")]
         else:
             who = turn.pop("from", turn.pop("role", None))
@@ -110,10 +108,11 @@ def turns_of(listed: Any) -> tuple[list[Turn], list[str]]:
             if role is None:
                 raise SkipSample("unknown speaker", f"turn {number} is from {who!r}")
             turns.append(Turn(role, turn.pop("value", turn.pop("content", None))))
-        # OpenAI's and ms-swift's words for it.
-        if turn.get("weight") == 0 or turn.get("loss") is False:
-            raise SkipSample("an answer is not to be learned", f"turn {number}")
-        dropped += [f"{word} of a turn" for word in unread(turn)]
+        if turn:
+            # OpenAI's and ms-swift's words for it.
+            if turn.get("weight") == 0 or turn.get("loss") is False:
+                raise SkipSample("an answer is not to be learned", f"turn {number}")
+            dropped += [f"{word} of a turn" for word in unread(turn)]
     return turns, dropped
 
 
@@ -167,7 +166,7 @@ def place(
     numbers, left = count(), iter(images)
     named = [next(left) if one.named is None else one.named for one in places]
     return [
-        tuple(next(numbers) if isinstance(piece, Place) else piece for piece in question)
+        tuple([piece if isinstance(piece, str) else next(numbers) for piece in question])
         for question in questions
     ], named
 
@@ -175,6 +174,9 @@ def place(
 def question_in(content: Any) -> list[str | Place]:
     """Text and places of photos in order, spaces at the ends removed. A line break behind a photo
     is left out, since a prompt has one there."""
+    if isinstance(content, str) and "<" not in content:
+        text = text_of(content, "question") if content.strip() else ""
+        return [text] if text else []
     said: list[str | Place] = []
     for piece in pieces(content, "question"):
         # Text, and what a place names, in turn.
@@ -194,6 +196,8 @@ def question_in(content: Any) -> list[str | Place]:
 
 def text_in(content: Any, what: str) -> str:
     """The text of a content that has no photos, spaces at the ends removed."""
+    if isinstance(content, str):
+        return text_of(content, what) if content.strip() else ""
     said = list(pieces(content, what))
     if any(isinstance(piece, Place) for piece in said):
         raise SkipSample(f"photo in the {what}")
@@ -218,4 +222,6 @@ def pieces(content: Any, what: str) -> Iterator[str | Place]:
 
 def present(found: Mapping[str, Any]) -> dict[str, Any]:
     """What is there: where one record lacks a key that others have, Arrow has None."""
+    if None not in found.values():
+        return dict(found)
     return {key: value for key, value in found.items() if value is not None}

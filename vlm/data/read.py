@@ -1,7 +1,7 @@
 """Sources -> samples, each through the reader of its format."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from vlm.data import captions, conversations, dataset, instances, questions, rows, shards, table
 from vlm.data.formats import METADATA, format_of
-from vlm.data.records import Record, files_in, read_records
+from vlm.data.index import indexed
+from vlm.data.records import Record, changed, files_in, read_records
 from vlm.data.sample import Sample, Samples, SkipSample, by_reason
 from vlm.data.source import DataSource, Format
 from vlm.data.vqa import vqa_records
@@ -71,7 +72,7 @@ def read_sources(sources: list[DataSource]) -> list[Samples]:
     return [read_source(source) for source in sources]
 
 
-def read_whole(source: DataSource) -> list[Sample]:
+def read_whole(source: DataSource) -> Sequence[Sample]:
     """The samples of a source as evaluation needs them: a DataError for any that cannot be used,
     which names the first."""
     found = read_source(source)
@@ -89,7 +90,15 @@ def read_source(source: DataSource) -> Samples:
     """The samples of one source, up to its limit, see `read_sources`."""
     if source.images is not None and not os.path.isdir(source.images):
         raise DataError(f"no folder {source.images} for the images of {source.path}")
-    found = Samples(source, format_of(source))
+    if (found := indexed(source, read)) is not None:
+        return found
+    usable: list[Sample] = []
+    return replace(read(source, usable.append), usable=usable)
+
+
+def read(source: DataSource, keep: Callable[[Sample], None]) -> Samples:
+    """Hands over each sample of a source that can be used, up to its limit; gives the rest."""
+    found, kept = Samples(source, format_of(source)), 0
     reader = READERS[found.format]
     splits: set[str] = set()
     for record in reader.records(source):
@@ -101,13 +110,17 @@ def read_source(source: DataSource) -> Samples:
             continue
         try:
             sample = reader.sample(source, record)
-            found.usable.append(sample)
-            found.dropped.update(sample.dropped)
         except SkipSample as error:
             found.skipped.append(error.at(record.where))
-        if len(found.usable) == source.limit:
+            found.lacking |= {folder: changed(folder) for folder in error.lacking}
+            continue
+        keep(sample)
+        kept += 1
+        if sample.dropped:
+            found.dropped.update(sample.dropped)
+        if kept == source.limit:
             break
-    if not found.usable:
+    if not kept:
         raise DataError(_nothing(found, splits))
     return found
 

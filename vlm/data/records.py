@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -74,13 +75,13 @@ def read_named(file: Path, key: str | None = None) -> dict[str, dict[str, Any]]:
 def _objects(
     file: Path, unit: str, listed: Iterable[tuple[int, Any]], required: Iterable[str]
 ) -> Iterator[Record]:
-    required = list(required)
-    number = 0
+    required, number = list(required), 0
     for number, content in listed:
         where = f"{file}, {unit} {number}"
         if not isinstance(content, dict):
             raise DataError(f"{where}: a JSON object is needed, not {type(content).__name__}")
-        require(where, required, content)
+        if required:
+            require(where, required, content)
         yield Record(where, content, content.get("split"))
     if number == 0:
         raise DataError(f"{file} is empty: it needs one JSON object a line, or a list of them")
@@ -156,16 +157,15 @@ def photo_at(source: DataSource, *names: Any) -> Photo:
     first that is there; a photo is itself. Paths start from `images`; if that is None, from the
     source's folder or `images` in it. A SkipSample if there is no such photo, or its path leaves
     the folder and the source does not allow that."""
-    folder = Path(source.path) if os.path.isdir(source.path) else Path(source.path).parent
-    roots = (folder / "images", folder) if source.images is None else (source.images,)
+    roots = roots_of(source.path, source.images)
     for name in names:
-        if isinstance(name, Photo):
-            return name
         if not isinstance(name, str) or not name:
+            if isinstance(name, Photo):
+                return name
             raise SkipSample("image is not a path", repr(name))
         if name[:5].lower() == "data:":
             return UrlPhoto(name)
-        if re.match("https?://", name, re.IGNORECASE):
+        if name[:4].lower() == "http" and re.match("https?://", name, re.IGNORECASE):
             raise SkipSample("image is a web address", f"{name}: fetch it, and name its file")
         is_url = name[:7].lower() == "file://"
         path = unquote(name[7:]).removeprefix("localhost") if is_url else name
@@ -173,13 +173,34 @@ def photo_at(source: DataSource, *names: Any) -> Photo:
             raise SkipSample("image path leaves its folder", f"{name}: `outside: true` allows it")
         for root in roots:
             # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
-            if os.path.isfile(root / path):
-                return FilePhoto(root / path)
+            if os.path.isfile(file := os.path.join(root, path)):
+                return FilePhoto(Path(file))
     named = " or ".join(shortened(name, 100) for name in names)
     hint = "`images` says where photos are"
-    raise SkipSample("missing image", f"{named} under {roots[-1]}: {hint}")
+    lacking = [os.path.dirname(os.path.join(root, path)) for root in roots]
+    raise SkipSample("missing image", f"{named} under {roots[-1]}: {hint}", lacking)
+
+
+@lru_cache
+def roots_of(path: str, images: Path | None) -> tuple[str, ...]:
+    """The folders that a source's paths start from; kept, for each of its photos asks."""
+    if images is not None:
+        return (str(images),)
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    return os.path.join(folder, "images"), folder or "."
+
+
+def changed(folder: str) -> int | None:
+    """When something came into a folder or left it, in nanoseconds; None if it is not there."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except (OSError, ValueError):
+        return None
 
 
 def leaves(name: str) -> bool:
     """Whether a path leaves the folder that it starts from."""
+    # Parsing each would take a tenth of what reading does.
+    if name[:1] not in ("/", "\\") and ":" not in name and ".." not in name:
+        return False
     return bool(Path(name).anchor) or ".." in Path(name).parts

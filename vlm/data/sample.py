@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlm.data.photos import Photo
 from vlm.data.source import DataSource, Format
@@ -14,12 +14,14 @@ from vlm.errors import shortened
 REASON, DETAIL = 80, 200
 """Characters of a reason, and of what it adds about one sample."""
 
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a UTF-16 surrogate pair."""
+
 KINDS = ("kind", "category", "type", "question_type", "answer_type")
 """Keys and columns that say what kind of question it is, each of which is a breakdown of scores."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """What the `user` or the `assistant` says, or the `system` message in front of them: text, and
     photos by their place in `Sample.photos`."""
 
@@ -93,11 +95,13 @@ class Skipped:
 
 
 class SkipSample(Exception):
-    """Why a sample is skipped; raised and caught while one sample is read."""
+    """Why a sample is skipped; raised and caught while one sample is read. What comes into the
+    folders that are `lacking` may change that."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", lacking: Iterable[str] = ()) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = shortened(reason, REASON), shortened(detail, DETAIL)
+        self.lacking = tuple(lacking)
 
     def at(self, where: str) -> Skipped:
         """The sample at this place, skipped."""
@@ -106,24 +110,26 @@ class SkipSample(Exception):
 
 @dataclass
 class Samples:
-    """What a source holds, in its order: the samples that can be used and those that cannot, and
-    how often something of a usable one was dropped."""
+    """What a source holds, in its order: the samples that can be used and those that cannot, how
+    often something of a usable one was dropped, and the folders that lack photos, with their times
+    (see `vlm.data.records.changed`)."""
 
     source: DataSource
     format: Format
-    usable: list[Sample] = field(default_factory=list)
+    usable: Sequence[Sample] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    lacking: dict[str, int | None] = field(default_factory=dict)
 
 
 def text_of(value: object, what: str) -> str:
     """A text field, spaces at its ends removed; a SkipSample if it is not a string, has half of a
     UTF-16 surrogate pair in it, or nothing."""
-    if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
+    if not isinstance(value, str) or not (value.isascii() or not HALF.search(value)):
         raise SkipSample(f"{what} is not text", repr(value))
-    if not value.strip():
+    if not (text := value.strip()):
         raise SkipSample(f"blank {what}")
-    return value.strip()
+    return text
 
 
 def texts_of(
@@ -147,7 +153,7 @@ def texts_of(
 
 def kinds_of(row: Mapping[str, Any]) -> dict[str, str]:
     """What a record has under any of `KINDS`: texts and numbers, not lists of them."""
-    values = ((name, row.get(name)) for name in KINDS)
+    values = ((name, row[name]) for name in KINDS if name in row)
     labels = {name: str(value).strip() for name, value in values if isinstance(value, str | int)}
     return {name: label for name, label in labels.items() if label}
 
