@@ -18,7 +18,7 @@ from train.order import epoch_order
 from train.preview import (
     Checked,
     PreviewConfig,
-    check_samples,
+    check,
     print_samples,
     print_skipped,
     show,
@@ -120,25 +120,42 @@ def test_broken_photos_and_long_texts_are_skipped(tmp_path: Path) -> None:
     before = Skipped("z", "blank caption")
     blank = Counter({"blank caption": 2})
     found = Samples(DataSource("data"), "captions", [good, broken, gone], [before], blank)
-    (one,) = check_samples([found], lambda sample: (["x" * 30, "x" * 20], 1), console())
-    assert one.found.usable == [good]
-    assert one.lengths == [30, 20]
-    assert [(one.where, one.reason) for one in one.found.skipped] == [
+    one = check(found, lambda sample: (["x" * 30, "x" * 20], 1))
+    assert (one.count, one.lengths) == (3, [30, 20])
+    assert [(one.where, one.reason) for one in one.skipped] == [
         ("z", "blank caption"),
         ("b", "broken image"),
         ("c", "broken image"),
     ]
-    assert one.found.dropped == {"blank caption": 2, "answer cut or left out by max_length": 1}
+    assert one.dropped == {"blank caption": 2, "answer cut or left out by max_length": 1}
     assert (found.skipped, found.dropped) == ([before], {"blank caption": 2})
+
+
+def test_of_a_large_source_some_are_checked_by_seed(tmp_path: Path) -> None:
+    samples = [Sample(str(number), (), ()) for number in range(30)]
+    found = Samples(DataSource("data"), "captions", samples)
+
+    def drawn(most: int | None, seed: int = 0) -> list[int]:
+        lengths: list[int] = check(found, lambda s: ([[0] * int(s.where)], 0), most, seed).lengths
+        assert lengths == sorted(set(lengths))
+        return lengths
+
+    assert len(drawn(9)) == 9
+    assert drawn(9) == drawn(9) != drawn(9, seed=1)
+    assert drawn(30) == drawn(None) == list(range(30))
 
 
 def test_summary_by_hand() -> None:
     sample = Sample("a", (), ())
     skipped = [Skipped("x", "missing image"), Skipped("y", "too long"), Skipped("z", "too long")]
-    first = Samples(DataSource("[red]"), "coco", [sample] * 1200, skipped)
+    first = Samples(DataSource("[red]"), "coco", [sample] * 1201, skipped[:2])
     second = Samples(DataSource("b"), "table", [], [])
+    checked = [
+        Checked(first, 1000, skipped, Counter(), [10, 2000, 30]),
+        Checked(second, 0, [], Counter(), []),
+    ]
     to = console()
-    to.print(summary_table([Checked(first, [10, 2000, 30]), Checked(second, [])]))
+    to.print(summary_table(checked))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed(to)]
     assert [row for row in rows if row] == [
         ["[red]", "coco", "1,200", "3", "30", "2,000", "2 too long, 1 missing image"],
@@ -148,7 +165,8 @@ def test_summary_by_hand() -> None:
 
 def test_no_column_is_cut_in_a_narrow_terminal() -> None:
     to = Console(file=StringIO(), width=80)
-    to.print(summary_table([Checked(Samples(DataSource("a/long/path.jsonl"), "captions"), [1])]))
+    found = Samples(DataSource("a/long/path.jsonl"), "captions")
+    to.print(summary_table([Checked(found, 1, [], Counter(), [1])]))
     words = " ".join(printed(to)).replace("┃", " ").split()
     assert "…" not in "".join(words)
     assert {"samples", "conver-", "sations", "median", "tokens", "longest"} <= set(words)
@@ -230,6 +248,19 @@ def test_names_that_cannot_be_encoded_are_printed(
     out = capsys.readouterr().out
     assert f"data, line 1: {tmp_path}/caf\\udce9.png" in out
     assert "data, line 2: missing image \\ud800.png" in out
+
+
+def test_a_thousand_of_a_source_are_checked_or_all(
+    tmp_path: Path, model: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_photos(tmp_path, "a.png")
+    file = save_lines(tmp_path / "data", *[{"image": "a.png", "captions": ["a cat"]}] * 1001)
+    config = PreviewConfig([DataSource(str(file))], model=model, output=tmp_path / "run", show=0)
+    show(config)
+    told = f"{file}: checked are 1,000 of 1,001 samples; --all checks all\n"
+    assert told in capsys.readouterr().out
+    show(replace(config, all=True))
+    assert "checked are" not in capsys.readouterr().out
 
 
 def test_show_less_than_nothing(config: PreviewConfig, capsys: pytest.CaptureFixture[str]) -> None:

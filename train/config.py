@@ -204,14 +204,17 @@ class TrainConfig:
 
 @dataclass
 class PreviewConfig(TrainConfig):
-    """Look at training data as the model will see it; every photo is opened.
+    """Look at training data as the model will see it.
 
     Args:
         show: samples to print, the first of the first epoch that can be used, and of those that
             cannot.
+        all: decode the photos and write the prompts of all samples, not only of a thousand of each
+            source, which the seed draws.
     """
 
     show: int = 5
+    all: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

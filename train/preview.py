@@ -5,14 +5,16 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
+from torch.utils.data import ConcatDataset, Subset
 from transformers import PreTrainedTokenizerBase
 
 import vlm
@@ -26,17 +28,27 @@ from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason, cou
 from vlm.errors import shortened
 from vlm.prompt import Prompt
 
+CHECKED = 1000
+"""Samples of each source that are checked if nothing else is said."""
+
+AT_ONCE = 256
+"""Samples whose photos are decoded side by side."""
+
 
 @dataclass
 class Checked:
-    """A source when every photo was decoded, and tokens of each conversation that can be used."""
+    """A source of which so many samples were checked: all that are skipped, how often something is
+    dropped, and tokens of each conversation that can be used."""
 
     found: Samples
+    count: int
+    skipped: list[Skipped]
+    dropped: Counter[str]
     lengths: list[int]
 
 
 def show(config: PreviewConfig) -> None:
-    """Shows the data of a training run; every photo is opened."""
+    """Shows the data of a training run."""
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)
@@ -48,7 +60,8 @@ def show(config: PreviewConfig) -> None:
         sample = replace(sample, questions=tuple(sorted(sample.questions, key=len)[-1:]))
         return prompts_of(sample, prompt, random.Random(config.seed), max_length)
 
-    checked = check_samples(sources, longest_prompts, Console(stderr=True))
+    most = None if config.all else CHECKED
+    checked = [check(found, longest_prompts, most, config.seed) for found in sources]
     # A character that the terminal's encoding lacks, or half a surrogate pair, must not end it.
     sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()
@@ -56,15 +69,18 @@ def show(config: PreviewConfig) -> None:
     training = [one.usable for one in sources[: len(config.data)]]
     weights = [source.weight for source in config.data]
     order = epoch_order(list(map(len, training)), weights, config.seed, epoch=0)
-    samples = [sample for usable in training for sample in usable]
-    epoch = first_prompts([samples[i] for i in order], prompt, config.seed, max_length)
-    whole = {sample for one in checked for sample in one.found.usable}
-    shown = itertools.islice((each for each in epoch if each[0] in whole), config.show)
+    samples = Subset(ConcatDataset(training), order)
+    epoch = first_prompts(samples, prompt, config.seed, max_length)
+    shown = itertools.islice((each for each in epoch if broken(each[0]) is None), config.show)
     print_samples(shown, model.language.tokenizer, console)
     console.print(summary_table(checked))
-    if dropped := sum((each.found.dropped for each in checked), Counter()):
+    for each in checked:
+        if each.count < (total := len(each.found.usable)):
+            told = f"{each.found.source.path}: checked are {each.count:,} of {total:,} samples"
+            console.print(f"{told}; --all checks all", soft_wrap=True, markup=False)
+    if dropped := sum((each.dropped for each in checked), Counter()):
         console.print(f"dropped from samples: {counted(dropped)}", soft_wrap=True)
-    print_skipped([one for each in checked for one in each.found.skipped], console, config.show)
+    print_skipped([one for each in checked for one in each.skipped], console, config.show)
 
 
 def prompting_model(config: TrainConfig) -> vlm.VisionLanguageModel:
@@ -74,30 +90,45 @@ def prompting_model(config: TrainConfig) -> vlm.VisionLanguageModel:
     return vlm.build(replace(parts, language=plain), "cpu")
 
 
-def check_samples(
-    sources: list[Samples],
+def check(
+    found: Samples,
     prompts: Callable[[Sample], tuple[list[Prompt], int]],
-    console: Console,
-) -> list[Checked]:
-    """Decodes every photo and writes every prompt; what that fails for is skipped too, and answers
-    that a prompt has no room for are counted."""
-    checked = []
-    for found in sources:
-        usable, skipped, lengths = [], list(found.skipped), []
-        dropped = Counter(found.dropped)
-        for sample in track(found.usable, "checking", console=console, transient=True):
-            try:
-                for photo in sample.photos:
-                    read_photo(photo)
-                written, cut = prompts(sample)
-                lengths += map(len, written)
-                dropped.update({CUT: cut} if cut else {})
-                usable.append(sample)
-            except SkipSample as error:
-                skipped.append(error.at(sample.where))
-        left = replace(found, usable=usable, skipped=skipped, dropped=dropped)
-        checked.append(Checked(left, lengths))
+    most: int | None = None,
+    seed: int = 0,
+) -> Checked:
+    """Decodes the photos and writes the prompts of the samples of a source, of `most` drawn ones if
+    it has more; what that fails for is skipped too, and answers that a prompt has no room for are
+    counted."""
+    usable, places = found.usable, range(len(found.usable))
+    if most is not None and len(usable) > most:
+        places = sorted(random.Random(seed).sample(places, most))
+    checked = Checked(found, len(places), list(found.skipped), Counter(found.dropped), [])
+    bar = Progress(console=Console(stderr=True), transient=True)
+    with bar, ThreadPoolExecutor() as threads:
+        task = bar.add_task("checking", total=len(places))
+        for start in range(0, len(places), AT_ONCE):
+            samples = [usable[at] for at in places[start : start + AT_ONCE]]
+            for sample, error in zip(samples, threads.map(broken, samples), strict=True):
+                bar.advance(task)
+                try:
+                    if error is not None:
+                        raise error
+                    written, cut = prompts(sample)
+                    checked.lengths += map(len, written)
+                    checked.dropped.update({CUT: cut} if cut else {})
+                except SkipSample as error:
+                    checked.skipped.append(error.at(sample.where))
     return checked
+
+
+def broken(sample: Sample) -> SkipSample | None:
+    """Why a photo of a sample cannot be read, if one cannot."""
+    try:
+        for photo in sample.photos:
+            read_photo(photo)
+    except SkipSample as error:
+        return error
+    return None
 
 
 def print_samples(
@@ -142,15 +173,15 @@ def summary_table(checked: list[Checked]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("skipped")
     for one in checked:
-        found = one.found
+        usable = len(one.found.usable) - (len(one.skipped) - len(one.found.skipped))
         table.add_row(
-            Text(found.source.path),
-            found.format,
-            f"{len(found.usable):,}",
+            Text(one.found.source.path),
+            one.found.format,
+            f"{usable:,}",
             f"{len(one.lengths):,}",
             f"{median(one.lengths):,.0f}" if one.lengths else "",
             f"{max(one.lengths):,}" if one.lengths else "",
-            by_reason(found.skipped) or "none",
+            by_reason(one.skipped) or "none",
         )
     return table
 
