@@ -24,7 +24,7 @@ from tests.test_data_shards import DOG as DOG_MEMBERS
 from tests.test_data_shards import save_shard
 from train.loader import read_photo
 from train.run import train
-from vlm.data import index
+from vlm.data import index, parts
 from vlm.data.index import IndexedSamples, outline
 from vlm.data.outline import outline_of
 from vlm.data.read import read_source
@@ -49,6 +49,7 @@ def asked(image: str, **fields: Any) -> dict[str, Any]:
 
 def sidecar(folder: Path) -> Path:
     save_photos(folder / "side", "a.png", "b.png", "deep/c.png")
+    (folder / "side/link.png").symlink_to("nowhere")
     for name in ("a", "deep/c"):
         (folder / "side" / f"{name}.txt").write_text("a cat", encoding="utf-8")
     return folder / "side"
@@ -144,6 +145,49 @@ def test_an_index_holds_what_reading_gives(folder: Path, kind: str) -> None:
         assert (each.skipped, each.dropped) == (plain.skipped, plain.dropped)
         for one, other in zip(outline(each.usable), outline_of(plain.usable), strict=True):
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["conversations", "captions", "table"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_read_what_one_does(
+    folder: Path, kind: str, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Blocks of 256: the last process has one less, and the second block holds nothing usable.
+    texts = ["" if 256 <= at < 512 or at % 7 == 0 else f"a cat {at}" for at in range(1200)]
+    if kind == "conversations":
+        file = save_json(folder / "data", [MIXED[0] | turns("Who?", text) for text in texts])
+    elif kind == "captions":
+        file = save_lines(folder / "data", *(CAT | {"captions": [text, ""]} for text in texts))
+    else:
+        file = save_lines(folder / "data", "image,caption", *(f"a.png,{text}" for text in texts))
+    plain = without_index(DataSource(str(file)))
+    monkeypatch.setattr(parts, "PARTED", 1)
+    monkeypatch.setattr(parts, "cores", lambda: processes)
+    found = read(file)
+    (made,) = (folder.parent / "cache/sources").glob("*/")
+    assert sorted(each.name for each in made.iterdir()) == [
+        index.COMPLETE,
+        index.SAMPLES,
+        index.SOURCE,
+    ]
+    assert list(found.usable) == plain.usable
+    assert len(found.skipped) == len(texts) - len(plain.usable) > 256
+    assert (found.skipped, found.dropped) == (plain.skipped, plain.dropped)
+    assert outline(found.usable).fingerprint == outline_of(plain.usable).fingerprint
+
+
+@pytest.mark.parametrize("line", [CAT | {"captions": []}, {"image": 1}])
+def test_what_several_processes_cannot_read_one_tells(
+    folder: Path, line: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_lines(folder / "data", *[CAT | {"captions": [""]}] * 600, line)
+    monkeypatch.setattr(parts, "PARTED", 1)
+    monkeypatch.setattr(parts, "cores", lambda: 2)
+    with pytest.raises(DataError) as plain:
+        without_index(DataSource(str(file)))
+    with pytest.raises(DataError) as error:
+        read(file)
+    assert str(error.value) == str(plain.value)
 
 
 def test_samples_of_an_index_are_a_sequence(folder: Path) -> None:

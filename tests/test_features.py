@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from tests import tiny
 from tests.data_folders import read
+from train import features
 from train.features import FeatureCache, FillReport, stamp
 from vlm.config import VisionConfig
 from vlm.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, decode
@@ -106,6 +107,18 @@ def test_features_are_what_the_tower_gives_up_to_the_dtype(
         # Half a step of the dtype, and what batches of other sizes round differently.
         step = torch.finfo(dtype).eps
         torch.testing.assert_close(features.float(), expected, rtol=0.6 * step, atol=1e-5)
+
+
+def test_of_many_photos_some_tell_how_many_are_missing(
+    folder: Path, photos: list[Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_cache(folder)
+    fill(cache, photos[:12])
+    # Of places 0, 3 .. 18, those from 12 on.
+    monkeypatch.setattr(features, "LOOKED_AT", 7)
+    assert cache.missing(photos) == 3 * 3
+    monkeypatch.setattr(features, "LOOKED_AT", 1)
+    assert cache.missing(photos[12:]) == 8
 
 
 def test_only_photos_that_are_new_are_encoded(folder: Path, photos: list[Photo]) -> None:

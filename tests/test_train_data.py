@@ -255,6 +255,30 @@ def test_what_is_asked_during_a_run_is_what_is_trained_up_to_the_first_answer(
     assert asked == trained[: len(asked)]
 
 
+@pytest.mark.parametrize("max_steps", [None, 5])
+def test_each_photo_that_comes_is_encoded_once(config: TrainConfig, max_steps: int | None) -> None:
+    file = Path(config.data[0].path)
+    with file.open("a") as lines:
+        lines.write(json.dumps({"image": ["6.png", "0.png"], "text": "two"}) + "\n")
+    config = replace(config, max_steps=max_steps, epochs=2, validate_every=2)
+    config.data = [replace(config.data[0], weight=0.5), config.data[0]]
+    config.validation = [replace(config.data[0], split="val")]
+    sources, validation = read_sources(config.data), read_sources(config.validation)
+    model = tiny.vision_language_model()
+    epochs = Epochs(config, model, Accelerator(cpu=True), sources, validation, [])
+    held_out = [photo for sample in epochs.held_out for photo in sample.photos]
+    coming, steps = [], 0
+    for epoch in range(2):
+        if steps < epochs.total_steps:
+            coming += [p for at in epochs.order(epoch) for p in epochs.samples[at].photos]
+            steps += epochs.steps(epoch)
+    photos, passes = epochs.to_encode()
+    assert list(photos) == photos[:] == list(dict.fromkeys(held_out + coming))
+    within = epochs.total_steps // 2
+    share = epochs.total_steps / steps
+    assert passes == len(held_out) * (2 + within) + len(coming) * share
+
+
 def test_a_conversation_that_the_chat_template_refuses_is_skipped(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,8 +46,8 @@ class Epochs:
     features: FeatureCache | None = None
 
     def __post_init__(self) -> None:
-        self.samples, self.known = together(self.sources)
-        self.held_out, self.held_out_known = together(self.validation)
+        self.samples, self.known = concatenated(self.sources)
+        self.held_out, self.held_out_known = concatenated(self.validation)
         self.sizes = [len(found.usable) for found in self.sources]
         self.weights = [found.source.weight for found in self.sources]
         steps = sum(map(self.steps, range(self.config.epochs)))
@@ -81,7 +81,7 @@ class Epochs:
                 coming.append(self.order(epoch))
         order = np.concatenate(coming)
         passes += self.known.counts[order].sum() * self.total_steps / steps
-        samples, known = together([*self.validation, *self.sources])
+        samples, known = concatenated([*self.validation, *self.sources])
         return Photos(samples, known, np.concatenate([held_out, len(held_out) + order])), passes
 
     def training_batches(self, epoch: int, from_step: int) -> DataLoader:
@@ -187,7 +187,7 @@ class Photos(Sequence[Photo]):
         return self._samples[self._of[at]].photos[self._within[at]]
 
 
-def together(sources: list[Samples]) -> tuple[Sequence[Sample], Outline]:
+def concatenated(sources: list[Samples]) -> tuple[Sequence[Sample], Outline]:
     """The samples of several sources, one source after the other, and what is known of them."""
     usable = [found.usable for found in sources]
     return ConcatDataset(usable) if usable else [], joined(list(map(outline, usable)))

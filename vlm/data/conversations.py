@@ -39,6 +39,9 @@ ROLES = {
 }
 """Who speaks, by the names that the forms have for them."""
 
+LLAVA = {"from", "value"}
+"""Keys of a turn."""
+
 PLACE = re.compile("<image>|<img>([^<]*)</img>")
 
 
@@ -99,6 +102,10 @@ def turns_of(listed: Any) -> tuple[list[Turn], list[str]]:
     for number, found in enumerate(listed, start=1):
         if not isinstance(found, dict):
             raise SkipSample("turn is not an object", f"turn {number} is {found!r}")
+        if found.keys() == LLAVA and (role := ROLES.get(str(found["from"]))):
+            # Most are of this form, and 665,000 conversations have five million.
+            turns.append(Turn(role, found["value"]))
+            continue
         turn = present(found)
         if "user" in turn and "assistant" in turn:
             turns += [Turn(role, turn.pop(role)) for role in ("user", "assistant")]
@@ -182,7 +189,7 @@ def question_in(content: Any) -> list[str | Place]:
         # Text, and what a place names, in turn.
         found = PLACE.split(piece) if isinstance(piece, str) else ["", piece.named, ""]
         said += [Place(one) if at % 2 else one for at, one in enumerate(found) if at % 2 or one]
-    text = "".join(piece for piece in said if isinstance(piece, str))
+    text = "".join([piece for piece in said if isinstance(piece, str)])
     if text.strip():
         refuse_tags(text_of(text, "question"))
     for at, piece in enumerate(said):

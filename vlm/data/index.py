@@ -16,8 +16,8 @@ import operator
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from pyarrow import compute, ipc
 
 from vlm.data.formats import format_of
 from vlm.data.hub import load_table
-from vlm.data.outline import Outline, Row, outline_of, row_of, sample_of
+from vlm.data.outline import Outline, outline_of, sample_of
+from vlm.data.parts import Read, batches, write_samples
 from vlm.data.records import changed, files_in
 from vlm.data.sample import Sample, Samples, Skipped
 from vlm.data.shards import shards
@@ -43,26 +44,10 @@ LARGE = 1 << 24
 process: an index would only leave files in the cache."""
 
 ENDS = 1 << 16
-"""Bytes at each end of a file that identify it beside its size and time, if it has 16 times as
-many: to open each of a folder's photos would take longer than all else."""
-
-ROWS, BATCH = 4096, 1 << 24
-"""Rows and bytes that are written together, at most."""
-
-SCHEMA = pa.schema(
-    {
-        "trained": pa.large_binary(),
-        "rest": pa.large_binary(),
-        "length": pa.int64(),
-        "photos": pa.list_(pa.uint64()),
-    }
-)
-"""That of a `Row`."""
+"""Bytes at each end of a file that identify it beside its size and time; not of those in a folder,
+where opening every photo would take longer than all else."""
 
 SAMPLES, SOURCE, COMPLETE = "samples.arrow", "source.json", "complete.json"
-
-Read = Callable[[DataSource, Callable[[Sample], None]], Samples]
-"""Reads a source and hands over each sample that can be used; gives all but those."""
 
 
 class IndexedSamples(Sequence[Sample]):
@@ -139,7 +124,7 @@ def indexed(source: DataSource, read: Read) -> Samples | None:
 
     def build(folder: Path) -> None:
         print(f"{source.path} is read into an index, once", file=sys.stderr)
-        write(folder, source, identity, read)
+        write(folder, source, identity, size, read)
 
     try:
         folder = make_once(cache_dir() / "sources" / key_of(source), build, whole)
@@ -176,10 +161,11 @@ def identify(source: DataSource) -> tuple[str, int]:
     digest, total = hashlib.sha256(), 0
     for file in [*files, *filter(None, [source.annotations])]:
         with disk(f"cannot read {file}"):
-            status = file.stat()
+            # A link to nothing is no error here: it is a photo that cannot be read.
+            status = os.stat(file) if os.path.exists(file) else os.lstat(file)
             told = f"{file} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(told.encode(errors="surrogateescape"))
-            if status.st_size > 16 * ENDS:
+            digest.update(told.encode(errors="surrogatepass"))
+            if not folder and status.st_size > 2 * ENDS:
                 with file.open("rb") as opened:
                     digest.update(opened.read(ENDS))
                     opened.seek(-ENDS, os.SEEK_END)
@@ -188,32 +174,15 @@ def identify(source: DataSource) -> tuple[str, int]:
     return digest.hexdigest(), total
 
 
-def write(folder: Path, source: DataSource, identity: str, read: Read) -> None:
+def write(folder: Path, source: DataSource, identity: str, size: int, read: Read) -> None:
     """Reads a source into an empty folder."""
-    rows: list[Row] = []
-    digest, held = hashlib.sha256(), 0
-    with pa.OSFile(str(folder / SAMPLES), "wb") as file, ipc.new_file(file, SCHEMA) as table:
-
-        def flush() -> None:
-            columns = map(pa.array, zip(*rows, strict=True), SCHEMA.types)
-            table.write(pa.record_batch(list(columns), schema=SCHEMA))
-            rows.clear()
-
-        def keep(sample: Sample) -> None:
-            nonlocal held
-            row = row_of(sample)
-            digest.update(row.trained + b"\n")
-            rows.append(row)
-            held += len(row.trained) + len(row.rest)
-            if len(rows) == ROWS or held > BATCH:
-                flush()
-                held = 0
-
-        found = read(source, keep)
-        if rows:
-            flush()
-    skipped = [(one.where, one.reason, one.detail) for one in found.skipped]
-    told = [found.format, skipped, found.dropped, found.lacking, digest.hexdigest()]
+    found = write_samples(folder / SAMPLES, source, size, read)
+    fingerprint = hashlib.sha256()
+    for batch in batches(folder / SAMPLES):
+        for trained in batch.column("trained"):
+            fingerprint.update(trained.as_py() + b"\n")
+    skipped = list(map(astuple, found.skipped))
+    told = [found.format, skipped, found.dropped, found.lacking, fingerprint.hexdigest()]
     (folder / SOURCE).write_text(json.dumps(told))
     digests = {name: sha256(folder / name) for name in (SAMPLES, SOURCE)}
     complete = {"version": VERSION, "identity": identity, "digests": digests}

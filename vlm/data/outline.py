@@ -98,7 +98,7 @@ def place_of(photo: Photo) -> Any:
 def photo_of(name: str, place: Any, table: Callable[[str, str], Any]) -> Photo:
     match place:
         case None:
-            return FilePhoto(Path(name))
+            return FilePhoto(name)
         case str():
             return UrlPhoto(place)
         case [tar, member, int(offset), int(size)] if name == f"{tar}:{member}":

@@ -2,6 +2,7 @@
 text of a `data:` URL."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ ENDINGS = {
 """By which a photo is known in a folder or a tar file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class FilePhoto:
-    path: Path
+    # A text: of a million paths, each would take longer to make than its photo to be looked for.
+    name: str
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "name", os.fspath(path))
 
     @property
-    def name(self) -> str:
-        return str(self.path)
+    def path(self) -> Path:
+        return Path(self.name)
 
     def data(self) -> bytes:
         return _read(self.name, self.path, 0, MAX_BYTES + 1)

@@ -93,15 +93,21 @@ def read_source(source: DataSource) -> Samples:
     if (found := indexed(source, read)) is not None:
         return found
     usable: list[Sample] = []
-    return replace(read(source, usable.append), usable=usable)
+    found = Samples(source, format_of(source), usable)
+    read(found, usable.append)
+    return found
 
 
-def read(source: DataSource, keep: Callable[[Sample], None]) -> Samples:
-    """Hands over each sample of a source that can be used, up to its limit; gives the rest."""
-    found, kept = Samples(source, format_of(source)), 0
-    reader = READERS[found.format]
+def read(
+    found: Samples, keep: Callable[[Sample], None], own: Callable[[int], bool] | None = None
+) -> None:
+    """Hands over each sample of a source that can be used, up to its limit, and adds the others to
+    what is found. With `own`, reads only the records whose numbers it has."""
+    source, reader, kept = found.source, READERS[found.format], 0
     splits: set[str] = set()
-    for record in reader.records(source):
+    for number, record in enumerate(reader.records(source)):
+        if own is not None and not own(number):
+            continue
         # JSON may have a number for it.
         split = None if record.split is None else str(record.split)
         if split is not None:
@@ -120,9 +126,8 @@ def read(source: DataSource, keep: Callable[[Sample], None]) -> Samples:
             found.dropped.update(sample.dropped)
         if kept == source.limit:
             break
-    if not kept:
+    if not kept and own is None:
         raise DataError(_nothing(found, splits))
-    return found
 
 
 def _nothing(found: Samples, splits: set[str]) -> str:

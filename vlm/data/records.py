@@ -174,20 +174,20 @@ def photo_at(source: DataSource, *names: Any) -> Photo:
         for root in roots:
             # os.path.isfile, unlike Path's own, is False for names that no file system could hold.
             if os.path.isfile(file := os.path.join(root, path)):
-                return FilePhoto(Path(file))
+                return FilePhoto(Path(file) if "//" in file or "./" in file else file)
     named = " or ".join(shortened(name, 100) for name in names)
     hint = "`images` says where photos are"
-    lacking = [os.path.dirname(os.path.join(root, path)) for root in roots]
-    raise SkipSample("missing image", f"{named} under {roots[-1]}: {hint}", lacking)
+    lacking = [os.path.dirname(os.path.join(root, path)) or "." for root in roots]
+    raise SkipSample("missing image", f"{named} under {roots[-1] or '.'}: {hint}", lacking)
 
 
 @lru_cache
 def roots_of(path: str, images: Path | None) -> tuple[str, ...]:
-    """The folders that a source's paths start from; kept, for each of its photos asks."""
-    if images is not None:
-        return (str(images),)
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    return os.path.join(folder, "images"), folder or "."
+    """The folders that a source's paths start from, the current one being ""; kept, since each of
+    its photos asks."""
+    folder = Path(path) if os.path.isdir(path) else Path(path).parent
+    roots = (folder / "images", folder) if images is None else (images,)
+    return tuple("" if str(root) == "." else str(root) for root in roots)
 
 
 def changed(folder: str) -> int | None:
