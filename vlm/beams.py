@@ -8,13 +8,12 @@ is 1).
 import torch
 from torch import Tensor
 
-from vlm.language import LanguageModel
-from vlm.prefill import Prefill
+from vlm.prefill import Language, Prefill
 
 
 @torch.inference_mode()
 def beam_search(
-    language: LanguageModel, start: Prefill, end_ids: set[int], beams: int, max_tokens: int
+    language: Language, start: Prefill, end_ids: set[int], beams: int, max_tokens: int
 ) -> list[list[int]]:
     """For each of the B prompts that `start` is of, whose cache is used up, the tokens of its best
     answer, the end not among them; `beams` (K) are the beginnings kept for each prompt."""

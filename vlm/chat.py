@@ -94,11 +94,9 @@ def chat(config: ChatConfig) -> None:
     with notices.status(Text(f"Loading {config.model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
         import torch
-        from transformers.utils import logging
 
         from vlm.loading import load
 
-        logging.set_verbosity_error()
         dtype = getattr(torch, config.dtype) if config.dtype else None
         model = load(config.model, config.device, dtype, config.load_in, config.prompt)
     generation = {each.name: getattr(config, each.name) for each in fields(GenerationConfig)}

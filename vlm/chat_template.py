@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from vlm.errors import PromptError
 from vlm.messages import Slot, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -101,7 +103,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: str = "auto", processor: bool = False
+        self, tokenizer: "PreTrainedTokenizerBase", prompt: str = "auto", processor: bool = False
     ) -> None:
         """The template that a setting names: one of `FORMATS`; the tokenizer's own for `template`,
         with the tokenizer's BOS in front where it is used as a LLaVA's `processor` would; or the
@@ -293,7 +295,7 @@ class ChatTemplate:
         return re.compile(f"(?={any_of(word for word in words if not word.isspace())})")
 
 
-def choose(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def choose(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:
     """The Jinja text of a setting. `auto` is ChatML where the tokenizer has its two tokens, else
     its own template, as where that writes the two otherwise. ChatML begins with the BOS where the
     tokenizer's own does. A PromptError if the tokenizer lacks what the setting needs."""
@@ -328,6 +330,6 @@ def any_of(words: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)"
 
 
-def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def plain_ids(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Token ids of text in which no special token is recognised."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

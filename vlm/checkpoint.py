@@ -8,6 +8,7 @@ The frozen parts themselves stay where their sources are.
 
 import dataclasses
 import os
+from collections.abc import Callable, Set
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils import cached_file
 
 from vlm.config import ModelConfig, from_json, to_json
 from vlm.errors import CheckpointError, ConfigError, WeightsError
@@ -44,6 +44,8 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
         )
     if get_close_matches(name, ["embedded"]):
         raise WeightsError(f"no folder {name} here: did you mean `embedded`?")
+    from transformers.utils import cached_file
+
     hub_id = local_source(name)
     with reading(hub_id), quiet_loading():
         config_file = cached_file(hub_id, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
@@ -69,12 +71,21 @@ def read_config(file: Path) -> ModelConfig:
         raise CheckpointError(f"cannot read {file}: {error}") from error
 
 
-def load_tensors(model: nn.Module, file: Path, required: set[str] | None = None) -> None:
-    """Reads trained tensors into a model, in the model's own dtypes; its `trained` gains their
-    names, of which the `required` ones (None: all that are in it already) must be in the file. A
-    CheckpointError if there is no file, or tensors are missing, left over or of another shape."""
+def read_tensors(file: Path, wanted: Callable[[str], bool] = bool) -> dict[str, Tensor]:
+    """The tensors in a checkpoint's file whose names are wanted; a CheckpointError if there is no
+    such file."""
     with disk(f"cannot read {file}", CheckpointError), safe_open(file, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return {name: opened.get_tensor(name) for name in opened.keys() if wanted(name)}  # noqa: SIM118
+
+
+def load_tensors(
+    model: nn.Module, file: Path, required: set[str] | None = None, leave: Set[str] = frozenset()
+) -> None:
+    """Reads trained tensors into a model, in the model's own dtypes; its `trained` gains their
+    names, of which the `required` ones (None: all that are in it already) must be in the file;
+    some may be left. A CheckpointError if there is no file, or tensors are missing, left over or of
+    another shape."""
+    tensors = read_tensors(file, lambda name: name not in leave)
     state = model.state_dict()
     required = model.trained if required is None else required
     problems = [f"{name} is missing" for name in sorted(required - tensors.keys())]

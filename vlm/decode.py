@@ -1,27 +1,31 @@
 """Decode: logits -> the next token, one at a time, for one prompt or a batch of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from vlm.config import GenerationConfig
-from vlm.language import LanguageModel
-from vlm.prefill import Prefill
+from vlm.prefill import Language, Prefill
+
+Filter = Callable[[Tensor, Tensor], Tensor]
+"""(ids (B, S), logits (B, V)) -> logits (B, V), as transformers has it."""
 
 
-def filters(config: GenerationConfig) -> LogitsProcessorList:
+def filters(config: GenerationConfig) -> list[Filter]:
     """What is done to logits before a token is chosen: CTRL's penalty on repetition (Keskar et al.
     2019), and where tokens are sampled, temperature, top-k (Fan et al. 2018) and nucleus (Holtzman
     et al. 2020)."""
-    steps = LogitsProcessorList()
+    if config.temperature == 0 and config.repetition_penalty == 1:
+        return []
+    from transformers import (
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    steps: list[Filter] = []
     if config.repetition_penalty != 1:
         steps.append(RepetitionPenaltyLogitsProcessor(float(config.repetition_penalty)))
     if config.temperature > 0:
@@ -38,7 +42,8 @@ def next_token(
 ) -> int:
     """Chooses one row's next token by its logits (V,), float32, the ids of the prompt's text and of
     what was generated (S,), and its own source of randomness, on the CPU."""
-    (logits,) = filters(config)(seen[None], logits[None])
+    for step in filters(config):
+        (logits,) = step(seen[None], logits[None])
     if config.temperature == 0:
         return int(logits.argmax())
     # Drawn on the CPU, so that a seed means the same on every device.
@@ -47,7 +52,7 @@ def next_token(
 
 @torch.inference_mode()
 def decode(
-    language: LanguageModel,
+    language: Language,
     start: Prefill,
     prompt_ids: list[list[int]],
     end_ids: set[int],
@@ -61,10 +66,13 @@ def decode(
     batch = len(start.logits)
     generators = [torch.Generator().manual_seed(config.seed) for _ in range(batch)]
     seen = [torch.tensor(ids, dtype=torch.long, device=device) for ids in prompt_ids]
+    rows = list(range(batch))  # Of each row that is computed, its number in the batch.
     for left in reversed(range(config.max_tokens)):
         step: list[int | None] = [None] * batch
-        for row in set(range(batch)) - ended:
-            token = next_token(start.logits[row], seen[row], config, generators[row])
+        for place, row in enumerate(rows):
+            if row in ended:
+                continue
+            token = next_token(start.logits[place], seen[row], config, generators[row])
             if token in end_ids:
                 ended.add(row)
             else:
@@ -75,6 +83,11 @@ def decode(
         yield step
         if len(ended) == batch or left == 0:
             return
+        going = [place for place, row in enumerate(rows) if row not in ended]
+        if 2 * len(going) <= len(rows) and not language.stateful:
+            # To leave out a few would cost more, a copy of the cache, than to compute them.
+            start = start.select(torch.tensor(going, device=device))
+            rows = [rows[place] for place in going]
         # A row that has ended rides along on any token; what comes of it is not read.
-        ids = torch.tensor([[0 if t is None else t] for t in step], device=device)
+        ids = torch.tensor([[step[row] or 0] for row in rows], device=device)
         start = start.extend(language, ids)

@@ -8,30 +8,25 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    Cache,
-    GgufConfig,
-    PreTrainedModel,
-)
 
 from vlm.chat_template import ChatTemplate
 from vlm.config import LanguageConfig, LoraConfig
 from vlm.errors import ConfigError
 from vlm.sources import local_source, quiet_loading, reading
 
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
 
 class LanguageModel(nn.Module):
     """A causal language model with its tokenizer, asked in the words of a chat template; `width` is
     H, the features of one embedding."""
 
-    def __init__(self, model: PreTrainedModel, template: ChatTemplate) -> None:
+    def __init__(self, model: "PreTrainedModel", template: ChatTemplate) -> None:
         super().__init__()
         self.model = model
         self.template = template
@@ -67,6 +62,17 @@ class LanguageModel(nn.Module):
         takes = inspect.signature(self.model.forward).parameters
         return "cache" if "cache" in takes else "past_key_values"
 
+    @property
+    def stateful(self) -> bool:
+        """Whether it keeps a recurrent state, which cannot be taken back to an earlier token."""
+        return self.model._is_stateful
+
+    def new_cache(self) -> "Cache":
+        """A cache of keys and values that nothing is in."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids (..., T) -> embeddings (..., T, H)."""
         return self.model.get_input_embeddings()(input_ids)
@@ -80,7 +86,7 @@ class LanguageModel(nn.Module):
         embeddings: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: "Cache | None" = None,
         logits_to_keep: int = 0,
     ) -> Tensor:
         """Embeddings (B, T, H) -> logits (B, T, V).
@@ -165,6 +171,8 @@ def load_language(
     """Loads the language model that a config names, frozen, on its device: a WeightsError if its
     source is not there, a ConfigError for adapters that do not fit, or no bitsandbytes, a
     PromptError for a chat template that it has not, or that cannot be followed."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     source = local_source(config.source, config.revision)
     where: dict[str, Any] = {"revision": config.revision}
     options = quantization_options(config.load_in, device, dtype)
@@ -203,6 +211,8 @@ def quantization_options(
         raise ConfigError(
             f"load_in={load_in} needs bitsandbytes: pip install 'vlm[quant]'"
         ) from error
+    from transformers import BitsAndBytesConfig
+
     config = BitsAndBytesConfig(
         load_in_4bit=load_in == "4bit",
         load_in_8bit=load_in == "8bit",

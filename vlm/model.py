@@ -4,12 +4,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from vlm.answer import AnswerText
 from vlm.beams import beam_search
@@ -17,15 +16,16 @@ from vlm.checkpoint import save
 from vlm.config import GenerationConfig, ModelConfig, generation_of
 from vlm.decode import decode
 from vlm.errors import ConfigError, PromptError, VLMError
-from vlm.export import export
 from vlm.images import ImageSource, image_fingerprint, load_image
-from vlm.language import LanguageModel
 from vlm.messages import Images, Messages, with_images
-from vlm.prefill import Prefill, prefill, shared_prefix
+from vlm.prefill import Language, Prefill, prefill, shared_prefix
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 from vlm.splice import pad, splice
 from vlm.tower import VisionTower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IMAGES_KEPT = 64
 """Encoded images kept for later turns and questions; one of 576 tokens takes 1 to 2 MB."""
@@ -44,20 +44,22 @@ class Spliceable(Protocol):
 class VisionLanguageModel(nn.Module):
     """Image -> patch tokens -> image tokens, spliced into the text -> logits. `trained` are the
     names of the tensors that a checkpoint must hold, for they are not those of the frozen parts'
-    sources."""
+    sources. Where a `Llama` stands for the language model, `in_parts` loads the
+    same model with transformers' own."""
 
     def __init__(
         self,
         config: ModelConfig,
         vision: VisionTower,
         projector: Projector,
-        language: LanguageModel,
+        language: Language,
     ) -> None:
         super().__init__()
         self.config = config
         self.vision = vision
         self.projector = projector
         self.language = language
+        self.in_parts: Callable[[], VisionLanguageModel] | None = None
         self.trained = {
             name for name in self.state_dict() if name.startswith("projector.") or ".lora_" in name
         }
@@ -68,7 +70,7 @@ class VisionLanguageModel(nn.Module):
         return self.language.device
 
     def forward(
-        self, batch: Spliceable, loss: Callable[[PreTrainedModel, Tensor, Any], Tensor]
+        self, batch: Spliceable, loss: Callable[["PreTrainedModel", Tensor, Any], Tensor]
     ) -> Tensor:
         """The loss of a training batch, that of `loss(language model, embeddings (B, T, H), batch)`
         on the spliced batch; inside the forward pass, since what wraps the model for several
@@ -197,12 +199,17 @@ class VisionLanguageModel(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes a checkpoint of this project's own form, see `checkpoint.save`."""
-        state = self.state_dict()
-        save(self.config, {name: state[name] for name in self.trained}, Path(folder), dtype)
+        whole = self.in_parts() if self.in_parts else self
+        state = whole.state_dict()
+        save(self.config, {name: state[name] for name in whole.trained}, Path(folder), dtype)
 
     def export_llava(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes a folder for transformers' LlavaForConditionalGeneration, see `export.export`."""
-        export(self.config, self.vision, self.projector, self.language, Path(folder), dtype)
+        # Imported here, since it needs transformers' models.
+        from vlm.export import export
+
+        whole = self.in_parts() if self.in_parts else self
+        export(whole.config, whole.vision, whole.projector, whole.language, Path(folder), dtype)
 
     def _prompt_or_error(
         self, images: Images, question: Messages, config: GenerationConfig
@@ -242,7 +249,7 @@ class VisionLanguageModel(nn.Module):
         """Prompts -> where decoding begins, if there is room for answers of `max_tokens`."""
         self._require_room(prompts, max_tokens)
         # A recurrent state cannot be taken back to where a photo's tokens end.
-        shared = None if self.language.model._is_stateful else shared_prefix(prompts)
+        shared = None if self.language.stateful else shared_prefix(prompts)
         if shared is None:
             return prefill(self.language, *self._embed_prompts(prompts))
         beginnings, ends, numbers = shared

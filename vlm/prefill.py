@@ -6,14 +6,20 @@ Questions about one photo begin alike, with the photo: that part is computed onc
 
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
 
 from vlm.errors import WeightsError
 from vlm.language import LanguageModel
+from vlm.llama import KeysValues, Llama
 from vlm.prompt import Prompt
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+Language: TypeAlias = LanguageModel | Llama
 
 
 @dataclass
@@ -22,7 +28,7 @@ class Prefill:
     mask (B, S), int64, the positions (B, 1) of the prompts' last tokens, and the logits (B, V),
     float32, of the answers' first."""
 
-    cache: Cache
+    cache: "Cache | KeysValues"
     attention_mask: Tensor
     position_ids: Tensor
     logits: Tensor
@@ -34,14 +40,14 @@ class Prefill:
         mask, positions = self.attention_mask[rows], self.position_ids[rows]
         return Prefill(self.cache, mask, positions, self.logits[rows])
 
-    def extend(self, language: LanguageModel, ids: Tensor) -> "Prefill":
+    def extend(self, language: Language, ids: Tensor) -> "Prefill":
         """One token more for each prompt, of ids (B, 1)."""
         return prefill(language, language.embed(ids), torch.ones_like(ids), after=self)
 
 
 @torch.inference_mode()
 def prefill(
-    language: LanguageModel,
+    language: Language,
     embeddings: Tensor,
     attention_mask: Tensor,
     after: Prefill | None = None,
@@ -49,7 +55,7 @@ def prefill(
     """Runs the language model over spliced prompts (B, T, H), padded on the left where their
     attention mask (B, T) is 0; the cache of what came before in each row is extended in place. A
     WeightsError if what comes out is not a number."""
-    cache = DynamicCache(config=language.model.config) if after is None else after.cache
+    cache = language.new_cache() if after is None else after.cache
     if after is not None:
         attention_mask = torch.cat([after.attention_mask, attention_mask], dim=1)
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]

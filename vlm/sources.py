@@ -11,9 +11,6 @@ from typing import Any
 
 from platformdirs import user_cache_path
 from torch import nn
-from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import extract_commit_hash
 
 from vlm.errors import VLMError, WeightsError
 from vlm.smollm2 import SMOLLM2, smollm2
@@ -48,6 +45,9 @@ def commit_of(source: str, revision: str | None = None) -> str | None:
     """The commit of a hub id that is in transformers' cache; None for what is not on the hub."""
     if source in (SMOLLM2, EFFICIENTNET) or os.path.exists(os.path.expanduser(source)):
         return None
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
     file = cached_file(
         source, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False
     )
@@ -90,6 +90,8 @@ def quiet_loading() -> Iterator[None]:
     """Within, libraries say nothing that nobody can act on: loading one half of a two-tower
     checkpoint leaves keys over by design, bitsandbytes, which peft imports wherever it is
     installed, misses a kernel that we do not use, and the hub's client tells of each try."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     loggers = [logging.getLogger(name) for name in ("bitsandbytes", "huggingface_hub")]

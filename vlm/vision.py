@@ -5,11 +5,10 @@ Layers are counted as transformers counts `hidden_states`: index 0 is what enter
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
 from vlm.config import VisionConfig
 from vlm.efficientnet import EfficientNetTower
@@ -17,6 +16,9 @@ from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing, read_preprocessing
 from vlm.sources import EFFICIENTNET, local_source, quiet_loading, reading, require_found
 from vlm.tower import VisionTower, last
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class TransformerTower(VisionTower):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         preprocessing: Preprocessing,
         layers: list[int],
         select: str = "default",
@@ -193,6 +195,8 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
     are not the tower's, a ConfigError for a layer or size that it cannot give."""
     if config.source == EFFICIENTNET:
         return EfficientNetTower(config).to(dtype)
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
     source = local_source(config.source, config.revision)
     with reading(config.source), quiet_loading():
         whole = AutoConfig.from_pretrained(source, revision=config.revision)

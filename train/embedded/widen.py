@@ -157,7 +157,7 @@ def main(
         torch.manual_seed(0)
         model = vlm.build(ModelConfig(projector=ProjectorConfig(input_norm=True)), device="cpu")
     else:
-        model = vlm.load(checkpoint, device="cpu")
+        model = vlm.load(checkpoint, device="cpu", dtype=torch.float32)
     widen(model, [Path(file) for file in captions], by).save(output)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     console.print(f"vlm chat PHOTO --model {output}: talks to it")
