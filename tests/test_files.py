@@ -170,6 +170,9 @@ def test_a_list_that_is_no_text_or_too_large(
     file.write_bytes(gzip.compress(b"[1, 2, 3, 4, 5]"))
     with pytest.raises(DataError, match=r"list is larger than 0 GiB$"):
         list(json_list(file))
+    file.write_bytes(b"[1, 2, 3, 4, 5]")
+    with pytest.raises(DataError, match=r"list is larger than 0 GiB$"):
+        next(json_list(file))
 
 
 # Folders that are made once

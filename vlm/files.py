@@ -111,7 +111,8 @@ def json_list(file: Path) -> Iterator[Any]:
     utf8 = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
     text, at, mark, total = "", 0, "[", 0
     with unpacked(file) as opened:
-        while True:
+        fits = file.stat().st_size <= LARGEST
+        while fits:
             try:
                 value, end = _listed(text, at, mark)
                 if value:
