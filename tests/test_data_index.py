@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from train.run import train
 from vlm.data import index, parts
 from vlm.data.index import IndexedSamples, outline
 from vlm.data.outline import outline_of
+from vlm.data.read import read as read_into
 from vlm.data.read import read_source
 from vlm.data.sample import Sample, Samples, SkipSample
 from vlm.data.source import DataSource
@@ -188,6 +191,38 @@ def test_what_several_processes_cannot_read_one_tells(
     with pytest.raises(DataError) as error:
         read(file)
     assert str(error.value) == str(plain.value)
+
+
+SCRIPT = """
+from vlm.data import index, parts
+from vlm.data.read import read_sources
+from vlm.data.source import DataSource
+
+index.LARGE = parts.PARTED = 1
+parts.cores = lambda: 2
+parts.RowWriter = None  # In this process: others must be those that read.
+print(len(read_sources([DataSource("data")])[0].usable))
+"""
+
+
+def test_a_script_that_reads_is_not_run_again(folder: Path) -> None:
+    save_lines(folder / "data", *[CAT] * 300)
+    path = os.environ | {"PYTHONPATH": str(Path(parts.__file__).parents[2])}
+    command = [sys.executable, "-"]
+    done = subprocess.run(
+        command, input=SCRIPT, cwd=folder, env=path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("300\n", f"data {MADE}\n")
+
+
+def test_a_process_ends_with_the_one_that_started_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DataSource(str(save_lines(folder / "data", *[CAT] * 600)))
+    # Another one is the parent of a process whose own is gone.
+    monkeypatch.setattr(os, "getppid", iter([7, 1]).__next__)
+    with pytest.raises(SystemExit):
+        parts.write_part(folder / "part", Samples(source, "captions"), read_into, 0, 1, 7)
 
 
 def test_samples_of_an_index_are_a_sequence(folder: Path) -> None:

@@ -90,7 +90,8 @@ def write_parts(
     # Not through multiprocessing, which runs the caller's script anew or forks beside its threads.
     told = "import pickle, sys; f, *a = pickle.load(sys.stdin.buffer); f(*a)"
     command = [sys.executable, "-P", "-c", told]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # The first is "" in a script from stdin: the folder where it runs.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     started: list[subprocess.Popen[bytes]] = []
     with TemporaryDirectory(dir=folder) as name, ExitStack() as stack:
         files = [Path(name, f"part-{number}") for number in range(processes)]
@@ -101,16 +102,20 @@ def write_parts(
             stack.enter_context(process)
             stack.callback(process.kill)
             started.append(process)
+            call = write_part, file, nothing, read, number, processes, os.getpid()
             with suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.write(pickle.dumps((write_part, file, nothing, read, number, processes)))
+                pipe.write(pickle.dumps(call))
         if any(process.wait() for process in started):
             return None
         return join_parts(table, nothing, files)
 
 
-def write_part(file: Path, found: Samples, read: Read, number: int, processes: int) -> None:
+def write_part(
+    file: Path, found: Samples, read: Read, number: int, processes: int, parent: int
+) -> None:
     """Writes what one of several processes reads: a batch for each of its blocks, and beside it all
-    else, with how many were skipped up to the end of each block."""
+    else, with how many were skipped up to the end of each block. Ends when the process that started
+    it, `parent`, has been killed."""
     skipped: list[int] = []
     with pa.OSFile(str(file), "wb") as opened, ipc.new_file(opened, SCHEMA) as table:
         writer = RowWriter(table)
@@ -122,6 +127,8 @@ def write_part(file: Path, found: Samples, read: Read, number: int, processes: i
 
         def own(record: int) -> bool:
             before, at = divmod(record // BLOCK, processes)
+            if before > len(skipped) and os.getppid() != parent:
+                sys.exit(1)
             flush(before)
             return at == number
 
