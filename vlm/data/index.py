@@ -44,7 +44,7 @@ LARGE = 1 << 24
 process: an index would only leave files in the cache."""
 
 ENDS = 1 << 16
-"""Bytes at each end of a file that identify it beside its size and time; not of those in a folder,
+"""Bytes at each end of a file that identify it beside its size and times; not of those in a folder,
 where opening every photo would take longer than all else."""
 
 SAMPLES, SOURCE, COMPLETE = "samples.arrow", "source.json", "complete.json"
@@ -163,7 +163,8 @@ def identify(source: DataSource) -> tuple[str, int]:
         with disk(f"cannot read {file}"):
             # A link to nothing is no error here: it is a photo that cannot be read.
             status = os.stat(file) if os.path.exists(file) else os.lstat(file)
-            told = f"{file} {status.st_size} {status.st_mtime_ns}\n"
+            # Of these two times, only the first can be set back.
+            told = f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
             digest.update(told.encode(errors="surrogatepass"))
             if not folder and status.st_size > 2 * ENDS:
                 with file.open("rb") as opened:
