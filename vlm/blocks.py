@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("blocks.c")
@@ -28,6 +29,9 @@ BITS = {20: 4, 34: 8}
 
 BLOCK = 32
 """Weights of a block."""
+
+MANY = 128
+"""Rows above which PyTorch's product is faster, and to dequantise for it is nothing beside it."""
 
 
 @dataclass
@@ -84,6 +88,7 @@ def library(cache: Path) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError):
         return None
     found.linear.argtypes = [c_void_p, c_void_p, c_int64, POINTER(CLinear)]
+    found.dense.argtypes = [c_void_p, POINTER(CLinear)]
     found.step.argtypes = [c_void_p, POINTER(CModel), c_void_p, c_void_p, c_int64, c_int64]
     return found
 
@@ -116,11 +121,23 @@ class BlockLinear:
         self.c = CLinear(self.inputs, self.outputs, rank, len(parts), parts)
 
     def __call__(self, rows: Tensor) -> Tensor:
+        count = rows.numel() // self.inputs
+        if count > MANY:
+            return F.linear(rows, self.dense())
         rows = rows.contiguous()
         result = torch.empty(*rows.shape[:-1], self.outputs)
-        count = rows.numel() // self.inputs
         self.code.linear(result.data_ptr(), rows.data_ptr(), count, ctypes.byref(self.c))
         return result
+
+    def dense(self) -> Tensor:
+        """The weights (O, I), float32, adapters merged."""
+        weight = torch.empty(self.outputs, self.inputs)
+        self.code.dense(weight.data_ptr(), ctypes.byref(self.c))
+        sizes = [len(matrix.blocks) for matrix in self.matrices]
+        for matrix, part in zip(self.matrices, weight.split(sizes), strict=True):
+            if matrix.down is not None:
+                part.addmm_(matrix.up, matrix.down)
+        return weight
 
 
 class Step:
