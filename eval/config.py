@@ -43,7 +43,8 @@ class EvalConfig:
         caption_per_line: of a folder of your own photos with text files, as in training.
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
-        dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
+        dtype: of the weights; null is bfloat16 on CUDA and float32 on the CPU, where an adapted
+            SmolLM2 stays in its 4-bit blocks.
         batch_size: questions answered at a time, by each process.
         beams: above 1 searches for the most probable answer (beam search).
         baselines: also ask the model without the photos, and always give the answer that is right

@@ -49,7 +49,8 @@ class ChatConfig(GenerationConfig):
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
         prompt: conversation format, where it should not be the model's own.
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
-        dtype: of the weights; null is bfloat16 on CUDA, float32 on the CPU.
+        dtype: of the weights; null is bfloat16 on CUDA and float32 on the CPU, where an adapted
+            SmolLM2 stays in its 4-bit blocks.
         json: print one JSON object for each question: question, images, and answer and seconds or
             an error.
         interactive: after the answer to the question, go on with the prompt.
