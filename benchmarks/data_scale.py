@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,8 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from settings import Setting
-from transformers import CLIPVisionConfig, LlamaConfig
+from settings import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,28 +36,7 @@ SIZES = [1_000, 10_000, 100_000, 1_000_000]
 PHOTOS = 300
 """Files that the conversations are about; 5% of these are about none."""
 
-TINY = Setting(
-    "tiny",
-    CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    ),
-    LlamaConfig(
-        vocab_size=1024,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    ),
-    photos=8,
-    steps=1,
-    warm_up=0,
-)
+QUICK = replace(TINY, photos=8, steps=1, warm_up=0)
 """Whose step takes no time."""
 
 JSON_LOAD = "json.load alone"
@@ -167,7 +145,7 @@ def write(folder: Path, size: int) -> Path:
             turns = [{"from": who[at], "value": text} for at, text in enumerate(said)]
             opened.write(("[" if number == 0 else ", ") + dumps(row | {"conversations": turns}))
         opened.write("]")
-    write_llava(TINY, folder / "llava")
+    write_llava(QUICK, folder / "llava")
     config = {
         "data": [{"path": str(file)}],
         "model": {"llava": str(folder / "llava")},

@@ -72,3 +72,30 @@ CUDA = [
     Setting("CLIP ViT-L/14-336 + Vicuna-7B", VIT_L_14, VICUNA_7B, photos=4, steps=12, warm_up=4),
 ]
 """What fills a GPU of 80 GB when it is trained the obvious way."""
+
+TINY = Setting(
+    "tiny",
+    CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    ),
+    LlamaConfig(
+        vocab_size=1024,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    ),
+    photos=2,
+    steps=3,
+    warm_up=1,
+)
+"""What trains in no time: for tests, and where what is around the training is timed."""

@@ -14,37 +14,10 @@ import eval_speed
 import train_speed
 from obvious_way import OBVIOUS, time_trainer
 from recipe_way import NO_GROUPING, RECIPE, VARIANTS, prepare, time_recipe
-from settings import Setting
-from transformers import CLIPVisionConfig, LlamaConfig
+from settings import TINY
 
 import vlm
-from tests import tiny, tiny_folders
-
-TINY = Setting(
-    "tiny",
-    vision=CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=tiny.IMAGE_SIZE,
-        patch_size=tiny.PATCH,
-    ),
-    language=LlamaConfig(
-        vocab_size=1024,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    ),
-    photos=2,
-    steps=3,
-    warm_up=1,
-)
+from tests import tiny_folders
 
 
 def test_every_way_to_train_has_the_losses_of_the_obvious_one(

@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests import tiny
-from vlm.blocks import BlockLinear, Matrix, library, rows_of
+from vlm.blocks import Q4_1, Q8_0, BlockLinear, Matrix, library, rows_of
 from vlm.chat_template import ChatTemplate
 from vlm.config import GenerationConfig, LoraConfig
 from vlm.decode import decode
@@ -189,7 +189,7 @@ def test_blocks_multiply_as_dequantised(code: CDLL, rows: int, kind: str, rank: 
     for outputs in (12, 4):
         blocks, weight = packed(torch.randn(outputs, 96), kind)
         adapter = () if rank is None else (torch.randn(rank, 96), torch.randn(outputs, rank))
-        matrices.append(Matrix(blocks, {"Q4_1": 20, "Q8_0": 34}[kind], *adapter))
+        matrices.append(Matrix(blocks, {"Q4_1": Q4_1, "Q8_0": Q8_0}[kind], *adapter))
         weights.append(weight if rank is None else weight + adapter[1] @ adapter[0])
     vectors = torch.randn(rows, 96)
     expected = linear(vectors, torch.cat(weights))

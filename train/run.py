@@ -33,6 +33,7 @@ from train.log import METRICS, RunLog, read_log
 from train.loop import Run
 from train.mask import attention_for
 from train.plot import plot
+from train.precision import cpu_dtype
 from train.resume import TrainingState, remove_states, state_to_resume, states
 from train.rewards import self_critical
 from train.run_json import describe, fingerprint, starts
@@ -42,7 +43,6 @@ from vlm.data.read import read_sources
 from vlm.data.sample import Samples, Skipped, by_reason, counted
 from vlm.data.skipped import check_share, read_report, write_report
 from vlm.errors import ConfigError, DataError
-from vlm.precision import cpu_dtype
 
 MEASURED = 64
 """Photos by which the tower's speed is measured."""

@@ -24,8 +24,10 @@ FLAGS = (
     # Sums in any order; not -ffast-math, which changes arithmetic in the whole process.
     *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
 )
-BITS = {20: 4, 34: 8}
-"""Bits of a weight, by the bytes of a block of 32: ggml's Q4_1 and Q8_0."""
+Q4_1, Q8_0 = 20, 34
+"""Bytes of a block of 32 weights, by ggml's names."""
+
+BITS = {Q4_1: 4, Q8_0: 8}
 
 BLOCK = 32
 """Weights of a block."""
@@ -171,6 +173,6 @@ class Step:
 
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
     """Rows (..., I), float32, of a matrix in blocks of 8 bits (V, bytes) by their numbers."""
-    blocks = table[ids].unflatten(-1, (-1, 34))
+    blocks = table[ids].unflatten(-1, (-1, Q8_0))
     scale = blocks[..., :2].contiguous().view(torch.float16).float()
     return (blocks[..., 2:].contiguous().view(torch.int8) * scale).flatten(-2)

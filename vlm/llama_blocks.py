@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm.blocks import BLOCK, BlockLinear, Matrix, Step, rows_of
+from vlm.blocks import BLOCK, Q4_1, Q8_0, BlockLinear, Matrix, Step, rows_of
 from vlm.chat_template import ChatTemplate
 from vlm.config import LoraConfig
 from vlm.llama import Layer, Llama, Network, Shape
@@ -35,9 +35,6 @@ PARTS = {
 
 JOINED = (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"), ("ffn_down",))
 """Matrices that read the same."""
-
-Q4_1, Q8_0 = 20, 34
-"""Bytes of a block of 32 weights: those of the layers, and those of the embeddings."""
 
 LORA = "language.model.model.layers.{}.{}.lora_{}.default.weight"
 """A checkpoint's name of one side of an adapter."""
