@@ -40,6 +40,19 @@ def test_other_sizes(size: int) -> None:
     assert tokens.shape == (1, tower.num_tokens, tower.width)
 
 
+@pytest.mark.parametrize("size", [96, 224])
+def test_folded_gives_the_same_tokens(size: int) -> None:
+    tower = load_vision(VisionConfig(image_size=size))
+    for module in tower.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean += torch.randn_like(module.running_mean) * 0.1
+    photos = tower.preprocessing.batch([load_image(EXAMPLES / "coffee.png")]).repeat(2, 1, 1, 1)
+    expected = tower(photos)
+    tower.fold()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules())
+    torch.testing.assert_close(tower(photos), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_tokens_are_row_by_row(tower: EfficientNetTower) -> None:
     photo = tower.preprocessing.batch([load_image(EXAMPLES / "coffee.png")])
     changed = photo.clone()

@@ -36,7 +36,8 @@ def test_answers_without_an_image(model: vlm.VisionLanguageModel) -> None:
 def test_ships_only_what_was_trained(model: vlm.VisionLanguageModel) -> None:
     parts = {"adapters" if ".lora_" in name else name.split(".")[0] for name in model.trained}
     assert parts == {"adapters", "projector", "vision"}
-    tower = {f"vision.{name}" for name, _ in model.vision.named_parameters()}
+    whole = model.in_parts() if model.in_parts else model
+    tower = {f"vision.{name}" for name, _ in whole.vision.named_parameters()}
     last = [f"vision.model._blocks.{block}." for block in range(11, 16)]
     behind = ["vision.model._conv_head.", "vision.model._bn1."]
     assert model.trained & tower == {n for n in tower if n.startswith((*last, *behind))}

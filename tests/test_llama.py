@@ -1,5 +1,6 @@
 """`Llama` on weights in blocks gives the logits of transformers' class on dequantised ones."""
 
+import math
 from ctypes import CDLL
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests import tiny
-from vlm.blocks import Q4_1, Q8_0, BlockLinear, Matrix, library, rows_of
+from vlm.blocks import GROUP, Q4_1, Q8_0, BlockLinear, Matrix, grouped, library, rows_of
 from vlm.chat_template import ChatTemplate
 from vlm.config import GenerationConfig, LoraConfig
 from vlm.decode import decode
@@ -21,7 +22,7 @@ from vlm.llama_blocks import LORA, PARTS, read_blocks, side_by_side, write_block
 from vlm.prefill import prefill
 from vlm.splice import pad
 
-HEAD = 16
+HEAD = 32
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def both(
 ) -> tuple[LanguageModel, Llama, dict[str, Tensor]]:
     """A model with adapters in transformers' form and as a `Llama`, and the adapters."""
     config = LlamaConfig(
-        vocab_size=len(tiny.tokenizer()),
+        vocab_size=math.ceil(len(tiny.tokenizer()) / GROUP) * GROUP,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -114,16 +115,15 @@ def test_gives_the_logits_of_transformers(
     ids = torch.randint(0, 300, (3, 9))
     mask = torch.ones(3, 9, dtype=torch.long)
     mask[1, :4] = mask[2, :8] = 0
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode():
         embeddings = llama.embed(ids)
         assert torch.equal(embeddings, language.embed(ids))
-        expected = language(embeddings, mask, positions, None)
-        assert_alike(llama(embeddings, mask, positions)[mask.bool()], expected[mask.bool()])
+        expected = language(embeddings, mask)
+        assert_alike(llama(embeddings, mask)[mask.bool()], expected[mask.bool()])
         # In parts, the last of one token, as decoding goes.
         cache, parts = llama.new_cache(), []
         for start, end in ((0, 4), (4, 8), (8, 9)):
-            part = embeddings[:, start:end], mask[:, :end], positions[:, start:end]
+            part = embeddings[:, start:end], mask[:, :end]
             parts.append(llama(*part, cache))
         assert_alike(torch.cat(parts, dim=1)[mask.bool()], expected[mask.bool()])
 
@@ -182,24 +182,25 @@ def test_takes_no_adapters_but_those_of_all_matrices(code: CDLL, tmp_path: Path)
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 700])
 @pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
-@pytest.mark.parametrize("rank", [None, 8, 24])
+@pytest.mark.parametrize("rank", [None, 16, 48])
 def test_blocks_multiply_as_dequantised(code: CDLL, rows: int, kind: str, rank: int | None) -> None:
     torch.manual_seed(0)
     matrices, weights = [], []
-    for outputs in (12, 4):
+    size = {"Q4_1": Q4_1, "Q8_0": Q8_0}[kind]
+    for outputs in (96, 32):
         blocks, weight = packed(torch.randn(outputs, 96), kind)
-        adapter = () if rank is None else (torch.randn(rank, 96), torch.randn(outputs, rank))
-        matrices.append(Matrix(blocks, {"Q4_1": Q4_1, "Q8_0": Q8_0}[kind], *adapter))
-        weights.append(weight if rank is None else weight + adapter[1] @ adapter[0])
+        adapter = () if rank is None else (torch.randn(96, rank), torch.randn(rank, outputs))
+        matrices.append(Matrix(grouped(blocks, size), size, *adapter))
+        weights.append(weight if rank is None else weight + (adapter[0] @ adapter[1]).T)
     vectors = torch.randn(rows, 96)
     expected = linear(vectors, torch.cat(weights))
     assert_alike(BlockLinear(code, *matrices)(vectors), expected)
 
 
 def test_blocks_are_looked_up_as_dequantised() -> None:
-    blocks, weight = packed(torch.randn(5, 64), "Q8_0")
-    ids = torch.tensor([[4, 0], [2, 2]])
-    assert torch.equal(rows_of(blocks, ids), weight[ids])
+    blocks, weight = packed(torch.randn(96, 64), "Q8_0")
+    ids = torch.tensor([[4, 0], [70, 70], [33, 95]])
+    assert torch.equal(rows_of(grouped(blocks, Q8_0), ids), weight[ids])
 
 
 @pytest.mark.parametrize("compiler", ["false", "no-such-compiler"])
@@ -212,4 +213,6 @@ def test_without_a_compiler_there_are_no_blocks(
 
 
 def assert_alike(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    """But for what rounding to 16 bits changes."""
+    greatest = expected.abs().max().item()
+    torch.testing.assert_close(found, expected, atol=2e-3 * greatest, rtol=0)

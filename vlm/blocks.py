@@ -9,13 +9,13 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("blocks.c")
@@ -32,14 +32,14 @@ BITS = {Q4_1: 4, Q8_0: 8}
 BLOCK = 32
 """Weights of a block."""
 
-MANY = 128
-"""Rows above which PyTorch's product is faster, and to dequantise for it is nothing beside it."""
+GROUP = 32
+"""Outputs whose weights stand together."""
 
 
 @dataclass
 class Matrix:
-    """A weight in blocks (O, bytes), uint8, of so many bytes each, and perhaps the adapter on it
-    (LoRA): `down` (R, I) and `up` (O, R), float32; O and R are multiples of 4 and 8."""
+    """A weight in blocks (O, bytes), uint8, of so many bytes each, as `grouped` has them, and
+    perhaps the adapter on it (LoRA): `down` (I, R) and `up` (R, O), float32, R a multiple of 16."""
 
     blocks: Tensor
     block_bytes: int
@@ -72,6 +72,12 @@ class CModel(Structure):
     ]
 
 
+class CRow(Structure):
+    _fields_ = [(name, c_int64) for name in ("count", "length", "room")] + [
+        (name, c_void_p) for name in ("keys", "values")
+    ]
+
+
 @functools.cache
 def library(cache: Path) -> ctypes.CDLL | None:
     """`blocks.c`, compiled and loaded; None where there is no C compiler that takes it."""
@@ -90,8 +96,7 @@ def library(cache: Path) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError):
         return None
     found.linear.argtypes = [c_void_p, c_void_p, c_int64, POINTER(CLinear)]
-    found.dense.argtypes = [c_void_p, POINTER(CLinear)]
-    found.step.argtypes = [c_void_p, POINTER(CModel), c_void_p, c_void_p, c_int64, c_int64]
+    found.forward.argtypes = [c_void_p, c_void_p, POINTER(CRow), c_int64, POINTER(CModel)]
     return found
 
 
@@ -116,35 +121,23 @@ class BlockLinear:
             part.bits, part.out = BITS[matrix.block_bytes], out
             part.weight = matrix.blocks.data_ptr()
             if matrix.down is not None:
-                part.rank = len(matrix.down)
+                part.rank = len(matrix.up)
                 part.down, part.up = matrix.down.data_ptr(), matrix.up.data_ptr()
         self.outputs = sum(part.out for part in parts)
         rank = sum(part.rank for part in parts)
         self.c = CLinear(self.inputs, self.outputs, rank, len(parts), parts)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        count = rows.numel() // self.inputs
-        if count > MANY:
-            return F.linear(rows, self.dense())
         rows = rows.contiguous()
         result = torch.empty(*rows.shape[:-1], self.outputs)
+        count = rows.numel() // self.inputs
         self.code.linear(result.data_ptr(), rows.data_ptr(), count, ctypes.byref(self.c))
         return result
 
-    def dense(self) -> Tensor:
-        """The weights (O, I), float32, adapters merged."""
-        weight = torch.empty(self.outputs, self.inputs)
-        self.code.dense(weight.data_ptr(), ctypes.byref(self.c))
-        sizes = [len(matrix.blocks) for matrix in self.matrices]
-        for matrix, part in zip(self.matrices, weight.split(sizes), strict=True):
-            if matrix.down is not None:
-                part.addmm_(matrix.up, matrix.down)
-        return weight
 
-
-class Step:
-    """One token of one row through all layers, each as its four matrices (query, key and value;
-    out; gate and up; down) and the two norms (H,), float32."""
+class Layers:
+    """All layers of a Llama, each as its four matrices (query, key and value; out; gate and up;
+    down) and the two norms (H,), float32."""
 
     def __init__(
         self,
@@ -163,16 +156,47 @@ class Step:
         hidden = len(layers[0][1][0])
         self.c = CModel(len(layers), heads, kv_heads, width, hidden, eps, told)
 
-    def __call__(self, hidden: Tensor, turn: Tensor, buffer: Tensor, length: int) -> None:
-        """Changes the hidden state (1, 1, H) in place and puts the token's keys and values behind
-        the `length` tokens in a buffer (layers, 1, room, 2K, E); `turn` has cosine and sine for
-        each pair of a head's features (..., E / 2, 2)."""
-        where = (hidden.data_ptr(), ctypes.byref(self.c), turn.data_ptr(), buffer.data_ptr())
-        self.code.step(*where, buffer[0].numel(), length)
+    def __call__(
+        self, hidden: Tensor, turn: Tensor, rows: Sequence[tuple[int, int, Tensor, Tensor]]
+    ) -> None:
+        """Changes hidden states (N, H), float32, of tokens in place, those of one row after those
+        of another: how many there are, how many came before, and the row's keys (layers, K, E,
+        room) and values (layers, K, room, E), to which theirs are added; a room is a multiple of 32
+        and zeros at first. `turn` (N, E / 2, 2) has cosine and sine for each pair of a head's
+        features."""
+        told = (CRow * len(rows))()
+        for row, (count, length, keys, values) in zip(told, rows, strict=True):
+            row.count, row.length, row.room = count, length, keys.shape[-1]
+            row.keys, row.values = keys.data_ptr(), values.data_ptr()
+        at = hidden.data_ptr(), turn.data_ptr()
+        self.code.forward(*at, told, len(rows), ctypes.byref(self.c))
+
+
+def grouped(blocks: Tensor, block_bytes: int) -> Tensor:
+    """A matrix in ggml's blocks (O, bytes), O a multiple of `GROUP` -> as `blocks.c` reads it."""
+    outputs, row = blocks.shape
+    # (groups, blocks of a row, outputs, bytes)
+    each = blocks.view(outputs // GROUP, GROUP, -1, block_bytes).transpose(1, 2)
+    values = each[..., -BITS[block_bytes] * BLOCK // 8 :]
+    scales = each[..., : block_bytes - values.shape[-1]].unflatten(-1, (-1, 2)).transpose(2, 3)
+    if block_bytes == Q4_1:
+        # Values 0..15 and 16..31 share bytes; here it is four that are two apart, in two bytes.
+        values = torch.cat([values & 15, values >> 4], dim=-1).unflatten(-1, (4, 4, 2))
+        low, high = (values[..., j, :] | values[..., j + 1, :] << 4 for j in (0, 2))
+        values = torch.stack([low, high], dim=-1)
+    else:
+        values = values.unflatten(-1, (8, 2, 2)).transpose(-1, -2)
+    # (groups, blocks of a row, pieces, outputs, two weights, two bytes)
+    values = values.transpose(2, 3)
+    return torch.cat([scales.flatten(2), values.flatten(2)], dim=-1).reshape(outputs, row)
 
 
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows (..., I), float32, of a matrix in blocks of 8 bits (V, bytes) by their numbers."""
-    blocks = table[ids].unflatten(-1, (-1, Q8_0))
-    scale = blocks[..., :2].contiguous().view(torch.float16).float()
-    return (blocks[..., 2:].contiguous().view(torch.int8) * scale).flatten(-2)
+    """Rows (..., I), float32, of a `grouped` matrix in blocks of 8 bits (V, bytes) by their
+    numbers."""
+    groups = table.view(len(table) // GROUP, -1, GROUP * Q8_0)[ids.flatten() // GROUP]
+    which = torch.arange(ids.numel()), slice(None), ids.flatten() % GROUP
+    scale = groups[..., : 2 * GROUP].unflatten(-1, (GROUP, 2))[which]
+    values = groups[..., 2 * GROUP :].unflatten(-1, (8, GROUP, 2, 2)).transpose(2, 3)[which]
+    values = values.transpose(-1, -2).contiguous().view(torch.int8).flatten(2)
+    return (values * scale.contiguous().view(torch.float16).float()).view(*ids.shape, -1)

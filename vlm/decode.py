@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vlm.config import GenerationConfig
+from vlm.llama import KeysValues
 from vlm.prefill import Language, Prefill
 
 Filter = Callable[[Tensor, Tensor], Tensor]
@@ -84,8 +85,9 @@ def decode(
         if len(ended) == batch or left == 0:
             return
         going = [place for place, row in enumerate(rows) if row not in ended]
-        if 2 * len(going) <= len(rows) and not language.stateful:
-            # To leave out a few would cost more, a copy of the cache, than to compute them.
+        few = len(rows) if isinstance(start.cache, KeysValues) else len(rows) // 2 + 1
+        if len(going) < few and not language.stateful:
+            # To leave out a few would cost more, a copy of transformers' cache, than they do.
             start = start.select(torch.tensor(going, device=device))
             rows = [rows[place] for place in going]
         # A row that has ended rides along on any token; what comes of it is not read.

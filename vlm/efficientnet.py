@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlm.config import VisionConfig
 from vlm.errors import ConfigError, WeightsError
@@ -57,6 +58,23 @@ class EfficientNetTower(VisionTower):
             features = self.model.extract_features(pixel_values.to(self.dtype))
         return features.flatten(2).transpose(1, 2)
 
+    def fold(self) -> None:
+        """Batch norms and, where they are even, paddings become part of the convolutions."""
+        model = self.model
+        fold_norm(model, "_conv_stem", "_bn0")
+        for block in model._blocks:
+            if hasattr(block, "_expand_conv"):
+                fold_norm(block, "_expand_conv", "_bn0")
+            fold_norm(block, "_depthwise_conv", "_bn1")
+            fold_norm(block, "_project_conv", "_bn2")
+        fold_norm(model, "_conv_head", "_bn1")
+        for module in model.modules():
+            padding = getattr(getattr(module, "static_padding", None), "padding", ())
+            if len(set(padding)) == 1:
+                module.padding = padding[:2]
+                module.static_padding = nn.Identity()
+        model.to(memory_format=torch.channels_last)
+
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """See `VisionTower`; a layer is one of the 16 blocks."""
         model = self.model
@@ -64,6 +82,13 @@ class EfficientNetTower(VisionTower):
         if count == "all":
             return [model._conv_stem, model._bn0, model._blocks, *head]
         return [*last(model._blocks, count), *head]
+
+
+def fold_norm(module: nn.Module, convolution: str, norm: str) -> None:
+    """Gives a module's convolution what the batch norm behind it does."""
+    folded = fuse_conv_bn_eval(module.get_submodule(convolution), module.get_submodule(norm))
+    setattr(module, convolution, folded)
+    setattr(module, norm, nn.Identity())
 
 
 def imagenet_state() -> dict[str, Tensor]:

@@ -85,19 +85,21 @@ class LanguageModel(nn.Module):
         self,
         embeddings: Tensor,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
         cache: "Cache | None" = None,
         logits_to_keep: int = 0,
     ) -> Tensor:
         """Embeddings (B, T, H) -> logits (B, T, V).
 
         Args:
-            attention_mask: (B, S) with 1 for a token and 0 for padding, S counting what is in the
-                cache too; or (B, 1, T, S), True where row t may look at column s.
-            position_ids: (B, T); None counts from what is in the cache.
+            attention_mask: (B, S) with 1 for a token and 0 for padding, which has no position, S
+                counting what is in the cache too.
             cache: keys and values of what came before; extended in place.
             logits_to_keep: compute them for the last so many positions; 0 is all of them.
         """
+        position_ids = None
+        if attention_mask is not None:
+            position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+            position_ids = position_ids[:, -embeddings.shape[1] :]
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,

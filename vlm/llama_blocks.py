@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm.blocks import BLOCK, Q4_1, Q8_0, BlockLinear, Matrix, Step, rows_of
+from vlm.blocks import BLOCK, Q4_1, Q8_0, BlockLinear, Layers, Matrix, grouped, rows_of
 from vlm.chat_template import ChatTemplate
 from vlm.config import LoraConfig
-from vlm.llama import Layer, Llama, Network, Shape
+from vlm.llama import Llama, Network, Shape
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -32,6 +32,9 @@ PARTS = {
     "ffn_down": "mlp.down_proj",
 }
 """GGUF's names of a layer's matrices, and transformers'."""
+
+TABLE = "token_embd.weight"
+"""Embeddings, and the output head."""
 
 JOINED = (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"), ("ffn_down",))
 """Matrices that read the same."""
@@ -57,7 +60,12 @@ def write_blocks(gguf: Path, config: "LlamaConfig", file: Path) -> None:
         ends=[config.eos_token_id],
         turns=(1 / config.rope_parameters["rope_theta"] ** even).tolist(),
     )
-    tensors = {each.name: torch.from_numpy(each.data.copy()) for each in GGUFReader(gguf).tensors}
+    tensors = {}
+    for each in GGUFReader(gguf).tensors:
+        data = torch.from_numpy(each.data.copy())
+        if data.dtype == torch.uint8:
+            data = grouped(data, Q8_0 if each.name == TABLE else Q4_1)
+        tensors[each.name] = data
     save_file(tensors, file, metadata={"shape": json.dumps(asdict(shape))})
 
 
@@ -84,29 +92,27 @@ def read_blocks(
         up = up * (lora.alpha / lora.rank)
         if name in ("attn_q", "attn_k"):
             up = side_by_side(up, shape.head_width)
-        return Matrix(blocks, Q4_1, padded(down, 0), padded(up, 1))
+        return Matrix(blocks, Q4_1, padded(down.T, 1), padded(up.T, 0))
 
-    layers, steps = [], []
+    layers = []
     for number in range(shape.layers):
         matrices = [BlockLinear(code, *(matrix(number, n) for n in names)) for names in JOINED]
         norms = [tensors[f"blk.{number}.{name}_norm.weight"] for name in ("attn", "ffn")]
-        layers.append(Layer(*matrices, *norms))
-        steps.append((matrices, norms))
-    table = tensors["token_embd.weight"]
+        layers.append((matrices, norms))
+    table = tensors[TABLE]
     network = Network(
         embed=lambda ids: rows_of(table, ids),
-        layers=layers,
+        layers=Layers(code, layers, shape.heads, shape.kv_heads, shape.head_width, shape.eps),
         norm=tensors["output_norm.weight"],
         head=BlockLinear(code, Matrix(table, Q8_0)),
-        step=Step(code, steps, shape.heads, shape.kv_heads, shape.head_width, shape.eps),
     )
     return Llama(shape, network, template)
 
 
 def padded(weight: Tensor, dim: int) -> Tensor:
-    """An adapter's weight, its rank brought to a multiple of 8 by zeros."""
+    """An adapter's weight, its rank brought to a multiple of 16 by zeros."""
     size = list(weight.shape)
-    size[dim] = -size[dim] % 8
+    size[dim] = -size[dim] % 16
     return torch.cat([weight, weight.new_zeros(size)], dim).contiguous()
 
 

@@ -129,4 +129,5 @@ def load_blocks(config: ModelConfig, tensors: Path) -> VisionLanguageModel | Non
     model = VisionLanguageModel(config, vision, projector, language)
     load_tensors(model, tensors, leave=adapters.keys())
     model.trained |= adapters.keys()
+    vision.fold()
     return model.requires_grad_(False).eval()

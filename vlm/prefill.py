@@ -25,20 +25,17 @@ Language: TypeAlias = LanguageModel | Llama
 @dataclass
 class Prefill:
     """Where decoding of B prompts begins: a cache, to which what is decoded is added, its attention
-    mask (B, S), int64, the positions (B, 1) of the prompts' last tokens, and the logits (B, V),
-    float32, of the answers' first."""
+    mask (B, S), int64, and the logits (B, V), float32, of the answers' first tokens."""
 
     cache: "Cache | KeysValues"
     attention_mask: Tensor
-    position_ids: Tensor
     logits: Tensor
 
     def select(self, rows: Tensor) -> "Prefill":
         """The prompts of these numbers (R,), int64, of which one may come several times. The cache
         is the same object, changed in place."""
         self.cache.batch_select_indices(rows)
-        mask, positions = self.attention_mask[rows], self.position_ids[rows]
-        return Prefill(self.cache, mask, positions, self.logits[rows])
+        return Prefill(self.cache, self.attention_mask[rows], self.logits[rows])
 
     def extend(self, language: Language, ids: Tensor) -> "Prefill":
         """One token more for each prompt, of ids (B, 1)."""
@@ -58,15 +55,14 @@ def prefill(
     cache = language.new_cache() if after is None else after.cache
     if after is not None:
         attention_mask = torch.cat([after.attention_mask, attention_mask], dim=1)
-    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
-    logits = language(embeddings, attention_mask, position_ids, cache, logits_to_keep=1)
+    logits = language(embeddings, attention_mask, cache, logits_to_keep=1)
     logits = logits[:, -1].float()
     if logits.isnan().any() or logits.isposinf().any():
         raise WeightsError(
             "what the model computes is not a number (NaN): its weights are damaged, or too large "
             f"for {language.dtype}"
         )
-    return Prefill(cache, attention_mask, position_ids[:, -1:], logits)
+    return Prefill(cache, attention_mask, logits)
 
 
 def shared_prefix(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], list[int]] | None:

