@@ -104,6 +104,7 @@ def time_trainer(setting: Setting, folder: Path, flops: ModelFlops, dtype: torch
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
         bf16=dtype == torch.bfloat16,
+        use_cpu=not on_gpu,
         train_sampling_strategy="sequential",
         dataloader_num_workers=workers(),
         dataloader_pin_memory=on_gpu,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 # Where Python looks when the file is run as a script.
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -23,8 +24,9 @@ from tests import tiny_folders
 def test_every_way_to_train_has_the_losses_of_the_obvious_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In bfloat16, which a CPU with AMX would take, losses are less alike.
+    # In bfloat16, which some CPUs would take, losses are less alike.
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     filled = prepare(TINY, tmp_path)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     obvious = time_trainer(TINY, tmp_path, filled.flops, dtype)
@@ -37,6 +39,9 @@ def test_every_way_to_train_has_the_losses_of_the_obvious_one(
     assert first == pytest.approx(second, abs=1e-4)
     assert obvious.captions > 0
     assert filled.photos > 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    half = time_trainer(TINY, tmp_path, filled.flops, torch.bfloat16)
+    assert half.loss == pytest.approx(obvious.loss, abs=0.05)
 
 
 def test_the_line_of_json_has_the_speedups(

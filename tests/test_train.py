@@ -385,10 +385,11 @@ def test_precision_on_a_cpu_is_kept_when_the_run_is_resumed_on_another(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     auto = replace(config, epochs=1, precision="auto", cache="off")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     train(replace(auto))
     assert "\ncomputes in bf16 on cpu\n" in f"\n{capsys.readouterr().err}"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     AcceleratorState._reset_state(reset_partial_state=True)
     train(replace(auto, resume=True))
     runs = json.loads((config.output / "run.json").read_text())["runs"]

@@ -97,7 +97,7 @@ class TrainConfig:
         seed: of initialisation, shuffle, questions and augmentation.
         precision: what is computed in; what trains is kept in float32 all the same. `auto` is what
             `accelerate launch` is told, else bfloat16 on CUDA (float16 where the GPU has none) and
-            on a CPU with AMX, else float32.
+            on a CPU with instructions for it, else float32.
         gradient_checkpointing: compute the language model's activations again in the backward pass
             instead of keeping them.
         compile: the language model, through torch.compile.
