@@ -1,5 +1,6 @@
 """The command line: every command is documented, every mistake is told in a line or two."""
 
+import gc
 import inspect
 import math
 import os
@@ -199,6 +200,18 @@ def test_ctrl_c_ends_with_status_130(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (130, "")
+
+
+def test_garbage_is_collected_again_when_a_command_begins_and_ends() -> None:
+    collected = []
+
+    def command() -> None:
+        collected.append(gc.isenabled())
+
+    assert main([], lambda words: run("a", command, words)) == 0
+    assert main(["--no-such-option"], lambda words: run("a", command, words)) == 2
+    assert collected == [True]
+    assert gc.isenabled()
 
 
 def test_an_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

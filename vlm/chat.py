@@ -1,5 +1,6 @@
 """`vlm chat`: questions about images and their answers, in a terminal, in a pipe, or as JSON."""
 
+import gc
 import os
 import re
 import sys
@@ -94,12 +95,14 @@ def chat(config: ChatConfig) -> None:
     notices = Console(stderr=True)
     with notices.status(Text(f"Loading {config.model}")):
         # Imported here because they take seconds, and a missing photo or --help should not.
+        gc.disable()
         import torch
 
         from vlm.loading import load
 
         dtype = getattr(torch, config.dtype) if config.dtype else None
         model = load(config.model, config.device, dtype, config.load_in, config.prompt)
+        gc.enable()
     generation = {each.name: getattr(config, each.name) for each in fields(GenerationConfig)}
     conversation = Conversation(model, generation, pending=pending)
     if question is not None:
