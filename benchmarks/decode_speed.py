@@ -71,7 +71,7 @@ def measure(console: Console) -> dict[str, list[float]]:
     if find_spec("xllamacpp"):
         ways["llama.cpp"] = llama_cpp
     else:
-        console.print("llama.cpp is left out: pip install 'vlm[bench]' brings it")
+        console.print("llama.cpp is left out: pip install 'vlm[bench]' brings it", markup=False)
     rates = {}
     for name, make in ways.items():
         with TemporaryDirectory() as folder:

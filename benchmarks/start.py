@@ -7,12 +7,13 @@ model is loaded, help, and a mistake in a config. See README.md.
 import os
 import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from json import dumps
 from pathlib import Path
 from statistics import median
 from subprocess import DEVNULL
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, sleep
 
 import psutil
 from measured import machine
@@ -65,9 +66,12 @@ def run(words: list[str]) -> tuple[float, int]:
             stdout=DEVNULL,
             stderr=DEVNULL,
         )
-        _, _, usage = os.wait4(process.pid, 0)
+        # Not what the system tells of its children: that counts this process before the command.
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                most = max(most, process.memory_info().rss)
+            sleep(0.005)
         took.append(perf_counter() - began)
-        most = max(most, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
     return median(took[1:]), most
 
 

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
+from rich.console import Console
 
 # Where Python looks when the file is run as a script.
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import data_scale
+import decode_speed
 import eval_speed
+import start
 import train_speed
 from obvious_way import OBVIOUS, time_trainer
 from recipe_way import NO_GROUPING, RECIPE, VARIANTS, prepare, time_recipe
@@ -86,3 +91,55 @@ def test_the_runner_answers_as_the_plain_loop_does(
     assert line["same_answers"] == line["questions"]
     assert line["eval_speedup"] > 0
     assert any("plain loop" in text for text in shown)
+
+
+def test_decoding_is_timed_beside_transformers_and_without_llama_cpp(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decode_speed, "TOKENS", 4)
+    monkeypatch.setattr(decode_speed, "TIMES", 1)
+    monkeypatch.setattr(decode_speed, "find_spec", lambda name: None)
+    decode_speed.main(json=True, plot=None)
+    shown, last = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    rates = json.loads(last)["tokens_per_second"]
+    assert rates.keys() == {"transformers", "vlm"}
+    assert min(rates.values()) > 0
+    assert "llama.cpp is left out: pip install 'vlm[bench]' brings it" in shown
+
+
+def test_decoding_is_drawn_against_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decode_speed, "CONTEXTS", [8, 16])
+    monkeypatch.setattr(decode_speed, "PHOTOS", [2, 16])
+    decode_speed.main(json=True, plot=tmp_path / "plot.png")
+    exponents = json.loads(capsys.readouterr().out.splitlines()[-1])["exponents"]
+    assert exponents.keys() == {"decoding", "prefill"}
+    assert Image.open(tmp_path / "plot.png").size == (1320, 540)
+
+
+def test_a_start_is_timed_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "TIMES", 1)
+    seconds, memory = start.run(["train", "--help"])
+    assert seconds > 0
+    assert 2**24 < memory < 2**30
+    assert start.first_word() > 0
+
+
+def test_starts_of_training_are_timed_with_an_index_and_without(tmp_path: Path) -> None:
+    rows = data_scale.measure(20, [data_scale.FIRST, data_scale.DATA], Console(quiet=True))
+    assert rows.keys() == {data_scale.FIRST, data_scale.DATA}
+    for cost in rows.values():
+        assert cost.seconds > 0
+        assert cost.memory > 2**26
+
+
+def test_the_exponent_of_a_cost_is_the_slope_of_its_line(tmp_path: Path) -> None:
+    sizes = (10, 100, 1000)
+    costs = {
+        size: {name: data_scale.Cost(size / 5, size**2) for name in data_scale.PLOTTED}
+        for size in sizes
+    }
+    found = data_scale.draw(costs, tmp_path / "plot.png")
+    assert found == {name: {"seconds": 1.0, "memory": 2.0} for name in data_scale.PLOTTED}
+    assert Image.open(tmp_path / "plot.png").size == (1320, 540)
