@@ -140,6 +140,25 @@ def test_single_tokens_are_as_many_at_once(code: CDLL, tmp_path: Path) -> None:
         assert_alike(torch.cat(parts, dim=1), expected)
 
 
+def test_long_rows_go_through_in_parts(code: CDLL, tmp_path: Path) -> None:
+    language, llama, _ = both(code, tmp_path)
+    embeddings = llama.embed(torch.randint(0, 300, (3, 200)))
+    mask = torch.ones(3, 200, dtype=torch.long)
+    mask[0, :150] = mask[2, :71] = 0
+    with torch.inference_mode():
+        expected = language(embeddings, mask)
+        assert_alike(llama(embeddings, mask)[mask.bool()], expected[mask.bool()])
+
+
+def test_what_is_no_number_stays_that(code: CDLL, tmp_path: Path) -> None:
+    _, llama, _ = both(code, tmp_path)
+    for damage in (torch.nan, torch.inf):
+        embeddings = llama.embed(torch.tensor([[5, 6, 7]]))
+        embeddings[0, 1, 3] = damage
+        with torch.inference_mode():
+            assert llama(embeddings)[0, 1:].isnan().all()
+
+
 def test_rows_are_chosen_and_some_end_before_others(code: CDLL, tmp_path: Path) -> None:
     language, llama, _ = both(code, tmp_path)
     rows = [[5, 6, 7, 8, 9], [40, 41], [100, 7, 120], [8]]
@@ -194,7 +213,7 @@ def test_blocks_multiply_as_dequantised(code: CDLL, rows: int, kind: str, rank: 
         weights.append(weight if rank is None else weight + (adapter[0] @ adapter[1]).T)
     vectors = torch.randn(rows, 96)
     expected = linear(vectors, torch.cat(weights))
-    assert_alike(BlockLinear(code, *matrices)(vectors), expected)
+    assert_alike(BlockLinear(code, *matrices)(vectors), expected, within=2e-4)
 
 
 def test_blocks_are_looked_up_as_dequantised() -> None:
@@ -212,7 +231,8 @@ def test_without_a_compiler_there_are_no_blocks(
     assert not list(tmp_path.glob("*/*"))
 
 
-def assert_alike(found: Tensor, expected: Tensor) -> None:
-    """But for what rounding to 16 bits changes."""
-    greatest = expected.abs().max().item()
-    torch.testing.assert_close(found, expected, atol=2e-3 * greatest, rtol=0)
+def assert_alike(found: Tensor, expected: Tensor, within: float = 1e-2) -> None:
+    """Rows (..., V) are the same but for what rounding to 16 bits changes: it is little in one
+    product, and the sharp attention of random weights makes more of it."""
+    error = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error.max() < within

@@ -25,7 +25,6 @@ enum { LANES = 8 };
 /* Weights of a block, outputs of a group, vectors whose sums fit into all registers, and at most. */
 enum { BLOCK = 32, GROUP = 32, AT_ONCE = 6, MANY = 128 };
 
-typedef float vec __attribute__((vector_size(32), aligned(4)));
 typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t sums __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int16_t shorts __attribute__((vector_size(4 * LANES), aligned(2)));
@@ -58,24 +57,6 @@ typedef struct { int64_t count, length, room; float *keys, *values; } Row;
 typedef struct { int16_t value[BLOCK]; float scale, sum; } Rounded;
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static inline vec at(const float *p) { return *(const vec *)p; }
-
-static inline float total(vec v) {
-    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
-    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
-    return v[0] + v[1];
-}
-
-static float dot(const float *a, const float *b, int64_t n) {
-    vec even = {0}, odd = {0};
-    int64_t i = 0;
-    for (; i + 8 < n; i += 16) {
-        even += at(a + i) * at(b + i);
-        odd += at(a + i + 8) * at(b + i + 8);
-    }
-    return total(i < n ? even + odd + at(a + i) * at(b + i) : even + odd);
-}
 
 static void rounded(Rounded *to, const float *x) {
     int32_t bits[BLOCK], most = 0;
@@ -126,7 +107,7 @@ static inline __attribute__((always_inline)) void tile(float *y, const void *wei
     const _Float16 *scale = weight;
     const int16_t *packed = (const int16_t *)(scale + (bits == 4 ? 2 * GROUP : GROUP)) + 2 * out;
     sums sum[AT_ONCE][2] = {0};
-    for (int i = 0; i < bits / 4 * 4; i++) {
+    for (int i = 0; i < bits; i++) {
         shorts raw[2] = {*(const shorts *)(packed + 2 * GROUP * i),
                          *(const shorts *)(packed + 2 * GROUP * i + 2 * LANES)};
         for (int j = 0; j < 16 / bits; j++) {
@@ -243,7 +224,9 @@ void linear(float *y, const float *x, int64_t rows, const Linear *layer) {
 }
 
 static void normed(float *y, const float *x, const float *weight, int64_t n, float eps) {
-    float scale = 1 / sqrtf(dot(x, x, n) / n + eps);
+    float squares = 0;
+    for (int64_t i = 0; i < n; i++) squares += x[i] * x[i];
+    float scale = 1 / sqrtf(squares / n + eps);
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
 }
 
@@ -291,7 +274,8 @@ static void attend(float *y, int64_t apart, const float *mixed, int64_t mixing, 
     int64_t shared = model->heads / model->kv_heads, width = model->width, size = shared * width;
     int64_t from = (layer * model->kv_heads + head) * width * row->room;
     int64_t length = (position + count + LANES - 1) / LANES * LANES;
-    float query[count * size], seen[count * size], weights[count * shared * length];
+    float query[count * size], seen[count * size];
+    float *weights = malloc(count * shared * length * sizeof *weights);
     for (int64_t m = 0; m < count; m++)
         memcpy(query + m * size, mixed + m * mixing + head * size, size * sizeof(float));
     product(weights, length, query, count * shared, row->keys + from, width, row->room, length);
@@ -304,6 +288,7 @@ static void attend(float *y, int64_t apart, const float *mixed, int64_t mixing, 
         memset(of + end, 0, (length - end) * sizeof(float));
     }
     product(seen, width, weights, count * shared, row->values + from, length, width, width);
+    free(weights);
     for (int64_t m = 0; m < count; m++)
         memcpy(y + m * apart + head * size, seen + m * size, size * sizeof(float));
 }

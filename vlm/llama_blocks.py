@@ -1,6 +1,7 @@
 """A Llama's GGUF file -> `Llama`, its weights in the blocks that they are published in.
 
-The file is rewritten once as safetensors, which open without reading the vocabulary of the other.
+The file is rewritten once as safetensors, which open without reading the vocabulary of the other,
+and with the blocks in the order in which they are multiplied.
 """
 
 import json
@@ -45,7 +46,7 @@ LORA = "language.model.model.layers.{}.{}.lora_{}.default.weight"
 
 def write_blocks(gguf: Path, config: "LlamaConfig", file: Path) -> None:
     """Rewrites the GGUF file of a model of this config, whose head is its embeddings and whose
-    positions turn as in Llama 2, its blocks as they are."""
+    positions turn as in Llama 2."""
     # Slow to import, and needed once.
     from gguf import GGUFReader
 

