@@ -102,9 +102,15 @@ def test_bfloat16() -> None:
     assert tokens.isfinite().all()
 
 
-@pytest.mark.parametrize("size", [-32, 0, 100])
-def test_size_must_be_a_multiple_of_32(size: int) -> None:
-    with pytest.raises(ConfigError, match=f"^image size {size} is not a multiple of 32 pixels$"):
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [(-32, "least is 32"), (0, "least is 32"), (100, "nearest are 96 and 128")],
+)
+def test_size_must_be_a_multiple_of_32(size: int, nearest: str) -> None:
+    message = (
+        f"^image size {size} is not a multiple of the tower's 32 pixels a patch: the {nearest}$"
+    )
+    with pytest.raises(ConfigError, match=message):
         load_vision(VisionConfig(image_size=size))
 
 

@@ -1,7 +1,9 @@
 """Vision towers from transformers models: tiny, with random weights, one of each family."""
 
 import copy
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,10 +38,18 @@ from tests.tiny import clip_config, clip_tower, photo, preprocessing
 from vlm.config import VisionConfig
 from vlm.errors import ConfigError, WeightsError
 from vlm.tower import VisionTower
-from vlm.vision import TransformerTower, load_vision
+from vlm.vision import TransformerTower, load_vision, warn_of_grid
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 8}
 SQUARE = {**SIZES, "image_size": 32}
+STAGES = {
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 4,
+    "depths": [1, 1, 1],
+    "num_heads": [1, 2, 4],
+    "window_size": 2,
+}
 FAMILIES: dict[str, tuple[PreTrainedConfig, int]] = {
     "clip": (CLIPVisionConfig(**SQUARE, intermediate_size=32), 1),
     "siglip": (SiglipVisionConfig(**SQUARE, intermediate_size=32), 0),
@@ -48,17 +58,8 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, int]] = {
     "dinov2_with_registers": (Dinov2WithRegistersConfig(**SQUARE, num_register_tokens=4), 5),
     "vit": (ViTConfig(**SQUARE, intermediate_size=32), 1),
     "deit": (DeiTConfig(**SQUARE, intermediate_size=32), 2),
-    "swin": (
-        SwinConfig(
-            image_size=32,
-            patch_size=2,
-            embed_dim=4,
-            depths=[1, 1, 1],
-            num_heads=[1, 2, 4],
-            window_size=4,
-        ),
-        0,
-    ),
+    "swin": (SwinConfig(**STAGES), 0),
+    "swin_absolute": (SwinConfig(**STAGES, use_absolute_embeddings=True), 0),
 }
 """A config of each family, and how many special tokens it has."""
 
@@ -85,23 +86,27 @@ def pixels(size: int = 32) -> Tensor:
 
 @torch.no_grad()
 def hidden_states(name: str, pixel_values: Tensor) -> tuple[Tensor, ...]:
-    """What transformers gives, of the whole model."""
+    """What transformers gives, of the whole model, its positions interpolated."""
+    model = model_of(name)
     inputs = {"pixel_values": pixel_values}
     if name == "siglip2":
+        side = pixel_values.shape[-1] // 8
         patches = [convert_image_to_patches(image.numpy(), 8) for image in pixel_values]
         inputs = {
             "pixel_values": torch.stack([torch.from_numpy(p) for p in patches]),
-            "pixel_attention_mask": torch.ones(2, 16, dtype=torch.long),
-            "spatial_shapes": torch.tensor([[4, 4]] * 2),
+            "pixel_attention_mask": torch.ones(2, side**2, dtype=torch.long),
+            "spatial_shapes": torch.tensor([[side, side]] * 2),
         }
-    return model_of(name)(**inputs, output_hidden_states=True).hidden_states
+    elif "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+        inputs["interpolate_pos_encoding"] = True
+    return model(**inputs, output_hidden_states=True).hidden_states
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_are_transformers_hidden_states(name: str) -> None:
     states = hidden_states(name, pixels())
     special = FAMILIES[name][1]
-    several = [-1, -2] if name == "swin" else [-1, 1, -2]
+    several = [-1, -2] if name.startswith("swin") else [-1, 1, -2]
     for layers in ([-2], [-1], [0], [1], several):
         expected = torch.cat([states[layer][:, special:] for layer in layers], dim=-1)
         tower = tower_of(name, layers)
@@ -129,25 +134,83 @@ def test_every_patch_has_its_token_row_by_row(name: str) -> None:
         assert change.nonzero().flatten().tolist() == [row * tower.grid[1] + column]
 
 
+@pytest.mark.parametrize("size", [16, 40, 48, 64])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_larger_photo_gives_more_tokens(name: str) -> None:
-    tower = tower_of(name, [-2], size=48)
-    tokens = tower(pixels(48))
-    assert tower.grid == (6, 6)
-    assert tokens.shape == (2, 36, tower.width)
-    assert tokens.isfinite().all()
+def test_another_size_gives_transformers_tokens(name: str, size: int) -> None:
+    tower = tower_of(name, [-2], size=size)
+    expected = hidden_states(name, pixels(size))[-2][:, FAMILIES[name][1] :]
+    tokens = tower(pixels(size))
+    torch.testing.assert_close(tokens, expected)
+    assert tower.grid == (size // 8, size // 8)
+    assert tokens.shape == (2, (size // 8) ** 2, tower.width)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "vit", "dinov2"])
+def test_its_own_size_may_leave_pixels_over(name: str) -> None:
+    """As SigLIP so400m has it: 27 patches of 14 pixels in 384."""
+    config = copy.deepcopy(FAMILIES[name][0])
+    config.image_size = 36
+    model = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        states = model(pixels(36), output_hidden_states=True).hidden_states
+    tower = TransformerTower(model, preprocessing(36), [-2])
+    assert tower.grid == (4, 4)
+    torch.testing.assert_close(tower(pixels(36)), states[-2][:, FAMILIES[name][1] :])
+
+
+def test_its_own_size_has_room_for_a_patch() -> None:
+    config = CLIPVisionConfig(**{**SQUARE, "image_size": 7})
+    with pytest.raises(ConfigError, match=r"image size 7 is not a multiple .*: the least is 8$"):
+        TransformerTower(AutoModel.from_config(config), preprocessing(7), [-2])
+
+
+def warning_of(tower: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """What making a tower tells on stderr."""
+    warn_of_grid.cache_clear()
+    capsys.readouterr()
+    tower()
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_bfloat16(name: str) -> None:
-    tokens = tower_of(name, [-2]).to(torch.bfloat16)(pixels())
+def test_a_grid_far_over_the_trained_one_warns(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (16, 32, 48):
+        assert warning_of(lambda size=size: tower_of(name, [-2], size=size), capsys) == ""
+    told = warning_of(lambda: tower_of(name, [-2], size=56), capsys)
+    if name in ("siglip2", "swin"):
+        assert told == ""
+    else:
+        side = 28 if name == "swin_absolute" else 7
+        trained = 16 if name == "swin_absolute" else 4
+        assert f"image size 56 makes {side} x {side} patches" in told
+        assert f"positions at {trained} x {trained}: accuracy falls; take a smaller" in told
+        assert told.count("\n") == 1
+
+
+def test_siglip2_was_trained_at_1024_patches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert warning_of(lambda: tower_of("siglip2", [-2], size=48 * 8), capsys) == ""
+    assert "at 32 x 32" in warning_of(lambda: tower_of("siglip2", [-2], size=49 * 8), capsys)
+
+
+def test_a_large_grid_warns_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert warning_of(lambda: tower_of("clip", [-2], size=64), capsys)
+    tower_of("clip", [-2], size=64)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16(name: str, size: int) -> None:
+    tokens = tower_of(name, [-2], size=size).to(torch.bfloat16)(pixels(size))
     assert tokens.dtype == torch.bfloat16
     assert tokens.isfinite().all()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_layers_behind_the_deepest_are_removed(name: str) -> None:
-    tower = tower_of(name, [0, 1] if name != "swin" else [1])
+    tower = tower_of(name, [1] if name.startswith("swin") else [0, 1])
     assert len(tower.model.get_submodule(tower.family.layers)) == 1
     assert len(model_of(name).get_submodule(tower.family.layers)) >= 3
 
@@ -236,12 +299,30 @@ def test_a_layer_out_of_range() -> None:
         clip_tower(layers=[-5])
 
 
-@pytest.mark.parametrize(("name", "patch"), [("clip", 8), ("swin", 8)])
-@pytest.mark.parametrize("size", [-8, 0, 36])
-def test_a_size_the_patches_do_not_divide(name: str, patch: int, size: int) -> None:
-    message = f"image size {size} is not a multiple of the tower's patch size {patch}"
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [
+        (-8, "least is 8"),
+        (0, "least is 8"),
+        (7, "least is 8"),
+        (36, "nearest are 32 and 40"),
+        (63, "nearest are 56 and 64"),
+    ],
+)
+def test_a_size_the_patches_do_not_divide(name: str, size: int, nearest: str) -> None:
+    message = (
+        f"^image size {size} is not a multiple of the tower's 8 pixels a patch: the {nearest}$"
+    )
     with pytest.raises(ConfigError, match=message):
         tower_of(name, [-2], size=size)
+
+
+def test_swin_needs_a_window_at_its_last_layer() -> None:
+    message = r"^image size 8 is too small: windows of swin's 3 layers need 16 pixels or more$"
+    with pytest.raises(ConfigError, match=message):
+        tower_of("swin", [-1], size=8)
+    assert tower_of("swin", [-2], size=8)(pixels(8)).isfinite().all()
 
 
 def test_swin_stages_of_different_resolution() -> None:

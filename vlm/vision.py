@@ -4,7 +4,10 @@ Layers are counted as transformers counts `hidden_states`: index 0 is what enter
 -1 is what leaves the last one, not post-normed. LLaVA takes -2.
 """
 
+import math
+import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,10 +18,13 @@ from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing, read_preprocessing
 from vlm.sources import EFFICIENTNET, local_source, quiet_loading, reading, require_found
-from vlm.tower import VisionTower, last
+from vlm.tower import VisionTower, check_divisible, last
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+MOST_GROWTH = 1.5
+"""Times the grid that positions were learned at, by side: a warning tells of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,10 @@ class TransformerTower(VisionTower):
         self.layers = [layer % (count + 1) for layer in layers]
         self._keep_first(max(1, *self.layers))
         self.grid = self._patch_grid()
+        side = self.preprocessing.size // self.model.config.patch_size
+        trained = self._trained_side()
+        if trained is not None and side > MOST_GROWTH * trained:
+            warn_of_grid(self.preprocessing.size, side, trained)
         self.num_tokens = self.grid[0] * self.grid[1]
         if select == "full":
             self.num_tokens += self.family.special_tokens
@@ -149,18 +159,37 @@ class TransformerTower(VisionTower):
             del self.model.head
 
     def _patch_grid(self) -> tuple[int, int]:
-        side = self.preprocessing.size
-        stride = self.model.config.patch_size
-        if self.model.config.model_type == "swin":
+        config, side = self.model.config, self.preprocessing.size
+        stride = least = config.patch_size
+        own = getattr(config, "image_size", None)
+        if config.model_type == "swin":
             merges = {self._swin_merges(layer) for layer in self.layers}
             if len(merges) > 1:
                 raise ConfigError("swin stages of different resolution cannot be concatenated")
             stride *= 2 ** merges.pop()
-        if side < stride or side % stride:
+            own = None
+            least = config.window_size * config.patch_size * 2 ** (len(self.blocks) - 1)
+        # Of its own size a tower may leave pixels over: SigLIP so400m has 27 patches of 14 in 384.
+        if side != own or side < stride:
+            check_divisible(side, stride)
+        if side < least:
             raise ConfigError(
-                f"image size {side} is not a multiple of the tower's patch size {stride}"
+                f"image size {side} is too small: windows of swin's {len(self.blocks)} layers need "
+                f"{least} pixels or more"
             )
         return side // stride, side // stride
+
+    def _trained_side(self) -> int | None:
+        """Patches a side of the grid that positions were learned at; None where none are learned:
+        Swin's are usually those inside of a window."""
+        if self.model.config.model_type == "siglip2_vision_model":
+            # NaFlex trains with its 16 x 16 interpolated, for up to 1,024 patches.
+            return 32
+        for name, positions in self.model.embeddings.named_parameters():
+            if name.startswith("position_embedding"):
+                # Those of CLS and the like are too few to matter.
+                return math.isqrt(positions.shape[-2])
+        return None
 
     def _swin_merges(self, layer: int) -> int:
         # A stage's state is taken behind its patch merging, which the last stage does not have.
@@ -188,6 +217,18 @@ class TransformerTower(VisionTower):
         if self.family.interpolates and trained_size != self.preprocessing.size:
             inputs["interpolate_pos_encoding"] = True
         return inputs
+
+
+@cache
+def warn_of_grid(size: int, grid: int, trained: int) -> None:
+    """Tells on stderr, once, of a grid far larger than that of the learned positions."""
+    print(
+        f"warning: image size {size} makes {grid} x {grid} patches, but the tower learned its "
+        f"positions at {trained} x {trained}: accuracy falls; take a smaller vision.image_size, a "
+        "tower that was trained at more pixels (336 or 384), or train its layers at this size "
+        "(trains.vision_layers)",
+        file=sys.stderr,
+    )
 
 
 def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> VisionTower:
