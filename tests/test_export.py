@@ -48,6 +48,7 @@ TOWERS = {
     "dinov2": {},
     "vit": {},
     "dinov2_with_registers": {"num_register_tokens": 2},
+    "dinov3_vit": {"num_register_tokens": 4},
     "deit": {},
     "siglip2_vision_model": {"num_patches": 16},
     "swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2},
@@ -86,6 +87,7 @@ def model_with(
         ("dinov2", [-2], "default"),
         ("vit", [-2], "default"),
         ("dinov2_with_registers", [-1], "full"),
+        ("dinov3_vit", [-2], "full"),
         ("deit", [-2], "full"),
     ],
 )

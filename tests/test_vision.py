@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -20,6 +21,7 @@ from transformers import (
     DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -37,6 +39,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import convert_ima
 from tests.tiny import clip_config, clip_tower, photo, preprocessing
 from vlm.config import VisionConfig
 from vlm.errors import ConfigError, WeightsError
+from vlm.preprocess import Preprocessing
 from vlm.tower import VisionTower
 from vlm.vision import TransformerTower, load_vision, warn_of_grid
 
@@ -56,6 +59,7 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, int]] = {
     "siglip2": (Siglip2VisionConfig(**SIZES, intermediate_size=32, num_patches=16), 0),
     "dinov2": (Dinov2Config(**SQUARE), 1),
     "dinov2_with_registers": (Dinov2WithRegistersConfig(**SQUARE, num_register_tokens=4), 5),
+    "dinov3": (DINOv3ViTConfig(**SQUARE, intermediate_size=32, num_register_tokens=4), 5),
     "vit": (ViTConfig(**SQUARE, intermediate_size=32), 1),
     "deit": (DeiTConfig(**SQUARE, intermediate_size=32), 2),
     "swin": (SwinConfig(**STAGES), 0),
@@ -145,7 +149,7 @@ def test_another_size_gives_transformers_tokens(name: str, size: int) -> None:
     assert tokens.shape == (2, (size // 8) ** 2, tower.width)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "vit", "dinov2"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "vit", "dinov2", "dinov3"])
 def test_its_own_size_may_leave_pixels_over(name: str) -> None:
     """As SigLIP so400m has it: 27 patches of 14 pixels in 384."""
     config = copy.deepcopy(FAMILIES[name][0])
@@ -179,7 +183,7 @@ def test_a_grid_far_over_the_trained_one_warns(
     for size in (16, 32, 48):
         assert warning_of(lambda size=size: tower_of(name, [-2], size=size), capsys) == ""
     told = warning_of(lambda: tower_of(name, [-2], size=56), capsys)
-    if name in ("siglip2", "swin"):
+    if name in ("siglip2", "dinov3", "swin"):
         assert told == ""
     else:
         side = 28 if name == "swin_absolute" else 7
@@ -226,6 +230,16 @@ def test_is_frozen_and_stays_in_eval_mode() -> None:
     assert not any(module.training for module in tower.modules())
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     assert not tower(pixels().requires_grad_()).requires_grad
+
+
+def test_dinov3_gives_the_same_tokens_while_training() -> None:
+    """In train mode each pass would jitter its coordinates."""
+    tower = tower_of("dinov3", [-1])
+    expected = tower(pixels())
+    torch.nn.Sequential(tower).train()
+    assert torch.equal(tower(pixels()), expected)
+    tower.model.train()
+    assert not torch.equal(tower(pixels()), expected)
 
 
 def wake(tower: VisionTower, count: int | str) -> dict[str, torch.nn.Parameter]:
@@ -385,6 +399,27 @@ def test_load_gives_the_tokens_of_the_saved_model(kind: str, tmp_path: Path) -> 
     tower = load(tmp_path)
     tokens = tower(tower.preprocessing.batch([photo()]))
     torch.testing.assert_close(tokens, states[-2][:, special:])
+
+
+def test_load_dinov3_without_torchvision(tmp_path: Path) -> None:
+    model = model_of("dinov3")
+    model.save_pretrained(tmp_path)
+    # As published; reading it with transformers' own class needs torchvision.
+    settings = {
+        "image_processor_type": "DINOv3ViTImageProcessorFast",
+        "crop_size": None,
+        "do_center_crop": None,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 2,
+        "size": {"height": 32, "width": 32},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    tower = load(tmp_path)
+    assert tower.preprocessing == Preprocessing(
+        32, "squash", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), Image.Resampling.BILINEAR, 32
+    )
+    torch.testing.assert_close(tower(pixels()), hidden_states("dinov3", pixels())[-2][:, 5:])
 
 
 def test_load_with_choices(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ def family_of(config: Any) -> Family:
         "dinov2_with_registers": Family(
             "encoder.layer", 1 + getattr(config, "num_register_tokens", 0), interpolates=False
         ),
+        # Positions are RoPE, whose coordinates scale with the grid.
+        "dinov3_vit": Family(
+            "model.layer", 1 + getattr(config, "num_register_tokens", 0), interpolates=False
+        ),
         "vit": Family("layers", special_tokens=1),
         "deit": Family("layers", special_tokens=2),
         "swin": Family("encoder.layers", special_tokens=0),
@@ -135,7 +139,7 @@ class TransformerTower(VisionTower):
         if count != "all":
             return last(blocks, count)
         # The norm behind the last layer is kept for LLaVA's format; hidden states are before it.
-        others = {self.family.layers.split(".")[0], "post_layernorm", "layernorm"}
+        others = {self.family.layers.split(".")[0], "post_layernorm", "layernorm", "norm"}
         front = [module for name, module in self.model.named_children() if name not in others]
         return [*front, *blocks]
 
@@ -181,7 +185,7 @@ class TransformerTower(VisionTower):
 
     def _trained_side(self) -> int | None:
         """Patches a side of the grid that positions were learned at; None where none are learned:
-        Swin's are usually those inside of a window."""
+        DINOv3's are computed, Swin's are usually those inside of a window."""
         if self.model.config.model_type == "siglip2_vision_model":
             # NaFlex trains with its 16 x 16 interpolated, for up to 1,024 patches.
             return 32
@@ -236,14 +240,18 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
     are not the tower's, a ConfigError for a layer or size that it cannot give."""
     if config.source == EFFICIENTNET:
         return EfficientNetTower(config).to(dtype)
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, PvtImageProcessorPil
 
     source = local_source(config.source, config.revision)
     with reading(config.source), quiet_loading():
         whole = AutoConfig.from_pretrained(source, revision=config.revision)
         vision = getattr(whole, "vision_config", whole)
         family_of(vision)
-        processor = AutoImageProcessor.from_pretrained(source, revision=config.revision)
+        # DINOv3's own class needs torchvision; this one reads the same file, with the same defaults
+        # but for the filter, which the published files name.
+        needs_torchvision = vision.model_type == "dinov3_vit"
+        processor_class = PvtImageProcessorPil if needs_torchvision else AutoImageProcessor
+        processor = processor_class.from_pretrained(source, revision=config.revision)
         model, report = AutoModel.from_pretrained(
             source,
             config=vision,
