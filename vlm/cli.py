@@ -19,6 +19,11 @@ atexit.register(gc.freeze)
 
 COMMANDS = {
     "chat": ("vlm.chat:ChatConfig", "ask questions about images", "vlm.chat:chat"),
+    "attend": (
+        "vlm.attend:AttendConfig",
+        "draw what the model looks at in a photo",
+        "vlm.attend:attend",
+    ),
     "train": (
         "train.config:TrainConfig",
         "train: projector on captions, or the whole on instructions",

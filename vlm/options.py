@@ -27,7 +27,7 @@ from vlm.settings import (
     walk,
 )
 
-SHORT = {"interactive": ["-i"]}
+SHORT = {"interactive": ["-i"], "output": ["-o"]}
 """Options that have a letter too."""
 
 Target = Callable[..., Any]
@@ -167,7 +167,7 @@ def parser_of(prog: str, target: Target, settings: type, docs: bool = False) -> 
             flag(f"--no_{name}", const="false", help=argparse.SUPPRESS)
         else:
             kind = {"action": "extend" if many else "store", "type": partial(from_text, each.type)}
-            add(f"--{name}", metavar=takes, help=about, **kind)
+            add(f"--{name}", *SHORT.get(name, []), metavar=takes, help=about, **kind)
     return parser
 
 
