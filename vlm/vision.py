@@ -208,14 +208,7 @@ class TransformerTower(VisionTower):
     def _inputs(self, pixel_values: Tensor) -> dict[str, Any]:
         config = self.model.config
         if config.model_type == "siglip2_vision_model":
-            (rows, columns), patch = self.grid, config.patch_size
-            patches = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
-            shape = len(pixel_values), rows * columns
-            return {
-                "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(*shape, -1),
-                "pixel_attention_mask": pixel_values.new_ones(shape, dtype=torch.long),
-                "spatial_shapes": torch.tensor([[rows, columns]] * len(pixel_values)),
-            }
+            return whole_patches(pixel_values, config.patch_size)
         inputs: dict[str, Any] = {"pixel_values": pixel_values}
         trained_size = getattr(config, "image_size", self.preprocessing.size)
         if self.family.interpolates and trained_size != self.preprocessing.size:
@@ -233,6 +226,20 @@ def warn_of_grid(size: int, grid: int, trained: int) -> None:
         "(trains.vision_layers)",
         file=sys.stderr,
     )
+
+
+def whole_patches(pixel_values: Tensor, patch: int) -> dict[str, Tensor]:
+    """Pixel values (B, 3, H, W) -> what SigLIP2 takes instead: patches (B, N, patch * patch * 3),
+    row by row, none of them padding."""
+    count, _, height, width = pixel_values.shape
+    rows, columns = height // patch, width // patch
+    patches = pixel_values.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
+    shape = count, rows * columns
+    return {
+        "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(*shape, -1),
+        "pixel_attention_mask": pixel_values.new_ones(shape, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[rows, columns]] * count),
+    }
 
 
 def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> VisionTower:

@@ -1,0 +1,235 @@
+"""Dual encoder: photos and texts -> embeddings of one space, where what belongs together is near.
+
+CLIP (Radford et al. 2021) reads its similarities by a softmax over the texts, SigLIP (Zhai et al.
+2023) each by a sigmoid of its own.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from vlm.errors import ConfigError, ImageError, VLMError, WeightsError
+from vlm.images import ImageSource, load_image
+from vlm.loading import device_of
+from vlm.preprocess import Preprocessing, read_preprocessing
+from vlm.sources import commit_of, local_source, quiet_loading, reading, require_found
+from vlm.vision import whole_patches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+AT_ONCE = {"cpu": 8, "cuda": 64}
+"""Photos encoded together: large batches fill a GPU; on a CPU they only leave its cache."""
+
+
+class DualEncoder(nn.Module, ABC):
+    """An image tower and a text tower, with the scale and bias of their similarities.
+
+    Attributes:
+        preprocessing: how the image tower sees a photo.
+        activation: which reads the logits of a photo: `softmax` over all texts, or `sigmoid`.
+        fingerprint: a text that is another one for other weights or another preprocessing.
+    """
+
+    preprocessing: Preprocessing
+    activation: Literal["softmax", "sigmoid"]
+    fingerprint: str
+
+    @abstractmethod
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Pixel values (B, 3, H, W) -> embeddings (B, D) of length 1."""
+
+    @abstractmethod
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> embeddings (T, D) of length 1; of a text that is too long, the beginning."""
+
+    @abstractmethod
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that the text tower does not read to their ends."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """Of the logits, the inverse of the temperature; a scalar."""
+
+    @property
+    @abstractmethod
+    def bias(self) -> Tensor:
+        """Of the logits; a scalar, 0 for CLIP."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.scale.device
+
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Embeddings (B, D) and (T, D) -> logits (B, T)."""
+        return self.scale * images @ texts.T + self.bias
+
+    def probabilities(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Embeddings (B, D) and (T, D) -> probabilities (B, T) of each text for each photo."""
+        logits = self.logits(images, texts)
+        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
+
+
+class PretrainedDualEncoder(DualEncoder):
+    """A `CLIPModel`, `SiglipModel` or `Siglip2Model` of transformers. SigLIP2's photos of any shape
+    (NaFlex) are squares here."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        preprocessing: Preprocessing,
+        fingerprint: str,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.fingerprint = fingerprint
+        self.family: str = model.config.model_type
+        self.activation = "softmax" if self.family == "clip" else "sigmoid"
+        self.max_tokens: int = model.config.text_config.max_position_embeddings
+        size, patch = preprocessing.size, model.config.vision_config.patch_size
+        if size < patch or size % patch:
+            raise ConfigError(f"image size {size} is not a multiple of the patch size {patch}")
+        # Of a folder without a tokenizer's files transformers makes one that knows no letter.
+        if set(tokenizer("a photo").input_ids) <= set(tokenizer.all_special_ids):
+            raise WeightsError("the tokenizer's vocabulary is missing: get its files too")
+        vocabulary = model.config.text_config.vocab_size
+        if len(tokenizer) > vocabulary:
+            raise ConfigError(
+                f"the tokenizer has {len(tokenizer)} tokens, the text tower {vocabulary}: "
+                "they are not of one model"
+            )
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        vision = self.model.config.vision_config
+        if self.family == "siglip2":
+            inputs = whole_patches(pixel_values, vision.patch_size)
+        else:
+            interpolates = vision.image_size != self.preprocessing.size
+            inputs = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolates}
+        return normalize(self.model.get_image_features(**inputs).pooler_output, dim=-1)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        # SigLIP learned to read padding as well, CLIP's text tower does not look behind the end.
+        padding = "longest" if self.family == "clip" else "max_length"
+        tokens = self.tokenizer(
+            lowered(texts),
+            padding=padding,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        parts = tokens.input_ids.to(self.device).split(64)
+        features = [self.model.get_text_features(input_ids=part).pooler_output for part in parts]
+        return normalize(torch.cat(features), dim=-1)
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        ids = self.tokenizer(lowered(texts), verbose=False).input_ids
+        return [text for text, own in zip(texts, ids, strict=True) if len(own) > self.max_tokens]
+
+    @property
+    def scale(self) -> Tensor:
+        return self.model.logit_scale.exp().squeeze()
+
+    @property
+    def bias(self) -> Tensor:
+        bias = getattr(self.model, "logit_bias", None)
+        return self.scale.new_zeros(()) if bias is None else bias.squeeze()
+
+
+def lowered(texts: Sequence[str]) -> list[str]:
+    """As all of them were trained, though not every published tokenizer of SigLIP2 does it."""
+    return [text.lower() for text in texts]
+
+
+def load_clip(source: str, device: str | torch.device | None = None) -> DualEncoder:
+    """Loads the dual encoder of a folder or hub id, in float32, frozen, in eval mode.
+
+    Args:
+        source: of a CLIP, SigLIP or SigLIP2 checkpoint of transformers, with its tokenizer and its
+            image processor.
+        device: None is CUDA where there is one, else the CPU.
+
+    Raises:
+        WeightsError: a source that is not there, or lacks weights of one of the towers.
+        ConfigError: another kind of model, parts that do not fit, or no such device.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+    device = device_of(device)
+    path = local_source(source)
+    with reading(source), quiet_loading():
+        config = AutoConfig.from_pretrained(path)
+        if config.model_type not in ("clip", "siglip", "siglip2"):
+            raise ConfigError(
+                f"{source!r} is of type {config.model_type!r}, no dual encoder of photos and "
+                "texts: name a checkpoint of type clip, siglip or siglip2"
+            )
+        processor = AutoImageProcessor.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model, report = AutoModel.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            # Not ignored: `require_found` reports them.
+            ignore_mismatched_sizes=True,
+        )
+    require_found(source, report, model)
+    preprocessing = read_preprocessing(processor)
+    try:
+        clip = PretrainedDualEncoder(model, tokenizer, preprocessing, fingerprint_of(source, path))
+    except VLMError as error:
+        raise type(error)(f"{source!r}: {error}") from error
+    return clip.requires_grad_(False).to(device)
+
+
+def fingerprint_of(source: str, path: str) -> str:
+    """The commit of a hub id; of a folder, its weights and configs by their sizes and times: to
+    digest them would take longer than to search thousands of photos."""
+    if not os.path.isdir(path):
+        return f"{source}@{commit_of(source)}"
+    folder = Path(path).resolve()
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors", ".bin"))
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return f"{folder} {states}"
+
+
+def embeddings(
+    clip: DualEncoder, sources: Sequence[ImageSource]
+) -> Iterator[tuple[ImageSource, Tensor | ImageError]]:
+    """Each photo with its embedding (D,), on the CPU, or why it cannot be read; the next ones are
+    decoded while the tower is at work."""
+
+    def prepare(source: ImageSource) -> Tensor | ImageError:
+        try:
+            return clip.preprocessing(load_image(source))
+        except ImageError as error:
+            return error
+
+    kind = clip.device.type
+    count = AT_ONCE.get(kind, 8)
+    # A CPU is busy with the tower: more threads would only take turns with it.
+    threads = min(16, os.cpu_count() or 1) if kind == "cuda" else 1
+    with ThreadPoolExecutor(threads) as executor:
+        coming: Any = executor.map(prepare, sources[:count])
+        for start in range(0, len(sources), count):
+            ready, end = list(coming), start + count
+            coming = executor.map(prepare, sources[end : end + count])
+            pixels = [each for each in ready if isinstance(each, Tensor)]
+            found = iter(())
+            if pixels:
+                with torch.no_grad():
+                    found = iter(clip.image_features(torch.stack(pixels).to(clip.device)).cpu())
+            for source, each in zip(sources[start:end], ready, strict=True):
+                yield source, next(found) if isinstance(each, Tensor) else each
