@@ -24,6 +24,11 @@ COMMANDS = {
         "draw what the model looks at in a photo",
         "vlm.attend:attend",
     ),
+    "classify": (
+        "vlm.classify:ClassifyConfig",
+        "tell which of some labels photos have",
+        "vlm.classify:classify",
+    ),
     "train": (
         "train.config:TrainConfig",
         "train: projector on captions, or the whole on instructions",

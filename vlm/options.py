@@ -122,7 +122,9 @@ def from_text(hint: Any, text: str) -> Any:
     """The value of an option; null, lists and objects are written as in YAML."""
     inner, many = parts_of(hint)
     value = None if text == "null" else text
-    if text[:1] + text[-1:] in ("[]", "{}") and (inner or list in map(get_origin, members(hint))):
+    is_list = list in map(get_origin, members(hint))
+    # Of a list of texts, "{}" is one.
+    if {"[]": bool(inner) or is_list, "{}": bool(inner)}.get(text[:1] + text[-1:]):
         value = read_yaml(f"it: {text}")["it"]
     return value if isinstance(value, list) or not many else [value]
 
