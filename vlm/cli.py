@@ -29,6 +29,11 @@ COMMANDS = {
         "tell which of some labels photos have",
         "vlm.classify:classify",
     ),
+    "search": (
+        "vlm.search:SearchConfig",
+        "find the photos of a folder that a text describes",
+        "vlm.search:search",
+    ),
     "train": (
         "train.config:TrainConfig",
         "train: projector on captions, or the whole on instructions",
