@@ -53,7 +53,17 @@ def test_the_data_of_the_example_are_shown(
     assert capsys.readouterr().out.count(" supervised") >= 4
 
 
-NEEDS_MORE = ("make ", "llava-hf/", "vicuna", "--hub", "localhost", "DATA", "--compare", "Q.json")
+NEEDS_MORE = (
+    "make ",
+    "llava-hf/",
+    "openai/",
+    "vicuna",
+    "--hub",
+    "localhost",
+    "DATA",
+    "--compare",
+    "Q.json",
+)
 """What a line says that needs a hub, a GPU, a server or a data set, or is run by CI anyway."""
 
 
