@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import CLIPModel, Siglip2Model, SiglipModel
 
 from tests import tiny
 from tests.clip_folders import clip_folder, reference, siglip2_folder, siglip_folder
+from train.contrastive import clamp_scale, clip_loss, right_texts, similarities
 from vlm.clip import PretrainedDualEncoder, embeddings, load_clip
 from vlm.errors import ConfigError, ImageError, VLMError, WeightsError
 
@@ -52,6 +55,76 @@ def test_logits_equal_transformers(name: str, folders: dict[str, Path]) -> None:
     assert clip.activation == ("sigmoid" if sigmoid else "softmax")
     wanted = logits.sigmoid() if sigmoid else logits.softmax(dim=-1)
     torch.testing.assert_close(probabilities, wanted, **close)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_patch_is_embedded_as_if_the_last_attention_saw_it_alone(
+    name: str, folders: dict[str, Path]
+) -> None:
+    clip = load_clip(str(folders[name]), "cpu")
+    pixel_values = clip.preprocessing.batch([tiny.photo(seed) for seed in range(2)])
+    found = clip.patch_features(pixel_values)
+    assert found.shape == (2, tiny.PATCHES, clip.image_features(pixel_values).shape[1])
+    vision = clip.model.vision_model
+    inputs = clip.inputs(pixel_values)
+    states = vision(**inputs, output_hidden_states=True)
+    for patch in range(tiny.PATCHES):
+        if name == "clip":
+            # transformers' own last layer, in which CLS is kept from all but the patch.
+            mask = torch.zeros(1, 1, tiny.PATCHES + 1, tiny.PATCHES + 1)
+            mask[:, :, 0] = -torch.inf
+            mask[:, :, 0, 1 + patch] = 0
+            last = vision.encoder.layers[-1](states.hidden_states[-2], attention_mask=mask)
+            expected = clip.model.visual_projection(vision.post_layernorm(last[:, 0]))
+        elif name == "siglip":
+            expected = vision.head(states.last_hidden_state[:, patch : patch + 1])
+        else:
+            mask = torch.zeros(2, tiny.PATCHES, dtype=torch.long)
+            mask[:, patch] = 1
+            expected = vision.head(states.last_hidden_state, mask)
+        close = {"rtol": 0, "atol": 1e-5}
+        torch.testing.assert_close(found[:, patch], normalize(expected, dim=-1), **close)
+
+
+def planted(count: int, generator: torch.Generator, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise (N, 3, 32, 32) with a red patch, a blue one or none in turn, where it is, and which of
+    them; of the same colour is any other patch with a probability of up to the spread."""
+    colours = torch.arange(count) % 3
+    places = torch.randint(tiny.PATCHES, (count,), generator=generator)
+    share = torch.rand(count, 1, generator=generator) * spread
+    on = torch.rand(count, tiny.PATCHES, generator=generator) < share
+    on[torch.arange(count), places] = True
+    on = on.view(-1, 1, 4, 4).repeat_interleave(tiny.PATCH, 2).repeat_interleave(tiny.PATCH, 3)
+    shades = torch.tensor([[2.0, 0, 0], [0, 0, 2], [0, 0, 0]])[colours]
+    noise = torch.randn(count, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE, generator=generator) * 0.2
+    return noise + on * shades[..., None, None], places, colours
+
+
+def test_after_training_a_planted_patch_is_the_most_similar_to_its_text(
+    clip: PretrainedDualEncoder,
+) -> None:
+    texts = ["red", "blue", "nothing"]
+    # In layers before the last one patches may tell one another what they see.
+    clip.model.config.vision_config.num_hidden_layers = 1
+    torch.manual_seed(0)
+    clip.model = model = CLIPModel(clip.model.config).eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    generator, keys = torch.Generator().manual_seed(0), torch.arange(48)
+    for _ in range(60):
+        pixel_values, _, colours = planted(48, generator, spread=0.6)
+        features = clip.image_features(pixel_values), clip.text_features(texts)[colours]
+        logits = similarities(*features, model.logit_scale)
+        optimizer.zero_grad()
+        clip_loss(logits, right_texts(keys, keys, colours)).backward()
+        optimizer.step()
+        clamp_scale(model.logit_scale)
+    pixel_values, places, colours = planted(30, generator, spread=0)
+    with torch.no_grad():
+        patches = clip.patch_features(pixel_values)
+        maps = (patches @ clip.text_features(texts)[colours][..., None])[..., 0]
+    seen = colours < 2
+    assert (maps.argmax(dim=1) == places)[seen].sum() >= 18  # Of 20.
 
 
 @pytest.mark.parametrize("name", MODELS)

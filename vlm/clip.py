@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vlm.checkpoint import read
 from vlm.errors import ConfigError, ImageError, VLMError, WeightsError
 from vlm.images import ImageSource, load_image
 from vlm.loading import device_of
@@ -24,6 +25,9 @@ from vlm.vision import whole_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TYPES = ("clip", "siglip", "siglip2")
+"""Of the dual encoders of transformers."""
 
 AT_ONCE = {"cpu": 8, "cuda": 64}
 """Photos encoded together: large batches fill a GPU; on a CPU they only leave its cache."""
@@ -45,6 +49,13 @@ class DualEncoder(nn.Module, ABC):
     @abstractmethod
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Pixel values (B, 3, H, W) -> embeddings (B, D) of length 1."""
+
+    @abstractmethod
+    def patch_features(self, pixel_values: Tensor) -> Tensor:
+        """Pixel values (B, 3, H, W) -> embeddings (B, N, D) of length 1, of each patch, row by row:
+        what the photo's would be if its last attention saw this patch alone. That is the patch's
+        value path, as in MaskCLIP (Zhou et al. 2022), but in CLIP's ViT beside what CLS already
+        knows, not beside the patch itself."""
 
     @abstractmethod
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -111,13 +122,32 @@ class PretrainedDualEncoder(DualEncoder):
             )
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
+        features = self.model.get_image_features(**self.inputs(pixel_values)).pooler_output
+        return normalize(features, dim=-1)
+
+    def patch_features(self, pixel_values: Tensor) -> Tensor:
+        vision = self.model.vision_model
+        if self.family != "clip":
+            # The last attention is the head's; over one key its weight is one.
+            patches = vision(**self.inputs(pixel_values)).last_hidden_state
+            alone = vision.head(patches.flatten(0, 1)[:, None])
+            return normalize(alone, dim=-1).unflatten(0, patches.shape[:2])
+        # The patches that leave the last layer have had no gradient, as only CLS goes on: what a
+        # text names is often the least similar to it there (Li et al. 2023, CLIP Surgery).
+        states = vision(**self.inputs(pixel_values), output_hidden_states=True).hidden_states[-2]
+        layer = vision.encoder.layers[-1]
+        values = layer.self_attn.v_proj(layer.layer_norm1(states[:, 1:]))
+        cls = states[:, :1] + layer.self_attn.out_proj(values)
+        cls = cls + layer.mlp(layer.layer_norm2(cls))
+        return normalize(self.model.visual_projection(vision.post_layernorm(cls)), dim=-1)
+
+    def inputs(self, pixel_values: Tensor) -> dict[str, Any]:
+        """What the image tower takes for pixel values (B, 3, H, W)."""
         vision = self.model.config.vision_config
         if self.family == "siglip2":
-            inputs = whole_patches(pixel_values, vision.patch_size)
-        else:
-            interpolates = vision.image_size != self.preprocessing.size
-            inputs = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolates}
-        return normalize(self.model.get_image_features(**inputs).pooler_output, dim=-1)
+            return whole_patches(pixel_values, vision.patch_size)
+        interpolates = vision.image_size != self.preprocessing.size
+        return {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolates}
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         # SigLIP learned to read padding as well, CLIP's text tower does not look behind the end.
@@ -170,7 +200,7 @@ def load_clip(source: str, device: str | torch.device | None = None) -> DualEnco
     path = local_source(source)
     with reading(source), quiet_loading():
         config = AutoConfig.from_pretrained(path)
-        if config.model_type not in ("clip", "siglip", "siglip2"):
+        if config.model_type not in TYPES:
             raise ConfigError(
                 f"{source!r} is of type {config.model_type!r}, no dual encoder of photos and "
                 "texts: name a checkpoint of type clip, siglip or siglip2"
@@ -192,6 +222,19 @@ def load_clip(source: str, device: str | torch.device | None = None) -> DualEnco
     except VLMError as error:
         raise type(error)(f"{source!r}: {error}") from error
     return clip.requires_grad_(False).to(device)
+
+
+def is_dual_encoder(source: str) -> bool:
+    """Whether a model's folder or hub id is one for `load_clip`, by its config. Errors are those of
+    `vlm.loading.load`."""
+    from transformers import PreTrainedConfig
+
+    config, _ = read(source)
+    if not config.llava:
+        return False
+    with reading(config.llava), quiet_loading():
+        written, _ = PreTrainedConfig.get_config_dict(config.llava)
+    return isinstance(written, dict) and written.get("model_type") in TYPES
 
 
 def fingerprint_of(source: str, path: str) -> str:
