@@ -1,6 +1,7 @@
 """`vlm attend`: one picture of what a model looks at, and a line for each mistake."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from PIL import Image
 
 from tests import tiny, tiny_folders
+from tests.clip_folders import clip_folder, siglip2_folder, siglip_folder
 from tests.test_vision import tower_of
 from vlm.attend import (
     LARGE,
     Section,
     as_seen,
     at_width,
+    compared,
     heat_map,
     if_defined,
     png,
@@ -22,6 +25,7 @@ from vlm.attend import (
     word_maps,
 )
 from vlm.cli import main
+from vlm.clip import load_clip
 from vlm.config import ProjectorConfig
 from vlm.loading import build
 from vlm.preprocess import Preprocessing
@@ -63,7 +67,7 @@ def test_each_word_has_a_map_with_its_share_of_attention() -> None:
 
 def test_the_contact_sheet_has_a_row_for_each_layer_and_a_map_for_each_head() -> None:
     model, photo = tiny.vision_language_model(), tiny.photo()
-    whole, *layers = tower_maps(model, photo, photo)
+    whole, *layers = tower_maps(model.vision, photo, photo)
     assert whole.text == "Vision tower: what the CLS token looks at"
     assert [caption for caption, _ in whole.images] == ["attention rollout"]
     assert [layer.text for layer in layers] == ["Layer 1", "Layer 2"]
@@ -75,7 +79,7 @@ def test_the_contact_sheet_has_a_row_for_each_layer_and_a_map_for_each_head() ->
 def test_without_a_cls_token_it_says_whose_attention_it_is(name: str) -> None:
     model, photo = tiny.vision_language_model(), tiny.photo()
     model.vision = tower_of(name, [-2])
-    whole, *layers = tower_maps(model, photo, photo)
+    whole, *layers = tower_maps(model.vision, photo, photo)
     assert whole.text == "Vision tower: what the mean patch, for there is no CLS token, looks at"
     assert len(layers) == 3
 
@@ -90,8 +94,56 @@ def test_what_is_not_defined_is_a_line_in_its_place() -> None:
     (empty,) = if_defined(word_maps, model, photo, photo, QUESTION, "")
     assert empty == Section("the answer is empty: there is no word to look for")
     model.vision = tower_of("swin", [-1])
-    (swin,) = if_defined(tower_maps, model, photo, photo)
+    (swin,) = if_defined(tower_maps, model.vision, photo, photo)
     assert swin.text.startswith("swin looks through shifted windows and has no CLS token: ")
+
+
+@pytest.mark.parametrize("make", [clip_folder, siglip_folder, siglip2_folder])
+def test_a_dual_encoder_shows_how_similar_each_patch_is_to_a_text(
+    make: Callable[[Path], Path], photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = make(tmp_path / "clip"), tmp_path / "map.png"
+    words = [photo, "a dog", "-o", str(output), "--model", str(folder), "--device", "cpu"]
+    assert main(["attend", *words]) == 0
+    shown = capsys.readouterr()
+    clip = load_clip(str(folder), "cpu")
+    pixel_values, dog = clip.preprocessing.batch([tiny.photo()]), clip.text_features(["a dog"])
+    whole = (clip.image_features(pixel_values) @ dog.T).item()
+    assert shown.out == f"similarity of the whole photo: {whole:.3f}\n"
+    assert shown.err.splitlines()[-1] == f"drawn in {output}"
+    with Image.open(output) as drawn:
+        assert drawn.height > LARGE
+
+    _, (first, *tower) = compared(clip, tiny.photo(), "a dog")
+    similarities = clip.patch_features(pixel_values)[0] @ dog[0]
+    (_, seen), (caption, heat) = first.images
+    assert caption == f"patches, {similarities.min():.3f} to {similarities.max():.3f}"
+    expected = heat_map(as_seen(tiny.photo(), clip.preprocessing), similarities.view(4, 4), LARGE)
+    assert heat == expected
+    assert seen.size == heat.size
+    # Of those three, CLIP has a CLS token.
+    layers = ["Vision tower: what the CLS token looks at", "Layer 1", "Layer 2"]
+    assert [part.text for part in tower] == (layers if make is clip_folder else [])
+
+
+def test_a_text_that_is_too_long_is_told(
+    photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = clip_folder(tmp_path / "clip"), tmp_path / "map.png"
+    words = [photo, "a dog " * 50, "-o", str(output), "--model", str(folder), "--device", "cpu"]
+    assert main(["attend", *words]) == 0
+    assert "the text is too long for the model, its end is not read" in capsys.readouterr().err
+
+
+def test_a_dual_encoder_refuses_what_is_for_answers(
+    photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = clip_folder(tmp_path / "clip"), tmp_path / "map.png"
+    words = [photo, "a dog", "-o", str(output), "--model", str(folder), "--max-tokens", "9"]
+    assert main(["attend", *words, "--load-in", "4bit"]) == 2
+    told = "compares photos and texts and writes no answer: leave out max_tokens, load_in\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert not output.exists()
 
 
 def test_heat_is_where_the_weight_is() -> None:
@@ -154,6 +206,11 @@ def test_maps_go_on_in_the_next_row_and_long_text_in_the_next_line() -> None:
             ["{photo}", "-o", "{folder}/a.png"],
             1,
             "a question is needed: vlm attend PHOTO 'What is this?'",
+        ),
+        (
+            ["{photo}", " ", "-o", "{folder}/a.png"],
+            1,
+            "the text is empty: vlm attend PHOTO 'What is this?'",
         ),
         (
             ["{folder}/no.jpg", QUESTION, "-o", "{folder}/a.png"],

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import math
 import os
 import sys
 import textwrap
@@ -25,8 +26,10 @@ from vlm.settings import WORDS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlm.clip import DualEncoder
     from vlm.model import VisionLanguageModel
     from vlm.preprocess import Preprocessing
+    from vlm.tower import VisionTower
 
 WIDTH, LARGE, SMALL = 1200, 232, 112
 """Pixels: width of the picture, and at most that of a map of a word or of a head."""
@@ -42,10 +45,15 @@ class AttendConfig(GenerationConfig):
     terminal. In the picture are the vision tower's attention rollout and the attention of its CLS
     token by layer and head, and where the language model looks for each word of its answer.
 
+    Of a CLIP, SigLIP or SigLIP2, which writes no answer, it shows how similar each patch is to a
+    text: vlm attend PHOTO "a dog" -o map.png --model CLIP.
+
     Args:
-        words: one photo and the question, as `vlm chat` takes them.
+        words: one photo and the question, as `vlm chat` takes them; a text of one word ends in a
+            dot.
         output: the picture, a .png file; one that is there is written over.
-        model: `embedded`, or folder or hub id of a checkpoint, of a run or of a LLaVA model.
+        model: `embedded`, or folder or hub id of a checkpoint, of a run, of a LLaVA model, or of a
+            CLIP, SigLIP or SigLIP2.
         load_in: the language model's weights in 4 or 8 bits, through bitsandbytes.
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
     """
@@ -64,6 +72,8 @@ class AttendConfig(GenerationConfig):
             raise DataError(f"cannot write {self.output}: it is a folder")
         if not os.path.isdir(self.output.parent):
             raise DataError(f"cannot write {self.output}: there is no folder {self.output.parent}")
+        if not all(map(str.strip, self.words)):
+            raise PromptError("the text is empty: vlm attend PHOTO 'What is this?'")
         photos, question = images_and_question(self.words)
         if len(photos) != 1:
             raise ImageError(f"one photo is needed, not {len(photos)}: vlm attend PHOTO QUESTION")
@@ -80,8 +90,8 @@ class Section:
 
 
 def attend(config: AttendConfig) -> None:
-    """Answers the question, and draws what was looked at."""
-    (source,), question = images_and_question(config.words)
+    """Draws what was looked at for the question, which is answered if the model can."""
+    (source,), text = images_and_question(config.words)
     photo = image_part(source)["image"]
     sys.stdout.reconfigure(errors="replace")
     notices = Console(stderr=True)
@@ -90,27 +100,88 @@ def attend(config: AttendConfig) -> None:
         gc.disable()
         import torch
 
+        from vlm.clip import DualEncoder, is_dual_encoder, load_clip
         from vlm.loading import device_of, load
 
         device = device_of(config.device)
-        # SmolLM2 in its blocks has no attention weights to show; in transformers' parts it has.
-        dtype = torch.float32 if device.type == "cpu" else None
-        model = load(config.model, device, dtype, config.load_in)
+        if is_dual_encoder(config.model):
+            refuse_generation(config)
+            model = load_clip(config.model, device)
+        else:
+            # SmolLM2 in its blocks has no attention weights to show; in transformers' parts it has.
+            dtype = torch.float32 if device.type == "cpu" else None
+            model = load(config.model, device, dtype, config.load_in)
         gc.enable()
-    generation = {each.name: getattr(config, each.name) for each in fields(GenerationConfig)}
     with notices.status("Looking"):
-        answer = model.chat(question, [photo], **generation)
-        seen = as_seen(photo, model.vision.preprocessing)
-        text = f"{question}\n{answer}\nEach map goes from dark, its least, to bright, its most."
-        first = Section(text, [("what the model sees", at_width(seen, LARGE))])
-        words = if_defined(word_maps, model, photo, seen, question, answer)
-        parts = [first, *words, *if_defined(tower_maps, model, photo, seen)]
+        if isinstance(model, DualEncoder):
+            answer, parts = compared(model, photo, text)
+            if model.too_long([text]):
+                notice(notices, "the text is too long for the model, its end is not read")
+        else:
+            generation = {
+                each.name: getattr(config, each.name) for each in fields(GenerationConfig)
+            }
+            answer = model.chat(text, [photo], **generation)
+            parts = answered(model, photo, text, answer)
         write_file(config.output, png(parts))
     print(clean(answer))
     for part in parts:
         if not part.images:
             notice(notices, part.text)
     notice(notices, f"drawn in {config.output}")
+
+
+def refuse_generation(config: AttendConfig) -> None:
+    """A UsageError for settings that a dual encoder, which writes no answer, would not follow."""
+    plain = AttendConfig(output=config.output)
+    names = [*(each.name for each in fields(GenerationConfig)), "load_in"]
+    given = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    if given:
+        raise UsageError(
+            f"{config.model!r} compares photos and texts and writes no answer: "
+            f"leave out {', '.join(given)}"
+        )
+
+
+def answered(
+    model: "VisionLanguageModel", photo: Image.Image, question: str, answer: str
+) -> list[Section]:
+    """The picture of an answer."""
+    seen = as_seen(photo, model.vision.preprocessing)
+    text = f"{question}\n{answer}\nEach map goes from dark, its least, to bright, its most."
+    first = Section(text, [("what the model sees", at_width(seen, LARGE))])
+    words = if_defined(word_maps, model, photo, seen, question, answer)
+    return [first, *words, *if_defined(tower_maps, model.vision, photo, seen)]
+
+
+def compared(clip: "DualEncoder", photo: Image.Image, text: str) -> tuple[str, list[Section]]:
+    """How similar the photo is to a text, in words, and the picture of how similar each patch is,
+    with the attention of a tower that has a CLS token."""
+    import torch
+
+    from vlm.clip import PretrainedDualEncoder
+    from vlm.vision import TransformerTower
+
+    seen = as_seen(photo, clip.preprocessing)
+    pixel_values = clip.preprocessing.batch([photo]).to(clip.device)
+    with torch.no_grad():
+        words = clip.text_features([text])[0]
+        whole = (clip.image_features(pixel_values)[0] @ words).item()
+        patches = (clip.patch_features(pixel_values)[0] @ words).cpu()
+    told = f"similarity of the whole photo: {whole:.3f}"
+    images = [
+        ("what the model sees", at_width(seen, LARGE)),
+        (
+            f"patches, {patches.min():.3f} to {patches.max():.3f}",
+            heat_map(seen, patches.unflatten(0, (math.isqrt(len(patches)), -1)), LARGE),
+        ),
+    ]
+    scale = "Similarities are cosines. Each map goes from dark, its least, to bright, its most."
+    parts = [Section(f"{text}\n{told}\n{scale}", images)]
+    if isinstance(clip, PretrainedDualEncoder) and clip.family == "clip":
+        tower = TransformerTower(clip.model.vision_model, clip.preprocessing, [-1])
+        parts += tower_maps(tower, photo, seen)
+    return told, parts
 
 
 def as_seen(photo: Image.Image, preprocessing: "Preprocessing") -> Image.Image:
@@ -157,15 +228,13 @@ def word_maps(
     return [Section(text, images)]
 
 
-def tower_maps(
-    model: "VisionLanguageModel", photo: Image.Image, seen: Image.Image
-) -> list[Section]:
+def tower_maps(tower: "VisionTower", photo: Image.Image, seen: Image.Image) -> list[Section]:
     """What the vision tower looks at: rollout, then a contact sheet of heads, a row a layer."""
     from vlm.attention_maps import patch_maps, rollout, tower_attention
 
-    pixel_values = model.vision.preprocessing.batch([photo]).to(model.device)
-    attention = tower_attention(model.vision, pixel_values)
-    special, grid = model.vision.family.special_tokens, model.vision.grid
+    device = next(tower.parameters()).device
+    attention = tower_attention(tower, tower.preprocessing.batch([photo]).to(device))
+    special, grid = tower.family.special_tokens, tower.grid
     who = "the CLS token" if special else "the mean patch, for there is no CLS token,"
     whole = heat_map(seen, patch_maps(rollout(attention), special, grid), LARGE)
     sections = [Section(f"Vision tower: what {who} looks at", [("attention rollout", whole)])]
