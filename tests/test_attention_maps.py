@@ -24,7 +24,7 @@ from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError
 from vlm.prompt import Prompt
 
-GLOBAL = [name for name in FAMILIES if name != "swin"]
+GLOBAL = [name for name in FAMILIES if not name.startswith("swin")]
 """Families in which every token looks at every one."""
 ANSWER = "Two dogs run on a beach."
 
