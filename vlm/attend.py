@@ -1,6 +1,5 @@
 """`vlm attend`: what a model looks at in a photo, as one picture of heat maps over it."""
 
-import gc
 import io
 import math
 import os
@@ -20,6 +19,7 @@ from vlm.chat import clean, image_part, images_and_question, notice
 from vlm.config import GenerationConfig
 from vlm.errors import ConfigError, DataError, ImageError, PromptError, UsageError
 from vlm.files import write_file
+from vlm.garbage import uncollected
 from vlm.messages import with_images
 from vlm.settings import WORDS
 
@@ -95,9 +95,8 @@ def attend(config: AttendConfig) -> None:
     photo = image_part(source)["image"]
     sys.stdout.reconfigure(errors="replace")
     notices = Console(stderr=True)
-    with notices.status(Text(f"Loading {config.model}")):
+    with notices.status(Text(f"Loading {config.model}")), uncollected():
         # Imported here because they take seconds, and a missing photo or --help should not.
-        gc.disable()
         import torch
 
         from vlm.clip import DualEncoder, is_dual_encoder, load_clip
@@ -111,7 +110,6 @@ def attend(config: AttendConfig) -> None:
             # SmolLM2 in its blocks has no attention weights to show; in transformers' parts it has.
             dtype = torch.float32 if device.type == "cpu" else None
             model = load(config.model, device, dtype, config.load_in)
-        gc.enable()
     with notices.status("Looking"):
         if isinstance(model, DualEncoder):
             answer, parts = compared(model, photo, text)

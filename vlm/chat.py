@@ -1,6 +1,5 @@
 """`vlm chat`: questions about images and their answers, in a terminal, in a pipe, or as JSON."""
 
-import gc
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from vlm.config import GenerationConfig
 from vlm.data.photos import ENDINGS
 from vlm.errors import ImageError, PromptError, VLMError
 from vlm.files import write_file
+from vlm.garbage import uncollected
 from vlm.images import MAX_BYTES, load_image, reference
 from vlm.settings import WORDS
 
@@ -93,16 +93,14 @@ def chat(config: ChatConfig) -> None:
             tell(sys.stdout, question, images, error=str(error))
         raise
     notices = Console(stderr=True)
-    with notices.status(Text(f"Loading {config.model}")):
+    with notices.status(Text(f"Loading {config.model}")), uncollected():
         # Imported here because they take seconds, and a missing photo or --help should not.
-        gc.disable()
         import torch
 
         from vlm.loading import load
 
         dtype = getattr(torch, config.dtype) if config.dtype else None
         model = load(config.model, config.device, dtype, config.load_in, config.prompt)
-        gc.enable()
     generation = {each.name: getattr(config, each.name) for each in fields(GenerationConfig)}
     conversation = Conversation(model, generation, pending=pending)
     if question is not None:

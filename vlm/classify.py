@@ -1,6 +1,5 @@
 """`vlm classify`: which of some labels a photo has, zero-shot, by a dual encoder."""
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.text import Text
 from vlm.chat import clean, notice
 from vlm.errors import ImageError, UsageError, VLMError
 from vlm.files import read_text
+from vlm.garbage import uncollected
 from vlm.images import reference
 from vlm.settings import WORDS
 
@@ -81,13 +81,11 @@ def classify(config: ClassifyConfig) -> None:
     """Prints the labels of each photo; one that cannot be read is told, the others go on."""
     sys.stdout.reconfigure(errors="replace")
     labels, notices = config.asked(), Console(stderr=True)
-    with notices.status(Text(f"Loading {config.model}")):
+    with notices.status(Text(f"Loading {config.model}")), uncollected():
         # Imported here because they take seconds, and wrong labels should not.
-        gc.disable()
         from vlm.clip import embeddings, load_clip
 
         clip = load_clip(config.model, config.device)
-        gc.enable()
         if len(labels) == 1 and clip.activation == "softmax":
             raise UsageError(
                 f"one label, {labels[0]!r}, would always have 100%: {config.model} tells which of "

@@ -1,8 +1,6 @@
 """The `vlm` command: the options of a command are the parameters of a function, or the fields of a
 dataclass. What a command needs is imported when its options are known to be right."""
 
-import atexit
-import gc
 import logging
 import os
 import sys
@@ -11,11 +9,9 @@ from importlib import metadata
 from pkgutil import resolve_name
 
 from vlm.errors import UsageError, VLMError
+from vlm.garbage import uncollected
 from vlm.options import Target, parse
 from vlm.process_group import leaving_group
-
-# Else the interpreter would look at all that was imported once more as it ends.
-atexit.register(gc.freeze)
 
 COMMANDS = {
     "chat": ("vlm.chat:ChatConfig", "ask questions about images", "vlm.chat:chat"),
@@ -69,7 +65,9 @@ def dispatch(arguments: list[str]) -> None:
         # It warns of an optional kernel that is not installed, and of every 8-bit layer that casts.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         target, _, *function = COMMANDS[command]
-        run(f"vlm {command}", resolve_name(target), options, *function)
+        with uncollected():
+            options_of = resolve_name(target)
+        run(f"vlm {command}", options_of, options, *function)
     elif command == "--version":
         print(f"vlm {metadata.version('vlm')}")
     elif command.removeprefix("score").strip() in ("", "-h", "--help"):
@@ -88,26 +86,22 @@ def run(prog: str, target: Target, arguments: list[str], function: str | None = 
     is a dataclass the one of a name, imported only when its settings are known to be right."""
     given = parse(prog, target, arguments)
     if given is not None and function is None:
-        gc.enable()
         target(**vars(given))
     elif given is not None:
         given.check()
-        command = resolve_name(function)
-        gc.enable()
+        with uncollected():
+            command = resolve_name(function)
         command(given)
 
 
 def main(arguments: list[str] | None = None, command: Callable[..., None] = dispatch) -> int:
     """Calls a command, and tells its errors in one line each. Gives the exit status: 0; 1 for a
     `VLMError`, or when nobody reads the output any more; 2 for wrong options; 130 after Ctrl-C."""
-    # Importing makes no garbage, and to look for some takes a fourth of its time.
-    gc.disable()
     try:
         try:
             with leaving_group():
                 command(sys.argv[1:] if arguments is None else arguments)
         finally:
-            gc.enable()
             sys.stdout.flush()
     except VLMError as error:
         print(f"vlm: {error}", file=sys.stderr)

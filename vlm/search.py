@@ -4,7 +4,6 @@ A photo is encoded once: its embedding stays in a file of the cache folder, one 
 photos and each model, for as long as the photo's size and time are the same.
 """
 
-import gc
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from vlm.chat import clean, notice
 from vlm.data.photos import ENDINGS
 from vlm.errors import ConfigError, DataError, ImageError, UsageError
 from vlm.files import disk, parse_json, write_file
+from vlm.garbage import uncollected
 from vlm.images import load_image, reference
 from vlm.settings import WORDS
 
@@ -81,13 +81,11 @@ def search(config: SearchConfig) -> None:
     unreadable: dict[str, str] = {}
     stamps = photos_in(config.folder, unreadable)
     like = None if config.like is None else load_image(config.like)
-    with notices.status(Text(f"Loading {config.model}")):
+    with notices.status(Text(f"Loading {config.model}")), uncollected():
         # Imported here because they take seconds, and a missing folder should not.
-        gc.disable()
         from vlm.clip import load_clip
 
         clip = load_clip(config.model, config.device)
-        gc.enable()
     if like is None:
         query = clip.text_features([config.text])
     else:
