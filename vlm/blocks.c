@@ -87,7 +87,7 @@ static inline floats widened(const _Float16 *p) {
 }
 
 /* The sums, each with the two products of its pair of weights and one of numbers. */
-static inline sums with(sums sum, shorts weights, int32_t pair) {
+static inline sums add_pairs(sums sum, shorts weights, int32_t pair) {
 #if defined __AVX512VNNI__ && defined __AVX512BW__
     return (sums)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(pair));
 #elif defined __AVX512BW__
@@ -117,7 +117,7 @@ static inline __attribute__((always_inline)) void tile(float *y, const void *wei
             for (int m = 0; m < count; m++) {
                 int32_t pair;
                 memcpy(&pair, x[m].value + 2 * (16 / bits * i + j), sizeof pair);
-                for (int v = 0; v < 2; v++) sum[m][v] = with(sum[m][v], w[v], pair);
+                for (int v = 0; v < 2; v++) sum[m][v] = add_pairs(sum[m][v], w[v], pair);
             }
         }
     }
@@ -175,7 +175,7 @@ static inline __attribute__((always_inline)) void block(float *y, const void *we
 }
 
 /* At most MANY vectors x (rows, in) -> y (rows, out). */
-static void few(float *y, const float *x, int64_t rows, const Linear *layer) {
+static void of_few(float *y, const float *x, int64_t rows, const Linear *layer) {
     int64_t in = layer->in, out = layer->out, blocks = in / BLOCK;
     Rounded *numbers = malloc(blocks * rows * sizeof *numbers);
     float *low = malloc((rows * layer->rank + 1) * sizeof *low);
@@ -220,7 +220,7 @@ static void few(float *y, const float *x, int64_t rows, const Linear *layer) {
 /* Vectors x (rows, in) -> y (rows, out). */
 void linear(float *y, const float *x, int64_t rows, const Linear *layer) {
     for (; rows > 0; rows -= MANY, x += MANY * layer->in, y += MANY * layer->out)
-        few(y, x, least(MANY, rows), layer);
+        of_few(y, x, least(MANY, rows), layer);
 }
 
 static void normed(float *y, const float *x, const float *weight, int64_t n, float eps) {
@@ -294,7 +294,7 @@ static void attend(float *y, int64_t apart, const float *mixed, int64_t mixing, 
 }
 
 /* At most MANY tokens (total, hidden) of rows one after the other through all layers. */
-static void through(float *hidden, const float *turn, int64_t total, const Row *rows,
+static void all_layers(float *hidden, const float *turn, int64_t total, const Row *rows,
                     const Model *model) {
     int64_t n = model->hidden, seeing = model->heads * model->width;
     int64_t mixing = seeing + 2 * model->kv_heads * model->width;
@@ -348,7 +348,7 @@ void forward(float *hidden, const float *turn, const Row *row, int64_t rows, con
     int64_t total = 0, parts = 0, r = 0, done = 0;
     while (r < rows || total) {
         if (r == rows || total == MANY) {
-            through(hidden, turn, total, part, model);
+            all_layers(hidden, turn, total, part, model);
             hidden += total * model->hidden;
             turn += total * model->width;
             total = parts = 0;
