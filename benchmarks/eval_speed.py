@@ -68,7 +68,8 @@ def runner(
     model.forget_images()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.jsonl"
-        found = answer_all(BENCHMARK, questions, ModelAnswerer(model), file, batch_size)
+        answerer = ModelAnswerer(model, batch_size=batch_size)
+        found = answer_all(BENCHMARK, questions, answerer, file, batch_size)
     return [one.prediction for one in found]
 
 

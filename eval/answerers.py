@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +31,9 @@ class Answer:
 class Answerer(Protocol):
     """Whose answers are scored."""
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """An answer of at most `max_tokens` to each question, in their order; neighbours may be
-        about the same image."""
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> Iterator[Answer]:
+        """An answer of at most `max_tokens` to each question, in their order, as they come;
+        neighbours may be about the same image."""
         ...
 
 
@@ -52,32 +53,30 @@ class Who:
 
 
 class ModelAnswerer:
-    """A model of this project, greedy or by beams. The questions of one call are one batch."""
+    """A model of this project, greedy or by beams, `batch_size` questions at a time."""
 
-    def __init__(self, model: "vlm.VisionLanguageModel", beams: int = 1) -> None:
+    def __init__(
+        self, model: "vlm.VisionLanguageModel", beams: int = 1, batch_size: int = 32
+    ) -> None:
         self.model = model
-        self.beams = beams
+        self.beams, self.batch_size = beams, batch_size
         self.image: Any = None
         self.photo: Image.Image | None = None
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> Iterator[Answer]:
         """See `Answerer`. A photo that cannot be read is an error of its questions, a conversation
         that the model cannot be asked is one of its own."""
-        answers = [Answer("")] * len(questions)
-        places, asked = [], []
-        for place, question in enumerate(questions):
-            try:
-                asked.append((None, question.messages(self.see)))
-                places.append(place)
-            except ImageError as error:
-                answers[place] = Answer("", str(error))
-        texts = self.model.batch(
-            asked, max(1, len(asked)), errors="return", max_tokens=max_tokens, beams=self.beams
-        )
-        for place, text in zip(places, texts, strict=True):
-            is_error = isinstance(text, VLMError)
-            answers[place] = Answer("", str(text)) if is_error else Answer(text)
-        return answers
+
+        def asked() -> Iterator[tuple[None, list[dict[str, Any]]] | VLMError]:
+            for question in questions:
+                try:
+                    yield None, question.messages(self.see)
+                except ImageError as error:
+                    yield error
+
+        settings = {"max_tokens": max_tokens, "beams": self.beams}
+        for text in self.model.answers(asked(), self.batch_size, errors="return", **settings):
+            yield Answer("", str(text)) if isinstance(text, VLMError) else Answer(text)
 
     def see(self, image: Any) -> dict[str, Any]:
         """The part of a message that an image is. Neighbours share a loaded photo, by which the
@@ -96,18 +95,22 @@ class BlindAnswerer(ModelAnswerer):
     whatever the question is about: what it can guess from the question alone. With one image for
     all, the same words need to be asked only once."""
 
-    def __init__(self, model: "vlm.VisionLanguageModel", beams: int = 1) -> None:
-        super().__init__(model, beams)
+    def __init__(self, model: "vlm.VisionLanguageModel", *how: int) -> None:
+        super().__init__(model, *how)
         preprocessing = model.vision.preprocessing
         colour = tuple(round(255 * channel) for channel in preprocessing.mean)
         self.mean = Image.new("RGB", (preprocessing.size, preprocessing.size), colour)
         self.known: dict[tuple[str, int], Answer] = {}
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> Iterator[Answer]:
         keys = [(question.words(), max_tokens) for question in questions]
         new = {k: q for k, q in zip(keys, questions, strict=True) if k not in self.known}
-        self.known |= zip(new, super().answer([*new.values()], max_tokens), strict=True)
-        return [self.known[key] for key in keys]
+        answers = zip(new, super().answer([*new.values()], max_tokens), strict=True)
+        for key in keys:
+            if key not in self.known:
+                # The first that is not known is the next of the new ones.
+                self.known |= [next(answers)]
+            yield self.known[key]
 
     def look(self, image: Any) -> Image.Image:
         return self.mean
@@ -120,8 +123,8 @@ class MajorityAnswerer:
         counts = Counter(answer for question in questions for answer in set(question.answers))
         ((self.text, _),) = counts.most_common(1)
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        return [Answer(self.text)] * len(questions)
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> Iterator[Answer]:
+        return repeat(Answer(self.text), len(questions))
 
 
 def label_of(model: str) -> str:

@@ -3,7 +3,7 @@ questions, for the same table."""
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,9 @@ LONGEST_WAIT = 60.0
 """Seconds between two tries, at most."""
 
 WORTH_A_RETRY = {408, 409, 429, 500, 502, 503, 504, 529}
+
+AHEAD = 32
+"""Questions asked at most before their answers are taken: a run that is killed loses no more."""
 
 REFUSED = {401, 403, 404}
 """The same would happen to every question: the run ends."""
@@ -64,11 +67,13 @@ class EndpointAnswerer:
         self.answers, self.tokens_in, self.tokens_out = 0, 0, 0
         self._lock = threading.Lock()
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> Iterator[Answer]:
         """See `Answerer`. A question that fails after all tries is an error of its own; a VLMError
         if the server refuses the key, or knows no such address or model."""
         with ThreadPoolExecutor(self.concurrency) as executor:
-            return list(executor.map(lambda question: self._ask(question, max_tokens), questions))
+            for start in range(0, len(questions), AHEAD):
+                some = questions[start : start + AHEAD]
+                yield from executor.map(lambda question: self._ask(question, max_tokens), some)
 
     def _ask(self, question: Question, max_tokens: int) -> Answer:
         try:

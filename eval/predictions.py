@@ -3,6 +3,7 @@ resumed where a killed run was."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -93,9 +94,9 @@ def answer_all(
     file: Path,
     batch_size: int,
 ) -> list[Prediction]:
-    """Asks what has no answer yet, `batch_size` questions at a time. Each process of several takes
-    every so many-th batch and the first writes: the file is the same as that of one process.
-    Returns an answer to each question, in their order; in processes other than the first
+    """Asks what has no answer yet, and writes `batch_size` answers at a time. Each process of
+    several takes every so many-th batch and the first writes: the file is the same as that of one
+    process. Returns an answer to each question, in their order; in processes other than the first
     nothing."""
     state = PartialState()
     first = state.is_main_process
@@ -104,6 +105,8 @@ def answer_all(
     left = [question for question in in_order(questions) if question.id not in known]
     batches = [left[at : at + batch_size] for at in range(0, len(left), batch_size)]
     asked = {question.id: question for question in questions}
+    mine = [one for batch in batches[state.process_index :: state.num_processes] for one in batch]
+    answers = zip(mine, answerer.answer(mine, benchmark.max_tokens), strict=True)
 
     def worth_of(predictions: Iterable[Prediction]) -> list[float]:
         if benchmark.each is None:
@@ -113,11 +116,8 @@ def answer_all(
     worth = worth_of(done.values())
     with progress_bar(disable=not first) as bar:
         task = bar.add_task(benchmark.name, total=len(asked), completed=len(known), score="")
-        for start in range(0, len(batches), state.num_processes):
-            side_by_side = batches[start : start + state.num_processes]
-            mine = next(iter(side_by_side[state.process_index :]), [])
-            answers = answerer.answer(mine, benchmark.max_tokens) if mine else []
-            new = gather_object(list(map(Prediction.of, mine, answers)))
+        for _ in range(0, len(batches), state.num_processes):
+            new = gather_object([Prediction.of(*one) for one in islice(answers, batch_size)])
             if first:
                 append_rows(file, map(asdict, new), durable=True)
                 done |= {one.question_id: one for one in new}

@@ -108,20 +108,20 @@ def all_who_answer(config: EvalConfig, server: EndpointAnswerer | None) -> list[
     """Everyone who is asked, the model loaded; a ConfigError for nobody, or two of one name."""
     # Without being told, accelerate takes processes on CPUs each for the only one.
     state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
-    everyone, beams = [], config.beams
+    everyone, how = [], (config.beams, config.batch_size)
     if config.model is not None:
         loaded, label = load(config.model, state, config), label_of(config.model)
-        settings = {"beams": beams, "weights": weights_of(config.model)}
+        settings = {"beams": config.beams, "weights": weights_of(config.model)}
         settings |= {"load_in": config.load_in, "dtype": config.dtype}
         if ask_as_published(loaded, config.model):
             settings["prompt"] = "vicuna"
             told = f"{label}: asked in Vicuna's words, as in LLaVA-1.5's evaluation"
             if state.is_main_process:
                 print(told, file=sys.stderr)
-        everyone.append(Who(label, lambda _: ModelAnswerer(loaded, beams), settings))
+        everyone.append(Who(label, lambda _: ModelAnswerer(loaded, *how), settings))
         if config.baselines:
             blind = f"{label}, question only"
-            everyone.append(Who(blind, lambda _: BlindAnswerer(loaded, beams), settings))
+            everyone.append(Who(blind, lambda _: BlindAnswerer(loaded, *how), settings))
     if config.baselines:
         everyone.append(Who("majority answer", MajorityAnswerer))
     if server is not None:

@@ -12,7 +12,7 @@ from transformers import (
 
 from tests import tiny
 from vlm.config import GenerationConfig
-from vlm.decode import decode, next_token
+from vlm.decode import Answer, Decoding, next_token
 from vlm.language import LanguageModel
 from vlm.prefill import prefill
 from vlm.splice import pad
@@ -32,14 +32,26 @@ def generated(
     **settings: object,
 ) -> list[list[int]]:
     """The new tokens of each row."""
+    decoding = Decoding(language, end_ids)
+    answers = begin(decoding, rows, **settings)
+    while decoding.running:
+        decoding.step()
+    return [tokens(answer, row, end_ids) for answer, row in zip(answers, rows, strict=True)]
+
+
+def begin(decoding: Decoding, rows: list[list[int]], **settings: object) -> list[Answer]:
+    """Answers to rows that are prefilled together and join."""
+    language, config = decoding.language, GenerationConfig(**settings)
     ids, mask = pad(rows, side="left")
-    config = GenerationConfig(**settings)
-    answers: list[list[int]] = [[] for _ in rows]
-    start = prefill(language, language.embed(ids), mask)
-    for step in decode(language, start, rows, end_ids, config, set()):
-        for answer, token in zip(answers, step, strict=True):
-            answer += [] if token is None else [token]
+    answers = [Answer(language, row, config) for row in rows]
+    decoding.join(prefill(language, language.embed(ids), mask), answers)
     return answers
+
+
+def tokens(answer: Answer, row: list[int], end_ids: set[int] = frozenset()) -> list[int]:
+    """What was generated behind a row, without the end."""
+    new = answer.seen[len(row) :].tolist()
+    return new[:-1] if new[-1:] and new[-1] in end_ids else new
 
 
 def random_logits(seed: int) -> Tensor:
@@ -127,14 +139,11 @@ def test_no_more_than_max_tokens_and_no_forward_pass_too_many(language: Language
 
 
 def test_a_row_ends_when_told_to(language: LanguageModel) -> None:
-    ids, mask = pad(ROWS[:2], side="left")
-    start = prefill(language, language.embed(ids), mask)
-    ended: set[int] = set()
-    steps = decode(language, start, ROWS[:2], set(), GenerationConfig(max_tokens=5), ended)
-    assert None not in next(steps)
-    ended.add(0)
-    second = next(steps)
-    assert second[0] is None
-    assert second[1] is not None
-    ended.add(1)
-    assert next(steps, None) is None
+    decoding = Decoding(language, set())
+    first, second = begin(decoding, ROWS[:2], max_tokens=5)
+    assert [answer for answer, _ in decoding.step()] == [first, second]
+    first.ended = True
+    assert [answer for answer, _ in decoding.step()] == [second]
+    second.ended = True
+    assert decoding.step() == []
+    assert (first.left, second.left) == (4, 3)

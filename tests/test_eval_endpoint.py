@@ -108,7 +108,7 @@ def test_answers_keep_their_order_and_few_are_under_way(server: Server) -> None:
 
     server.reply = reply
     endpoint = EndpointAnswerer(server.url + "/", "m", concurrency=3, prices="1000,10000")
-    answers = endpoint.answer(questions(12), 16)
+    answers = list(endpoint.answer(questions(12), 16))
     assert [answer.text for answer in answers] == [f"What is {n}?" for n in range(12)]
     assert server.most_at_once == 3
     assert server.keys == {None}
@@ -120,7 +120,7 @@ def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
     replies = iter([(status, "busy", {"Retry-After": "0.01"}), (status, "", {}), said("a dog")])
     server.reply = lambda body: next(replies)
     endpoint = EndpointAnswerer(server.url, "m")
-    assert endpoint.answer(questions(1), 16)[0].text == "a dog"
+    assert next(endpoint.answer(questions(1), 16)).text == "a dog"
     assert len(server.requests) == 3
 
 
@@ -135,7 +135,7 @@ def test_a_question_that_fails_does_not_end_the_run(server: Server) -> None:
     }
     server.reply = lambda body: replies[asked(body)]
     endpoint = EndpointAnswerer(server.url, "m")
-    answers = endpoint.answer(questions(6), 16)
+    answers = list(endpoint.answer(questions(6), 16))
     assert [answer.error for answer in answers] == [
         None,
         "500: no luck",
@@ -159,13 +159,15 @@ def test_a_photo_that_cannot_be_read_is_not_sent(server: Server, tmp_path: Path)
 def test_a_server_that_refuses_ends_the_run(server: Server, status: int) -> None:
     server.reply = lambda body: (status, "bad key", {})
     with pytest.raises(VLMError, match=rf"/v1/chat/completions refuses: {status}: bad key"):
-        EndpointAnswerer(server.url, "m").answer(questions(1), 16)
+        list(EndpointAnswerer(server.url, "m").answer(questions(40), 16))
+    assert len(server.requests) < 40
 
 
 def test_a_server_that_is_not_there_is_an_error_of_each_question() -> None:
     endpoint = EndpointAnswerer("http://127.0.0.1:9/v1", "m")
-    answers = endpoint.answer(questions(2), 16)
-    assert all(answer.error.startswith("ConnectError") for answer in answers)
+    first, second = endpoint.answer(questions(2), 16)
+    assert first.error.startswith("ConnectError")
+    assert second.error.startswith("ConnectError")
 
 
 def test_an_endpoint_has_an_address() -> None:

@@ -15,7 +15,7 @@ from tests import tiny
 from vlm.blocks import GROUP, Q4_1, Q8_0, BlockLinear, Matrix, grouped, library, rows_of
 from vlm.chat_template import ChatTemplate
 from vlm.config import GenerationConfig, LoraConfig
-from vlm.decode import decode
+from vlm.decode import Answer, Decoding
 from vlm.language import LanguageModel
 from vlm.llama import Llama
 from vlm.llama_blocks import LORA, PARTS, read_blocks, side_by_side, write_blocks
@@ -160,30 +160,21 @@ def test_what_is_no_number_stays_that(code: CDLL, tmp_path: Path) -> None:
 
 
 def test_rows_are_chosen_and_some_end_before_others(code: CDLL, tmp_path: Path) -> None:
-    language, llama, _ = both(code, tmp_path)
-    rows = [[5, 6, 7, 8, 9], [40, 41], [100, 7, 120], [8]]
+    rows, chosen = [[5, 6, 7, 8, 9], [40, 41], [100, 7, 120], [8]], [3, 0, 0, 1, 2]
     ids, mask = pad(rows, side="left")
     for settings in ({"max_tokens": 12}, {"max_tokens": 12, "temperature": 1.0, "seed": 3}):
-        answers = []
-        for each in (language, llama):
+        found = []
+        for each in both(code, tmp_path)[:2]:
+            decoding = Decoding(each, set(range(0, 320, 6)))
+            answers = [Answer(each, rows[row], GenerationConfig(**settings)) for row in chosen]
             start = prefill(each, each.embed(ids), mask)
-            start = start.select(torch.tensor([3, 0, 0, 1, 2]))
-            texts = [rows[number] for number in (3, 0, 0, 1, 2)]
-            said = decode(
-                each, start, texts, set(range(0, 320, 6)), GenerationConfig(**settings), set()
-            )
-            answers.append(list(said))
-        assert answers[0] == answers[1]
-        alone = [[token for (token,) in one(llama, row, settings)] for row in rows]
-        beside = [[s[place] for s in answers[1] if s[place] is not None] for place in (1, 3, 4, 0)]
-        assert alone == beside
-
-
-def one(llama: Llama, row: list[int], settings: dict[str, float]) -> list[list[int | None]]:
-    start = prefill(llama, llama.embed(torch.tensor([row])), torch.ones(1, len(row), dtype=int))
-    return list(
-        decode(llama, start, [row], set(range(0, 320, 6)), GenerationConfig(**settings), set())
-    )
+            decoding.join(start.select(torch.tensor(chosen)), answers)
+            while decoding.running:
+                decoding.step()
+            found.append([answer.seen.tolist() for answer in answers])
+        assert found[0] == found[1]
+        assert found[0][1] == found[0][2]
+        assert len(set(map(len, found[0]))) > 2
 
 
 def test_takes_no_adapters_but_those_of_all_matrices(code: CDLL, tmp_path: Path) -> None:

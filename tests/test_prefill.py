@@ -87,7 +87,7 @@ def test_images_behind_what_prompts_have_in_common_are_not_shared(
 
 def test_logits_are_those_of_prompts_alone(model: VisionLanguageModel) -> None:
     whole = about_two_photos(model)
-    together = model._prefill(whole, max_tokens=1)
+    together = model._prefill(whole)
     alone = [prefill(model.language, *model._embed_prompts([prompt])) for prompt in whole]
     expected = torch.cat([each.logits for each in alone])
     assert torch.allclose(together.logits, expected, atol=1e-5)
@@ -106,7 +106,7 @@ def test_shared_tokens_are_computed_once(
 
     monkeypatch.setattr(model.language, "forward", counting)
     whole = prompts(model, *((tiny.photo(0), text) for text in QUESTIONS))
-    model._prefill(whole, max_tokens=1)
+    model._prefill(whole)
     own = max(map(len, whole)) - tiny.PATCHES
     assert sum(computed) <= tiny.PATCHES + len(whole) * own
 

@@ -10,14 +10,15 @@ class AnswerText:
     """The text of one answer as its tokens come in, cut at the stop string that is complete first.
 
     What may still change is held back: half of a multi-byte character, or the beginning of what
-    may become a stop string. Once one was seen (`stopped`), nothing more will come.
+    may become a stop string. Once one was seen (`stopped`), nothing more will come. `sent` is all
+    that was given so far.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: list[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = [text for text in stop if text]
         self._ids: list[int] = []
-        self._sent = ""
+        self.sent = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
@@ -56,6 +57,6 @@ class AnswerText:
         return text[: min((start + len(stop), start) for start, stop in starts)[1]]
 
     def _send(self, text: str) -> str:
-        piece = text[len(self._sent) :]
-        self._sent += piece
+        piece = text[len(self.sent) :]
+        self.sent += piece
         return piece

@@ -62,10 +62,16 @@ class LanguageModel(nn.Module):
         takes = inspect.signature(self.model.forward).parameters
         return "cache" if "cache" in takes else "past_key_values"
 
-    @property
-    def stateful(self) -> bool:
-        """Whether it keeps a recurrent state, which cannot be taken back to an earlier token."""
-        return self.model._is_stateful
+    @functools.cached_property
+    def keeps_all(self) -> bool:
+        """Whether its cache has keys and values of every token, and nothing else: only then may
+        padding lie anywhere in a row. A sliding window would count it as tokens, and a recurrent
+        state has no place for it."""
+        from transformers.cache_utils import DynamicLayer
+
+        # Layers that inherit from it keep more, or less.
+        plain = all(type(layer) is DynamicLayer for layer in self.new_cache().layers)
+        return plain and not self.model._is_stateful
 
     def new_cache(self) -> "Cache":
         """A cache of keys and values that nothing is in."""

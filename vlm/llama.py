@@ -83,7 +83,7 @@ class KeysValues:
             row.length += count
         return told
 
-    def batch_select_indices(self, rows: Tensor) -> None:
+    def reorder_cache(self, rows: Tensor) -> None:
         """Keeps the rows of these numbers (R,), of which one may come several times."""
         numbers = rows.tolist()
         # One that comes again is a copy.
@@ -97,7 +97,7 @@ class Llama(nn.Module):
     """A frozen language model on a CPU with its tokenizer, asked in the words of a chat template;
     it stands for a `LanguageModel` wherever nothing trains."""
 
-    stateful = False
+    keeps_all = True
     dtype = torch.float32
     device = torch.device("cpu")
 

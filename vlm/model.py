@@ -1,8 +1,9 @@
 """Model: vision tower, projector and language model as one, to train and to talk to."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -10,11 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm.answer import AnswerText
 from vlm.beams import beam_search
 from vlm.checkpoint import save
 from vlm.config import GenerationConfig, ModelConfig, generation_of
-from vlm.decode import decode
+from vlm.decode import Answer, Decoding
 from vlm.errors import ConfigError, PromptError, VLMError
 from vlm.images import ImageSource, image_fingerprint, load_image
 from vlm.messages import Images, Messages, with_images
@@ -136,7 +136,7 @@ class VisionLanguageModel(nn.Module):
         """Logits (T, V), float32, at every position of the spliced conversation, ready for the
         assistant's next word; errors as `stream`."""
         prompt = self.prompt(messages)
-        self._require_room([prompt], max_tokens=0)
+        self._require_room(prompt, max_tokens=0)
         embeddings, _ = self._embed_prompts([prompt])
         return self.language(embeddings)[0].float()
 
@@ -156,8 +156,13 @@ class VisionLanguageModel(nn.Module):
         """
         config = generation_of(generation)
         prompt = self.prompt(with_images(messages, images))
-        for (piece,) in self._generate([prompt], config):
-            yield piece
+        answer = Answer(self.language, prompt.input_ids, config)
+        decoding = Decoding(self.language, self.language.end_ids())
+        self.join(decoding, [(prompt, answer)])
+        if answer.ended:
+            yield answer.text.sent
+        while not answer.ended:
+            yield from (piece for _, piece in decoding.step())
 
     def chat(self, messages: Messages, images: Images = None, **generation: Any) -> str:
         """The whole answer; arguments and errors as `stream`."""
@@ -170,32 +175,82 @@ class VisionLanguageModel(nn.Module):
         errors: Literal["raise", "return"] = "raise",
         **generation: Any,
     ) -> list[str | VLMError]:
-        """Answers to many (images, question), `batch_size` in one forward pass; settings and errors
-        as `stream`. With `errors="return"`, a question that cannot be asked, such as one with an
-        image that cannot be read, has its error in the place of its answer. What comes first, what
-        is beside a question and how much padding it gets make no difference to its answer."""
+        """Answers to many (images, question), up to `batch_size` in one forward pass; settings and
+        errors as `stream`. With `errors="return"`, a question that cannot be asked, such as one
+        with an image that cannot be read, has its error in the place of its answer. What comes
+        first, what is beside a question and how much padding it gets make no difference to its
+        answer."""
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in questions):
+            raise ConfigError(
+                "batch takes pairs of images and question: [('a.jpg', 'What is it?')]"
+            )
+        return list(self.answers(questions, batch_size, errors, **generation))
+
+    def answers(
+        self,
+        questions: Iterable[tuple[Images, Messages] | VLMError],
+        batch_size: int = 16,
+        errors: Literal["raise", "return"] = "raise",
+        **generation: Any,
+    ) -> Iterator[str | VLMError]:
+        """As `batch`, in the same order, each answer as soon as it and those before it have ended;
+        questions are taken as places become free. An error in the place of a question is its own
+        answer."""
         config = generation_of(generation)
         if errors not in ("raise", "return"):
             raise ConfigError(f"errors must be raise or return, not {errors!r}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in questions):
-            raise ConfigError(
-                "batch takes pairs of images and question: [('a.jpg', 'What is it?')]"
-            )
-        answers: list[str | VLMError] = []
-        for start in range(0, len(questions), batch_size):
-            asked = [
-                self._prompt_or_error(images, question, config)
-                if errors == "return"
-                else self.prompt(with_images(question, images))
-                for images, question in questions[start : start + batch_size]
-            ]
-            prompts = [one for one in asked if not isinstance(one, VLMError)]
-            steps = self._generate(prompts, config) if prompts else ()
-            said = ("".join(pieces) for pieces in zip(*steps, strict=True))
-            answers += [one if isinstance(one, VLMError) else next(said) for one in asked]
-        return answers
+        asked: deque[Answer | VLMError] = deque()
+
+        def prompts() -> Iterator[tuple[Prompt, Answer]]:
+            for each in questions:
+                if isinstance(each, VLMError):
+                    one = each
+                elif errors == "return":
+                    one = self._prompt_or_error(*each, config)
+                else:
+                    one = self.prompt(with_images(each[1], each[0]))
+                if isinstance(one, VLMError):
+                    asked.append(one)
+                else:
+                    asked.append(Answer(self.language, one.input_ids, config))
+                    yield one, asked[-1]
+
+        decoding = Decoding(self.language, self.language.end_ids())
+        groups = photo_groups(prompts(), batch_size)
+        group = next(groups, [])
+        while asked:
+            # Groups stay whole, since each part would compute the photo anew. Whoever joins costs
+            # passes of its own, more than a place that is filled at once saves: not so a quarter.
+            free, new = batch_size - len(decoding.running), []
+            if 4 * free >= batch_size and decoding.open:
+                while group and len(new) + len(group) <= free:
+                    new += group
+                    group = next(groups, [])
+            if new:
+                self.join(decoding, new)
+            decoding.step()
+            while asked and (isinstance(asked[0], VLMError) or asked[0].ended):
+                first = asked.popleft()
+                yield first if isinstance(first, VLMError) else first.text.sent
+
+    def join(self, decoding: Decoding, asked: Sequence[tuple[Prompt, Answer]]) -> None:
+        """The answers to prompts join those that are decoded, if it is `open`; by beam search they
+        have ended at once. A PromptError for one that has no room."""
+        for prompt, answer in asked:
+            self._require_room(prompt, answer.config.max_tokens)
+        prompts, answers = map(list, zip(*asked, strict=True))
+        decoding.leave()
+        start, config = self._prefill(prompts), answers[0].config
+        if config.beams == 1:
+            return decoding.join(start, answers)
+        found = beam_search(self.language, start, decoding.end_ids, config.beams, config.max_tokens)
+        for answer, ids in zip(answers, found, strict=True):
+            for token in ids:
+                answer.text.push(token)
+            answer.text.finish()
+            answer.ended = True
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes a checkpoint of this project's own form, see `checkpoint.save`."""
@@ -217,7 +272,7 @@ class VisionLanguageModel(nn.Module):
         """A prompt whose images are decoded and whose answer has room, or why there is none."""
         try:
             prompt = self.prompt(with_images(question, images))
-            self._require_room([prompt], config.max_tokens)
+            self._require_room(prompt, config.max_tokens)
             # The same object is encoded once, so one that was given stays itself.
             images = [(image, load_image(image)) for image in prompt.images]
             return replace(
@@ -226,30 +281,10 @@ class VisionLanguageModel(nn.Module):
         except VLMError as error:
             return error
 
-    def _generate(self, prompts: list[Prompt], config: GenerationConfig) -> Iterator[list[str]]:
-        """At each step the new text of each prompt's answer, "" where there is none yet."""
-        start = self._prefill(prompts, config.max_tokens)
-        answers = [AnswerText(self.language.tokenizer, config.stop) for _ in prompts]
-        ends = self.language.end_ids()
-        if config.beams > 1:
-            found = beam_search(self.language, start, ends, config.beams, config.max_tokens)
-            yield ["".join(map(text.push, ids)) for text, ids in zip(answers, found, strict=True)]
-        else:
-            text_ids = [[i for i in prompt.input_ids if i != IMAGE_SLOT] for prompt in prompts]
-            ended: set[int] = set()
-            for step in decode(self.language, start, text_ids, ends, config, ended):
-                yield [
-                    "" if token is None else answer.push(token)
-                    for token, answer in zip(step, answers, strict=True)
-                ]
-                ended |= {row for row, answer in enumerate(answers) if answer.stopped}
-        yield [answer.finish() for answer in answers]
-
-    def _prefill(self, prompts: list[Prompt], max_tokens: int) -> Prefill:
-        """Prompts -> where decoding begins, if there is room for answers of `max_tokens`."""
-        self._require_room(prompts, max_tokens)
-        # A recurrent state cannot be taken back to where a photo's tokens end.
-        shared = None if self.language.stateful else shared_prefix(prompts)
+    def _prefill(self, prompts: list[Prompt]) -> Prefill:
+        """Prompts -> where decoding begins."""
+        # Behind what is shared, the shorter ends are padded.
+        shared = shared_prefix(prompts) if self.language.keeps_all else None
         if shared is None:
             return prefill(self.language, *self._embed_prompts(prompts))
         beginnings, ends, numbers = shared
@@ -257,12 +292,11 @@ class VisionLanguageModel(nn.Module):
         start = start.select(torch.tensor(numbers, device=self.device))
         return prefill(self.language, *self._embed_prompts(ends), after=start)
 
-    def _require_room(self, prompts: list[Prompt], max_tokens: int) -> None:
-        longest = max(map(len, prompts))
+    def _require_room(self, prompt: Prompt, max_tokens: int) -> None:
         limit = self.language.max_length
-        if limit is not None and longest + max_tokens > limit:
+        if limit is not None and len(prompt) + max_tokens > limit:
             raise PromptError(
-                f"a prompt of {longest} tokens and max_tokens={max_tokens} exceed the language "
+                f"a prompt of {len(prompt)} tokens and max_tokens={max_tokens} exceed the language "
                 f"model's {limit} tokens: shorten the conversation or lower max_tokens"
             )
 
@@ -279,3 +313,14 @@ class VisionLanguageModel(nn.Module):
     def _split(self, image_tokens: Tensor, images_per_row: Sequence[int]) -> list[Tensor]:
         """(I, M, H) -> for each row, the tokens of its images one after the other."""
         return [tokens.flatten(0, 1) for tokens in image_tokens.split(list(images_per_row))]
+
+
+def photo_groups(
+    asked: Iterable[tuple[Prompt, Answer]], most: int
+) -> Iterator[list[tuple[Prompt, Answer]]]:
+    """Neighbours about the same images together, as `shared_prefix` takes them: those of one group
+    that is no smaller than `most`, half as many at a time; prompts without images alone."""
+    for _, group in groupby(asked, key=lambda pair: pair[0].images or object()):
+        while part := list(islice(group, most)):
+            half = most - most // 2 if len(part) == most else most
+            yield from filter(None, (part[:half], part[half:]))

@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlm.errors import WeightsError
@@ -34,8 +35,27 @@ class Prefill:
     def select(self, rows: Tensor) -> "Prefill":
         """The prompts of these numbers (R,), int64, of which one may come several times. The cache
         is the same object, changed in place."""
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
         return Prefill(self.cache, self.attention_mask[rows], self.logits[rows])
+
+    def join(self, other: "Prefill") -> "Prefill":
+        """These prompts and then those of another, whose caches are both used up, of a language
+        model that `keeps_all`. The shorter ones are padded on the left; padding there that no row
+        needs goes, since a cache that rows join and leave would else grow for ever."""
+        masks = self.attention_mask, other.attention_mask
+        length = max(mask.shape[1] - int(mask.any(dim=0).int().argmax()) for mask in masks)
+        logits = torch.cat([self.logits, other.logits])
+        mask = torch.cat([F.pad(mask, (length - mask.shape[1], 0)) for mask in masks])
+        if isinstance(self.cache, KeysValues):
+            self.cache.rows += other.cache.rows
+            return Prefill(self.cache, mask, logits)
+        for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            for name in ("keys", "values"):
+                both = getattr(layer, name), getattr(new, name)
+                # A negative number of places cuts.
+                padded = [F.pad(one, (0, 0, length - one.shape[-2], 0)) for one in both]
+                setattr(layer, name, torch.cat(padded))
+        return Prefill(self.cache, mask, logits)
 
     def extend(self, language: Language, ids: Tensor) -> "Prefill":
         """One token more for each prompt, of ids (B, 1)."""
