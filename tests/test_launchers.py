@@ -46,8 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return folder
 
 
-def run(folder: Path, *command: str) -> str:
-    """What a command prints that ends well."""
+def run(folder: Path, *command: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """What a command leaves that ends with this status."""
     done = subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         cwd=folder,
@@ -56,16 +56,16 @@ def run(folder: Path, *command: str) -> str:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done
 
 
 def test_a_path_without_the_current_folder_is_left_as_it_is(folder: Path) -> None:
-    assert "usage: vlm COMMAND" in run(folder, "python", "-P", "-m", "vlm")
+    assert "usage: vlm COMMAND" in run(folder, "python", "-P", "-m", "vlm").stdout
 
 
 def test_a_new_worker_process_finds_our_train(folder: Path) -> None:
-    assert run(folder, "python", "-c", SPAWN, "--version").startswith("vlm ")
+    assert run(folder, "python", "-c", SPAWN, "--version").stdout.startswith("vlm ")
 
 
 def test_python_trains(folder: Path, tmp_path: Path) -> None:
@@ -80,6 +80,21 @@ def test_torchrun_trains_one_run_in_two_processes(folder: Path) -> None:
     assert about["runs"][0]["hardware"]["processes"] == 2
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", "fp16"), ("fp32", "fp32")])
+def test_accelerate_decides_what_is_computed_in_where_the_config_does_not(
+    folder: Path, tmp_path: Path, asked: str, expected: str
+) -> None:
+    launch = ["accelerate", "launch", "--num_processes", "1", "--mixed_precision", "fp16"]
+    words = ["tiny.yaml", "--precision", asked, "--output", str(tmp_path / "run")]
+    if expected == "fp16" and not torch.cuda.is_available():
+        told = run(folder, *launch, "-m", "vlm", "train", *words, status=1).stderr
+        assert "precision=fp16 needs a GPU: choose bf16 or fp32" in told
+        return
+    run(folder, *launch, "-m", "vlm", "train", *words)
+    (about,) = json.loads((tmp_path / "run" / "run.json").read_text())["runs"]
+    assert about["config"]["precision"] == expected
 
 
 def test_accelerate_evaluates(folder: Path) -> None:

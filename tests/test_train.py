@@ -362,20 +362,12 @@ def test_the_environment_does_not_divide_gradients(
     )
 
 
-@pytest.mark.parametrize(
-    ("launched", "has_bfloat16", "expected"),
-    [("no", True, "bf16"), ("no", False, "fp16"), ("fp16", True, None)],
-)
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bf16"), (False, "fp16")])
 def test_precision_on_a_gpu(
-    launched: str,
-    has_bfloat16: bool,
-    expected: str | None,
-    config: TrainConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    has_bfloat16: bool, expected: str, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     assert train_run.precision(replace(config, precision="auto")) == expected
     assert train_run.precision(replace(config, precision="fp32")) == "no"
 
