@@ -45,7 +45,10 @@ class Preprocessing:
         """One RGB image -> pixel values (3, size, size), float32."""
         resized = getattr(self, f"_{self.resize}")(image, self.shortest_edge or self.size)
         left, top = (resized.width - self.size) // 2, (resized.height - self.size) // 2
-        square = resized.crop((left, top, left + self.size, top + self.size))
+        return self.pixel_values(resized.crop((left, top, left + self.size, top + self.size)))
+
+    def pixel_values(self, square: Image.Image) -> Tensor:
+        """The square itself, normalised: (3, size, size), float32."""
         pixels = np.asarray(square, dtype=np.float32) * np.float32(1 / 255)
         pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
