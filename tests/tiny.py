@@ -16,12 +16,12 @@ from transformers import (
 
 from train.batch import Batch, collate
 from vlm.chat_template import ChatTemplate
-from vlm.config import ModelConfig, ProjectorConfig
+from vlm.config import ModelConfig, ProjectorConfig, VisionConfig
 from vlm.language import LanguageModel
 from vlm.model import VisionLanguageModel
 from vlm.preprocess import Preprocessing
 from vlm.projector import Projector
-from vlm.vision import TransformerTower
+from vlm.vision import TransformerTower, with_tiles
 
 TEXT = [
     "You are a helpful assistant. What is in the picture? A cat sits on the grass.",
@@ -108,11 +108,12 @@ def clip_tower(layers: list[int] | None = None, select: str = "default") -> Tran
 def vision_language_model(
     projector: ProjectorConfig | None = None,
     template: ChatTemplate | None = None,
+    tiles: list[list[int]] | None = None,
     **tower: object,
 ) -> VisionLanguageModel:
     """A whole tiny model: CLIP, projector (an MLP if not said otherwise), Llama; eval mode."""
-    config = ModelConfig(projector=projector or ProjectorConfig())
-    vision = clip_tower(**tower)
+    config = ModelConfig(VisionConfig(tiles=tiles), projector or ProjectorConfig())
+    vision = with_tiles(clip_tower(**tower), tiles)
     language = language_model(template=template)
     torch.manual_seed(2)
     built = Projector(config.projector, vision, language.width)

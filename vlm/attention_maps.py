@@ -137,7 +137,13 @@ def words_of(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[tuple
 
 def image_grid(projector: Projector, grid: tuple[int, int]) -> tuple[int, int]:
     """The rows and columns of an image's tokens behind the projector, of a tower's grid of patches.
-    A ConfigError for a resampler, whose tokens have no place in the photo."""
+    A ConfigError for a resampler, whose tokens have no place in the photo, and for tiles, where
+    each place is seen twice."""
+    if projector.row_break is not None:
+        raise ConfigError(
+            "the photo is cut into tiles beside a thumbnail (vision.tiles): each place is seen "
+            "twice, and one map of where a word looks is not defined"
+        )
     if isinstance(projector.projection, Resampler):
         raise ConfigError(
             "the projector is a resampler: its image tokens are no patches, and where in the photo "

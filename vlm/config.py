@@ -10,6 +10,9 @@ from pydantic_core import to_jsonable_python
 from vlm.errors import ConfigError
 from vlm.settings import read
 
+MOST_TILES = 64
+"""Of one photo: the tower sees them all at once."""
+
 
 @dataclass
 class VisionConfig:
@@ -24,6 +27,9 @@ class VisionConfig:
         image_size: side in pixels to which photos are brought; None is the tower's own.
         resize: `crop` the centre, `pad` to a square with the mean colour (LLaVA-1.5), `squash`, or
             `auto`: what the tower's preprocessing file says.
+        tiles: grids, each [rows, columns], into whichever of which a photo fits best it is cut: the
+            tower sees each tile at `image_size`, and the whole photo, squashed if `resize` is
+            `auto`. LLaVA-NeXT has [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]; None cuts nothing.
     """
 
     source: str = "efficientnet-lite0"
@@ -32,6 +38,15 @@ class VisionConfig:
     select: Literal["default", "full"] = "default"
     image_size: int | None = None
     resize: Literal["auto", "crop", "pad", "squash"] = "auto"
+    tiles: list[list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        for grid in self.tiles or ([] if self.tiles is None else [[]]):
+            if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > MOST_TILES:
+                raise ConfigError(
+                    "vision.tiles must be grids [rows, columns] of at most "
+                    f"{MOST_TILES} tiles, such as [[1, 2], [2, 1], [2, 2]], not {self.tiles}"
+                )
 
 
 @dataclass

@@ -267,6 +267,8 @@ def check_exportable(config: ModelConfig, tower: VisionTower, language: Language
     """Refuses, with a ConfigError, a model that LLaVA's format cannot hold."""
     projector = config.projector
     cannot = "cannot be exported: LLaVA's format has "
+    if tower.tiles:
+        raise ConfigError(f"vision.tiles {cannot}one square of each photo")
     if not isinstance(tower, TransformerTower):
         raise ConfigError(f"a convolutional vision tower {cannot}only transformers' own towers")
     if projector.kind != "mlp":

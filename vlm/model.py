@@ -3,7 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -22,6 +22,7 @@ from vlm.prefill import Language, Prefill, prefill, shared_prefix
 from vlm.projector import Projector
 from vlm.prompt import IMAGE_SLOT, Prompt, build_prompt
 from vlm.splice import pad, splice
+from vlm.tiles import Layout
 from vlm.tower import VisionTower
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ IMAGES_KEPT = 64
 class Spliceable(Protocol):
     """What `VisionLanguageModel.forward` reads of a batch: ids (B, T), `IMAGE_SLOT` where an image
     token goes, and the images of all rows in order: pixel values (I, 3, H, W), or patch tokens
-    (I, N, D)."""
+    (I, N, D); of images that are cut into tiles, those of all squares, and each one's layout."""
 
     input_ids: Tensor
     images: Tensor
     images_per_row: Sequence[int]
+    layouts: Sequence[Layout]
 
 
 class VisionLanguageModel(nn.Module):
@@ -84,7 +86,7 @@ class VisionLanguageModel(nn.Module):
         elif batch.images.ndim == 4:
             # Towers refuse a batch of none, but one that trains must still have its gradient.
             patch_tokens = self.vision(batch.images.new_zeros(1, *batch.images.shape[1:]))[:0]
-        image_tokens = self._split(self.project(patch_tokens), batch.images_per_row)
+        image_tokens = self._split(self.project(patch_tokens), batch.images_per_row, batch.layouts)
         embeddings = self.embed(batch.input_ids, image_tokens)
         return loss(self.language.model, embeddings, batch)
 
@@ -100,17 +102,19 @@ class VisionLanguageModel(nn.Module):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageSource]) -> Tensor:
-        """Images -> patch tokens (I, N, D). The last `IMAGES_KEPT` different ones are remembered,
-        so an image costs one pass of the tower however many turns and questions it has."""
+        """Images -> patch tokens (I, N, D), or (S, N, D) of all their squares where they are cut
+        into tiles. The last `IMAGES_KEPT` different images are remembered, so an image costs one
+        pass of the tower however many turns and questions it has."""
         loaded = [load_image(image) for image in images]
         keys = [image_fingerprint(image) for image in loaded]
         new = {
             key: image for key, image in zip(keys, loaded, strict=True) if key not in self._encoded
         }
         if new:
-            pixel_values = self.vision.preprocessing.batch(list(new.values()))
-            encoded = self.vision(pixel_values.to(self.device))
-            self._encoded.update(zip(new, encoded, strict=True))
+            squares = [self.vision.see(image) for image in new.values()]
+            encoded = self.vision(torch.cat(squares).to(self.device))
+            per_image = encoded.split([len(each) for each in squares])
+            self._encoded.update(zip(new, per_image, strict=True))
         for key in keys:
             self._encoded.move_to_end(key)
         patch_tokens = [self._encoded[key] for key in keys]
@@ -119,17 +123,28 @@ class VisionLanguageModel(nn.Module):
         if not patch_tokens:
             shape = (0, self.vision.num_tokens, self.vision.width)
             return torch.zeros(shape, device=self.device)
-        return torch.stack(patch_tokens)
+        return torch.cat(patch_tokens)
 
     def forget_images(self) -> None:
         """Forgets encoded images, which a tower that trains would encode differently now."""
         self._encoded.clear()
 
-    def prompt(self, messages: Messages, answer_next: bool = True) -> Prompt:
-        """A conversation as this model sees it, see `build_prompt`."""
-        return build_prompt(
-            messages, self.language.template, self.projector.num_tokens, answer_next
-        )
+    def prompt(
+        self,
+        messages: Messages,
+        answer_next: bool = True,
+        load: Callable[[Any], Image.Image] = load_image,
+    ) -> Prompt:
+        """A conversation as this model sees it, see `build_prompt`; `load` decodes its images where
+        they are cut into tiles, as their size says how many tokens they get."""
+        tiles = self.vision.tiles
+
+        def look(image: ImageSource) -> tuple[Image.Image, Layout]:
+            loaded = load(image)
+            return loaded, tiles.layout(loaded.size, self.projector.grid)
+
+        tokens = self.projector.num_tokens if tiles is None else look
+        return build_prompt(messages, self.language.template, tokens, answer_next)
 
     @torch.no_grad()
     def logits(self, messages: Messages) -> Tensor:
@@ -306,13 +321,25 @@ class VisionLanguageModel(nn.Module):
         images = [image for prompt in prompts for image in prompt.images]
         with torch.no_grad():
             image_tokens = self.project(self.encode_images(images))
-            per_row = self._split(image_tokens, [len(prompt.images) for prompt in prompts])
+            layouts = [layout for prompt in prompts for layout in prompt.layouts]
+            counts = [len(prompt.images) for prompt in prompts]
+            per_row = self._split(image_tokens, counts, layouts)
             embeddings = self.embed(input_ids.to(self.device), per_row)
         return embeddings, mask.to(self.device)
 
-    def _split(self, image_tokens: Tensor, images_per_row: Sequence[int]) -> list[Tensor]:
-        """(I, M, H) -> for each row, the tokens of its images one after the other."""
-        return [tokens.flatten(0, 1) for tokens in image_tokens.split(list(images_per_row))]
+    def _split(
+        self, image_tokens: Tensor, images_per_row: Sequence[int], layouts: Sequence[Layout]
+    ) -> list[Tensor]:
+        """(I, M, H), or (S, M, H) of all squares and the layouts of I images -> for each row, the
+        tokens of its images one after the other."""
+        row_break = self.projector.row_break
+        if row_break is None:
+            return [tokens.flatten(0, 1) for tokens in image_tokens.split(list(images_per_row))]
+        squares = image_tokens.split([layout.squares for layout in layouts])
+        images = map(Layout.join, layouts, squares, repeat(row_break))
+        # So that a row without images still gives whatever trains a gradient.
+        nothing = image_tokens[:0].flatten(0, 1) + row_break.to(image_tokens.dtype)
+        return [torch.cat([nothing, *islice(images, count)]) for count in images_per_row]
 
 
 def photo_groups(

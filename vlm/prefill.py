@@ -4,7 +4,7 @@ Questions about one photo begin alike, with the photo: that part is computed onc
 (`shared_prefix`), and each question's own words are put behind a copy of its keys and values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -104,8 +104,8 @@ def shared_prefix(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt], li
         images_end = max((slot.stop for slot in first.image_slots), default=0)
         if len(groups) == len(prompts) or shared < max(images_end, 1):
             return None
-        slots, images = first.image_slots, first.images
-        beginnings.append(Prompt(first.input_ids[:shared], first.loss_mask[:shared], slots, images))
+        ids, mask = first.input_ids[:shared], first.loss_mask[:shared]
+        beginnings.append(replace(first, input_ids=ids, loss_mask=mask))
         ends += [Prompt(p.input_ids[shared:], p.loss_mask[shared:], [], []) for p in group]
         numbers += [number] * len(group)
     return beginnings, ends, numbers

@@ -127,7 +127,9 @@ class Projector(nn.Module):
     """Token reduction (optional), LayerNorm (optional), then the projection itself.
 
     The tower gives N tokens of width D, more than its grid has if it keeps special ones; the
-    projector has as `num_tokens` M, those of one image, of width H.
+    projector has as `num_tokens` M, those of one image, of width H, in a `grid` if they have a
+    place. Where the tower sees tiles, M is of one, and `row_break` (H,) is learned, which stands
+    behind each row of a photo's tokens.
     """
 
     def __init__(self, config: ProjectorConfig, tower: VisionTower, out_width: int) -> None:
@@ -138,6 +140,12 @@ class Projector(nn.Module):
             raise ConfigError(
                 "vision.select=full keeps special tokens, which have no place in the grid that "
                 "token reduction and the resampler need: use select=default"
+            )
+        if tower.tiles and (has_special or config.kind == "resampler"):
+            raise ConfigError(
+                "vision.tiles puts image tokens into rows, in which special tokens and those of a "
+                "resampler have no place: use vision.select=default and projector.kind=mlp or "
+                "linear"
             )
         self.reduction: nn.Module = nn.Identity()
         if config.reduce != "none":
@@ -158,7 +166,10 @@ class Projector(nn.Module):
             self.projection = MLP(width, hidden, out_width)
         else:
             self.projection = nn.Linear(width, out_width)
-        self.num_tokens = num_tokens
+        self.num_tokens, self.grid = num_tokens, grid
+        self.row_break = (
+            nn.Parameter(torch.randn(out_width) / out_width**0.5) if tower.tiles else None
+        )
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
         """Patch tokens (B, N, D) -> image tokens (B, M, H)."""
@@ -173,3 +184,5 @@ class Projector(nn.Module):
         *_, last = self.projection.modules()
         for parameter in last.parameters():
             parameter.mul_(scale)
+        if self.row_break is not None:
+            self.row_break.mul_(rms / self.row_break.square().mean().sqrt())

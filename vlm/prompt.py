@@ -9,13 +9,14 @@ An image slot is a run of `IMAGE_SLOT`, as many as the image has tokens; it has 
 vocabulary, so no model has to be resized for it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
 from vlm.chat_template import ChatTemplate, Words, Written, plain_ids
 from vlm.images import ImageSource
 from vlm.messages import Messages, Slot, read_messages
+from vlm.tiles import Layout
 
 IMAGE_SLOT = -200
 """Stands in `input_ids` where an image token goes (LLaVA's IMAGE_TOKEN_INDEX)."""
@@ -35,29 +36,41 @@ class Segment:
 @dataclass(frozen=True)
 class Prompt:
     """A conversation as the model sees it: T ids, `IMAGE_SLOT` where an image token goes, T flags,
-    True for the assistant's words and its end of turn, and the place of each image."""
+    True for the assistant's words and its end of turn, and the place of each image; where images
+    are cut into tiles, also how the tokens of each one are put together."""
 
     input_ids: list[int]
     loss_mask: list[bool]
     image_slots: list[range]
     images: list[ImageSource]
+    layouts: list[Layout] = field(default_factory=list)
+
+    @property
+    def squares(self) -> int:
+        """Squares of its images that the vision tower sees."""
+        return sum(each.squares for each in self.layouts) if self.layouts else len(self.images)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
 def build_prompt(
-    messages: Messages, template: ChatTemplate, image_tokens: int, answer_next: bool = True
+    messages: Messages,
+    template: ChatTemplate,
+    image_tokens: int | Callable[[ImageSource], tuple[ImageSource, Layout]],
+    answer_next: bool = True,
 ) -> Prompt:
-    """A conversation as a model sees it of whose projector an image gets `image_tokens`; with
-    `answer_next` it ends with the opening of the assistant's turn, ready to generate. A PromptError
-    for a malformed message, or a conversation that the template does not take."""
+    """A conversation as a model sees it of whose projector an image gets `image_tokens`, or as many
+    as its layout says, which comes with the image, decoded; with `answer_next` it ends with the
+    opening of the assistant's turn, ready to generate. A PromptError for a malformed message, or a
+    conversation that the template does not take."""
     written = template.write(read_messages(messages), answer_next)
     segments = strip_text(merge_text(segments_of(written, template, answer_next)), template)
     ids = [template.tokenizer.bos_token_id] if written.adds_bos else []
     mask = [False] * len(ids)
     slots: list[range] = []
     images: list[ImageSource] = []
+    layouts: list[Layout] = []
     before: str | int | Slot | None = None
     for segment in segments:
         start, content = len(ids), segment.content
@@ -66,12 +79,17 @@ def build_prompt(
         elif isinstance(content, int):
             ids.append(content)
         else:
-            ids += [IMAGE_SLOT] * image_tokens
+            image, count = content.image, image_tokens
+            if callable(image_tokens):
+                image, layout = image_tokens(image)
+                layouts.append(layout)
+                count = layout.tokens
+            ids += [IMAGE_SLOT] * count
             slots.append(range(start, len(ids)))
-            images.append(content.image)
+            images.append(image)
         mask += [segment.supervised] * (len(ids) - start)
         before = content
-    return Prompt(ids, mask, slots, images)
+    return Prompt(ids, mask, slots, images, layouts)
 
 
 def segments_of(written: Written, template: ChatTemplate, answer_next: bool) -> Iterator[Segment]:

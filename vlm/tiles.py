@@ -41,8 +41,8 @@ class Layout:
         return math.prod(self.patches) + rows * (columns + 1)
 
     def join(self, squares: Tensor, row_break: Tensor) -> Tensor:
-        """Image tokens (S, M, H) of thumbnail and tiles, and a row break (H,) -> (T, H) of the photo,
-        T being `tokens`."""
+        """Image tokens (S, M, H) of thumbnail and tiles, and a row break (H,) -> those of the photo
+        (T, H), T being `tokens`."""
         tiles = squares[1:].unflatten(0, self.grid).unflatten(2, self.patches)
         whole = tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)
         (top, left), (rows, columns) = self.cut, whole.shape[:2]

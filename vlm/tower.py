@@ -4,17 +4,21 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing
+from vlm.tiles import Tiles
 
 
 class VisionTower(nn.Module, ABC):
     """A vision model that gives patch tokens (B, N, D), frozen but for layers that training asks
-    for. N is `num_tokens`, D `width`, and `grid` the (rows, columns) of the patches."""
+    for. N is `num_tokens`, D `width`, and `grid` the (rows, columns) of the patches. With `tiles`,
+    B counts the squares of all photos, see `vlm.tiles`."""
 
     preprocessing: Preprocessing
+    tiles: Tiles | None = None
     width: int
     grid: tuple[int, int]
     num_tokens: int
@@ -23,6 +27,10 @@ class VisionTower(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Of the weights; pixel values are brought to it."""
         return next(self.parameters()).dtype
+
+    def see(self, image: Image.Image) -> Tensor:
+        """One RGB image -> pixel values (S, 3, H, W) of its squares, one where it is not cut."""
+        return self.preprocessing(image)[None] if self.tiles is None else self.tiles(image)
 
     def train(self, mode: bool = True) -> "VisionTower":
         """Stays in eval mode whatever the parent's mode: dropout or batch statistics in a frozen

@@ -6,7 +6,7 @@ Layers are counted as transformers counts `hidden_states`: index 0 is what enter
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing, read_preprocessing
 from vlm.sources import EFFICIENTNET, local_source, quiet_loading, reading, require_found
+from vlm.tiles import Tiles
 from vlm.tower import VisionTower, check_divisible, last
 
 if TYPE_CHECKING:
@@ -245,8 +246,10 @@ def whole_patches(pixel_values: Tensor, patch: int) -> dict[str, Tensor]:
 def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> VisionTower:
     """Loads the tower that a config names: a WeightsError if its source is not there or its weights
     are not the tower's, a ConfigError for a layer or size that it cannot give."""
+    if config.tiles and config.resize == "auto":
+        config = replace(config, resize="squash")
     if config.source == EFFICIENTNET:
-        return EfficientNetTower(config).to(dtype)
+        return with_tiles(EfficientNetTower(config).to(dtype), config.tiles)
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, PvtImageProcessorPil
 
     source = local_source(config.source, config.revision)
@@ -271,4 +274,10 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
     preprocessing = read_preprocessing(processor, config.resize, config.image_size)
     tower = TransformerTower(model, preprocessing, config.layers or [-2], config.select)
     require_found(config.source, report, tower.model)
+    return with_tiles(tower, config.tiles)
+
+
+def with_tiles(tower: VisionTower, grids: list[list[int]] | None) -> VisionTower:
+    """The tower, which sees photos cut into these grids if there are any."""
+    tower.tiles = Tiles(tuple(map(tuple, grids)), tower.preprocessing) if grids else None
     return tower
