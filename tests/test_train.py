@@ -24,7 +24,7 @@ from train.loader import first_prompts
 from train.loss import target_loss
 from train.resume import states
 from train.run import train
-from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig, ProjectorConfig, VisionConfig
 from vlm.data.photos import decode
 from vlm.data.read import read_sources
 from vlm.data.source import DataSource
@@ -254,6 +254,17 @@ def test_a_start_of_another_model(config: TrainConfig, start: str) -> None:
     other = replace(config.model, projector=ProjectorConfig("linear"))
     with pytest.raises(ConfigError, match=f"^start={start} says what the model is made of: leave"):
         train(elsewhere(config, start=start, model=other))
+
+
+def test_stages_grow_from_few_pixels_to_many(config: TrainConfig) -> None:
+    first = train(config)
+    model = ModelConfig(VisionConfig(image_size=48))
+    changes = {"model": model, "learning_rate": 1e-30}
+    second = elsewhere(replace(config, cache="off"), start=str(first), **changes)
+    grown = vlm.load(train(second), device="cpu")
+    assert tiny_runs.same(tiny_runs.weights(config), tiny_runs.weights(second))
+    assert grown.config.vision == replace(config.model.vision, image_size=48)
+    assert (grown.projector.num_tokens, vlm.load(first).projector.num_tokens) == (36, 16)
 
 
 def test_a_start_that_is_no_checkpoint(config: TrainConfig, tmp_path: Path) -> None:

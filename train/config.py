@@ -69,8 +69,9 @@ class TrainConfig:
         validation: whose loss is measured; the checkpoint with the lowest is kept. None keeps the
             last.
         model: what is trained.
-        start: checkpoint whose trained tensors it starts from, a folder or `embedded`; None is a
-            fresh projector.
+        start: checkpoint whose trained tensors it starts from, a folder or `embedded`; perhaps at
+            another `model.vision.image_size`, run by run from few pixels to many. None is a fresh
+            projector.
         trains: which parts train; None is the projector (`align`), or the projector and LoRA on the
             language model (`instruct`).
         output: folder of the run: states to resume from, checkpoint, logs, what it ran on.

@@ -122,7 +122,9 @@ class Epochs:
         vision, config = self.model.vision, self.config
         return EpochSamples(
             samples,
-            PhotoReader(vision.preprocessing, features, (vision.num_tokens, vision.width)),
+            PhotoReader(
+                vision.preprocessing, features, (vision.num_tokens, vision.width), vision.tiles
+            ),
             partial(self.model.prompt, answer_next=False),
             config,
             longest(config, self.model),
@@ -205,5 +207,5 @@ def size_of(sources: list[Samples]) -> int:
 
 def longest(config: TrainConfig, model: VisionLanguageModel) -> int:
     """Tokens that one conversation may have."""
-    most = min(LONGEST, model.language.max_length or LONGEST)
-    return min(config.max_length or most, most)
+    asked = config.max_length or LONGEST
+    return min(asked, model.language.max_length or asked)

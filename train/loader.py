@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from vlm.data.sample import Sample, Skipped, SkipSample
 from vlm.errors import ImageError, PromptError, VLMError
 from vlm.preprocess import Preprocessing
 from vlm.prompt import Prompt
+from vlm.tiles import Tiles
 
 PromptBuilder = Callable[[list[dict]], Prompt]
 """Turns one conversation into a whole prompt (`answer_next=False`)."""
@@ -66,11 +68,12 @@ def shorten(prompt: Prompt, max_length: int) -> Prompt:
 @dataclass(frozen=True)
 class PhotoReader:
     """How the photos of training samples become what the model takes: patch tokens of the `shape`
-    (N, D) where there are `features`, else pixel values."""
+    (N, D) where there are `features`, else pixel values, of all squares where there are `tiles`."""
 
     preprocessing: Preprocessing
     features: FeatureCache | None
     shape: tuple[int, int]
+    tiles: Tiles | None = None
 
     def none(self) -> Tensor:
         """No photo, in the form of the others: (0, N, D) or (0, 3, H, W)."""
@@ -100,8 +103,9 @@ def read_photo(photo: Photo) -> Image.Image:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample that can be used: its conversations, its photos, each (3, H, W) or (N, D), where the
-    model is to draw captions of its own, those by people, and answers that `max_length` cuts."""
+    """A sample that can be used: its conversations, its photos, each (3, H, W), in tiles
+    (S, 3, H, W), or (N, D), where the model is to draw captions of its own, those by people, and
+    answers that `max_length` cuts."""
 
     prompts: list[Prompt]
     images: list[Tensor]
@@ -125,7 +129,7 @@ def alike(row: Loaded) -> list[Loaded]:
 class Prepared:
     """One batch, and what is missing from it: samples that cannot be used, the ends of answers that
     are `cut`, and samples `drawn`, whose captions the model is to draw. `images` counts the photos
-    of these too."""
+    of these too, and of photos in tiles the squares."""
 
     batch: Batch
     images: int
@@ -164,9 +168,18 @@ class EpochSamples(Dataset):
         try:
             if place in self.augmented:
                 sample, mirrored = mirror(sample, generator)
-            prompts, cut = prompts_of(sample, self.prompt, generator, self.max_length)
-            if place in self.augmented:
-                views = [view(read_photo(photo), mirrored, generator) for photo in sample.photos]
+            prompt, tiles = self.prompt, self.photos.tiles
+            if tiles is not None:
+                # First: their sizes say how many image tokens the prompts have.
+                views = self.views(place, sample, mirrored, generator)
+                # By photo, as one that comes twice has one size in the prompt.
+                opened = dict(zip(sample.photos, views, strict=True))
+                prompt = partial(prompt, load=opened.__getitem__)
+            prompts, cut = prompts_of(sample, prompt, generator, self.max_length)
+            if tiles is not None:
+                images = [tiles(opened[photo]) for photo in sample.photos]
+            elif place in self.augmented:
+                views = self.views(place, sample, mirrored, generator)
                 images = [self.photos.preprocessing(each) for each in views]
             else:
                 images = [self.photos.load(photo) for photo in sample.photos]
@@ -176,6 +189,15 @@ class EpochSamples(Dataset):
         except VLMError as error:
             # Raised in a worker, it would come with the worker's traceback for a message.
             return error
+
+    def views(
+        self, place: int, sample: Sample, mirrored: bool, generator: random.Random
+    ) -> list[Image.Image]:
+        """The photos of a sample, cropped and mirrored where it is augmented."""
+        photos = map(read_photo, sample.photos)
+        if place not in self.augmented:
+            return list(photos)
+        return [view(photo, mirrored, generator) for photo in photos]
 
     def collate(self, rows: list[Loaded | Skipped | VLMError]) -> Prepared | VLMError:
         """One batch of those that can be used, or the first error that is not one sample's."""
@@ -198,7 +220,8 @@ class EpochSamples(Dataset):
         else:
             rows = [group for row in rows for group in alike(row)]
         images = [image for row in rows for image in row.images]
-        stacked = torch.stack(images) if images else self.photos.none()
+        stack = torch.stack if self.photos.tiles is None else torch.cat
+        stacked = stack(images) if images else self.photos.none()
         groups = [row.prompts for row in rows]
         if self.config.pack == "none":
             # Without blocks, which FlashAttention does not know.

@@ -33,8 +33,9 @@ def pack(groups: list[list[Prompt]], images: Tensor, row_length: int | None = No
     rows = [[number] for number in range(len(groups))]
     if row_length is not None:
         rows = fill_rows([len(own) for own, _ in blocks], row_length)
-        ends = list(accumulate(counts))
-        order = [i for row in rows for n in row for i in range(ends[n] - counts[n], ends[n])]
+        squares = [prompts[0].squares for prompts in groups]
+        ends = list(accumulate(squares))
+        order = [i for row in rows for n in row for i in range(ends[n] - squares[n], ends[n])]
         images = images[torch.tensor(order, dtype=torch.long)]
     tokens: list[Tensor] = []
     targets: list[tuple[int, int, int]] = []
@@ -56,6 +57,7 @@ def pack(groups: list[list[Prompt]], images: Tensor, row_length: int | None = No
         target_ids=places[:, 2],
         images=images,
         images_per_row=tuple(sum(counts[n] for n in members) for members in rows),
+        layouts=tuple(each for row in rows for n in row for each in groups[n][0].layouts),
         blocks=padded[..., 2:].contiguous(),
     )
 

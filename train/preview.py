@@ -53,7 +53,7 @@ def show(config: PreviewConfig) -> None:
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)
     max_length = longest(config, model)
-    prompt = partial(model.prompt, answer_next=False)
+    prompt = partial(model.prompt, answer_next=False, load=read_photo)
 
     def longest_prompts(sample: Sample) -> tuple[list[Prompt], int]:
         # Whichever question an epoch draws, no conversation is longer than with this one.

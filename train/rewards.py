@@ -37,6 +37,10 @@ def self_critical(
 ) -> "SelfCritical | None":
     """What draws the captions of the sources that ask for it; None if none does."""
     asked = [found.usable for found in sources if found.source.self_critical]
+    if asked and model.vision.tiles:
+        raise ConfigError(
+            "self_critical draws captions of whole photos: leave out model.vision.tiles"
+        )
 
     def captions() -> Iterator[list[str]]:
         for sample in chain(*asked):

@@ -38,7 +38,7 @@ from train.resume import TrainingState, remove_states, state_to_resume, states
 from train.rewards import self_critical
 from train.run_json import describe, fingerprint, starts
 from vlm.checkpoint import load_tensors, read
-from vlm.config import LanguageConfig, LoraConfig, ModelConfig
+from vlm.config import LanguageConfig, LoraConfig, ModelConfig, VisionConfig
 from vlm.data.read import read_sources
 from vlm.data.sample import Samples, Skipped, by_reason, counted
 from vlm.data.skipped import check_share, read_report, write_report
@@ -203,10 +203,11 @@ def build(
     if config.start is not None:
         made_of, tensors = read(config.start)
         language = LanguageConfig(lora=asked.language.lora, load_in=asked.language.load_in)
-        if asked not in (ModelConfig(language=language), made_of):
+        vision = VisionConfig(image_size=asked.vision.image_size)
+        if asked not in (ModelConfig(vision, language=language), made_of):
             raise ConfigError(
                 f"start={config.start} says what the model is made of: leave out model, but for "
-                "model.language.lora and model.language.load_in"
+                "model.vision.image_size, model.language.lora and model.language.load_in"
             )
         has_adapters = made_of.language.lora is not None
         language = replace(
@@ -214,7 +215,8 @@ def build(
             lora=adapters(config, made_of.language.lora),
             load_in=asked.language.load_in or made_of.language.load_in,
         )
-        asked = replace(made_of, language=language)
+        size = asked.vision.image_size or made_of.vision.image_size
+        asked = replace(made_of, vision=replace(made_of.vision, image_size=size), language=language)
     model = vlm.build(asked, accelerator.device, dtype)
     required = {name for name in model.trained if has_adapters or ".lora_" not in name}
     return model, tensors, required
@@ -248,7 +250,16 @@ def cached(
     Raises:
         DataError: a cache folder of another tower, a disk that refuses, or `cache: on` without room
             for all of them.
+        ConfigError: `cache: on` for photos in tiles.
     """
+    if model.vision.tiles:
+        if config.cache == "on":
+            raise ConfigError(
+                "cache=on holds one square of each photo, not tiles: leave cache out, or "
+                "model.vision.tiles"
+            )
+        console.print("no vision features are cached: photos are cut into tiles")
+        return None
     photos, passes = epochs.to_encode()
     if not photos or config.trains.vision_layers != 0 or config.cache == "off":
         return None
