@@ -137,7 +137,7 @@ def test_quantised_import(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model_type": "llava_next"}, ConfigError, "type 'llava_next', not 'llava'"),
+        ({"model_type": "blip_2"}, ConfigError, "type 'blip_2', not 'llava' or 'llava_next'"),
         ({"text_config": None}, ConfigError, "no text_config: this is the form of LLaVA's own"),
         ({"multimodal_projector_bias": False}, ConfigError, "the projector has no bias"),
         ({"projector_hidden_act": "silu"}, ConfigError, "activation is 'silu', only 'gelu'"),
@@ -205,6 +205,7 @@ def test_import_with_tensors_that_do_not_fit(tmp_path, broken):
     [
         ({"vision": VisionConfig(layers=[-1])}, r"vision.layers cannot be chosen: .* has \[-2\]"),
         ({"vision": VisionConfig(select="full")}, "vision.select cannot be chosen: .* has default"),
+        ({"vision": VisionConfig(tiles=[[1, 2]])}, "vision.tiles cannot be chosen: .* has none"),
         (
             {"projector": ProjectorConfig(kind="linear")},
             "projector cannot be chosen: .* mlp of its own",

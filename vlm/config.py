@@ -125,8 +125,9 @@ class ModelConfig:
         vision: the frozen vision tower.
         projector: the trainable projection.
         language: the language model.
-        llava: hub id or local folder of a transformers LlavaForConditionalGeneration that all three
-            parts come from; the sources named in `vision` and `language` are then not read.
+        llava: hub id or local folder of a transformers LlavaForConditionalGeneration or
+            LlavaNextForConditionalGeneration that all three parts come from; the sources named in
+            `vision` and `language` are then not read.
         llava_revision: its commit, tag or branch on the hub; None is the default branch.
     """
 

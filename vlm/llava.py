@@ -1,16 +1,18 @@
-"""LLaVA: a transformers LlavaForConditionalGeneration (folder or hub id) taken apart into the parts
-of a model of ours. Equal logits on both sides (tests/test_llava.py)."""
+"""LLaVA: a transformers LlavaForConditionalGeneration or LlavaNextForConditionalGeneration (folder
+or hub id) taken apart into the parts of a model of ours. Equal logits on both sides
+(tests/test_llava.py, tests/test_llava_next.py)."""
 
 import dataclasses
 
 import torch
-from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -23,7 +25,15 @@ from vlm.language import LanguageModel, quantization_options
 from vlm.preprocess import read_preprocessing
 from vlm.projector import Projector
 from vlm.sources import local_source, quiet_loading, reading, require_found
-from vlm.vision import TransformerTower, family_of
+from vlm.vision import TransformerTower, family_of, with_tiles
+
+KINDS = {
+    "llava": (LlavaConfig, LlavaForConditionalGeneration),
+    "llava_next": (LlavaNextConfig, LlavaNextForConditionalGeneration),
+}
+"""By `model_type`, its config and class in transformers."""
+
+Llava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
 
 WHOLE = ("lm_head", "model.vision_tower", "model.multi_modal_projector")
 """What keeps its precision where the language model is quantised."""
@@ -45,14 +55,16 @@ def load_llava(
     check_tower(written.vision_config, select)
     check_projector(written, name)
     check_head(written.text_config)
-    check_settings(config, layers, select)
+    with reading(name):
+        grids = find_grids(written, name)
+    check_settings(config, layers, select, grids)
     with reading(name), quiet_loading():
         processor = AutoImageProcessor.from_pretrained(source, **where)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
         prompt, template = find_template(
             tokenizer, source, config.llava_revision, config.language.prompt
         )
-        llava, report = LlavaForConditionalGeneration.from_pretrained(
+        llava, report = KINDS[written.model_type][1].from_pretrained(
             source,
             dtype=dtype,
             output_loading_info=True,
@@ -63,30 +75,35 @@ def load_llava(
         )
     if not config.language.load_in:
         llava.to(device)
-    preprocessing = read_preprocessing(processor, config.vision.resize, config.vision.image_size)
+    # `do_pad` of LLaVA-NeXT's processor is of tiles, not of photos.
+    auto = "squash" if grids else "auto"
+    resize = auto if config.vision.resize == "auto" else config.vision.resize
+    preprocessing = read_preprocessing(processor, resize, config.vision.image_size)
     vision = TransformerTower(llava.model.vision_tower, preprocessing, layers, select)
+    with_tiles(vision, grids)
     require_found(name, report, llava)
     language = take_language(llava, template)
-    projector = take_projector(llava.model.multi_modal_projector, vision, language)
+    projector = take_projector(llava, vision, language)
     if config.language.lora:
         language.add_lora(config.language.lora)
     config = dataclasses.replace(
         config,
-        vision=dataclasses.replace(config.vision, layers=layers, select=select),
+        vision=dataclasses.replace(config.vision, layers=layers, select=select, tiles=grids),
         language=dataclasses.replace(config.language, prompt=prompt),
     )
     return config, vision, projector.to(device), language
 
 
-def read_config(name: str, source: str, revision: str | None) -> LlavaConfig:
+def read_config(name: str, source: str, revision: str | None) -> LlavaConfig | LlavaNextConfig:
     """The config of a LLaVA; another kind of model is a ConfigError."""
     with reading(name), quiet_loading():
         written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     kind = written.get("model_type") if isinstance(written, dict) else None
-    if kind != "llava":
+    if kind not in KINDS:
         raise ConfigError(
-            f"{name} is a model of type {kind!r}, not 'llava': "
-            "give the folder or hub id of a transformers LlavaForConditionalGeneration"
+            f"{name} is a model of type {kind!r}, not 'llava' or 'llava_next': give the folder or "
+            "hub id of a transformers LlavaForConditionalGeneration or "
+            "LlavaNextForConditionalGeneration"
         )
     # Without it, transformers would make up a random Llama of 7 billion weights.
     if not isinstance(written.get("text_config"), dict):
@@ -95,10 +112,24 @@ def read_config(name: str, source: str, revision: str | None) -> LlavaConfig:
             "give one converted for transformers"
         )
     with reading(name):
-        return LlavaConfig.from_dict(written)
+        return KINDS[kind][0].from_dict(written)
 
 
-def take_language(llava: LlavaForConditionalGeneration, template: ChatTemplate) -> LanguageModel:
+def find_grids(config: LlavaConfig | LlavaNextConfig, name: str) -> list[list[int]] | None:
+    """The grids that a LLaVA-NeXT cuts photos into, None for a LLaVA; a ConfigError for pixels that
+    are not whole tiles."""
+    if not isinstance(config, LlavaNextConfig):
+        return None
+    pinpoints, side = config.image_grid_pinpoints, config.vision_config.image_size
+    if any(pixels % side for point in pinpoints for pixels in point):
+        raise ConfigError(
+            f"{name}: image_grid_pinpoints {pinpoints} are not all multiples of the {side} px of "
+            "a tile, the vision tower's image_size"
+        )
+    return [[pixels // side for pixels in point] for point in pinpoints]
+
+
+def take_language(llava: Llava, template: ChatTemplate) -> LanguageModel:
     """The language model inside a LLaVA, as the causal language model it was made from."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(llava.config.text_config)
@@ -108,12 +139,13 @@ def take_language(llava: LlavaForConditionalGeneration, template: ChatTemplate) 
     return LanguageModel(model.requires_grad_(False).eval(), template)
 
 
-def take_projector(
-    found: nn.Module, vision: TransformerTower, language: LanguageModel
-) -> Projector:
+def take_projector(llava: Llava, vision: TransformerTower, language: LanguageModel) -> Projector:
     """The projector inside a LLaVA as one of ours, frozen, in the language model's dtype."""
     projector = Projector(ProjectorConfig(kind="mlp"), vision, language.width)
+    found = llava.model.multi_modal_projector
     projector.projection.load_state_dict(found.state_dict(), assign=True)
+    if projector.row_break is not None:
+        projector.row_break = llava.model.image_newline
     return projector.to(language.dtype).requires_grad_(False)
 
 
@@ -151,7 +183,7 @@ def check_tower(config: PreTrainedConfig, strategy: str) -> None:
         )
 
 
-def check_projector(config: LlavaConfig, name: str) -> None:
+def check_projector(config: LlavaConfig | LlavaNextConfig, name: str) -> None:
     """Refuses, with a ConfigError, a LLaVA whose projector is not LLaVA-1.5's."""
     if config.projector_hidden_act != "gelu":
         raise ConfigError(
@@ -162,11 +194,14 @@ def check_projector(config: LlavaConfig, name: str) -> None:
         raise ConfigError(f"{name}: the projector has no bias, only one with bias can be loaded")
 
 
-def check_settings(config: ModelConfig, layers: list[int], select: str) -> None:
+def check_settings(
+    config: ModelConfig, layers: list[int], select: str, grids: list[list[int]] | None
+) -> None:
     """Refuses, with a ConfigError, a config that asks for something else than is in its LLaVA."""
     for setting, asked, possible, found in (
         ("vision.layers", config.vision.layers, (None, layers), layers),
         ("vision.select", config.vision.select, ("default", select), select),
+        ("vision.tiles", config.vision.tiles, (None, grids), grids or "none"),
         ("projector", config.projector, (ProjectorConfig(),), "an mlp of its own"),
     ):
         if asked not in possible:

@@ -69,7 +69,7 @@ def load(
 
     Args:
         source: `embedded`, or the folder or hub id of a checkpoint of this project or of a
-            transformers LlavaForConditionalGeneration.
+            transformers LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
         device: see `build`.
         dtype: of the weights; None is bfloat16 on CUDA and float32 on the CPU, where an adapted
             SmolLM2 stays in its blocks, see `vlm.llama`: float32 dequantises it.
