@@ -34,6 +34,7 @@ def test_a_preset_is_a_few_lines_over_the_defaults(file: Path) -> None:
         "clip-b16_smollm2-135m",
         "clip-l14-336_smollm2-360m",
         "siglip2-b16_qwen2.5-0.5b",
+        "siglip2-b16-384-tiles_qwen2.5-0.5b",
         "clip-l14-336_vicuna-7b",
     ],
 )
