@@ -12,7 +12,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,quant]'
 	touch $@
 
-.PHONY: chat test readme lint clean
+.PHONY: chat test readme lint embedded clean
 
 chat: .venv/installed  ## set up, ask about a photo, and wait for the next question
 	$(BIN)/vlm chat examples/chelsea.png "What is in the picture?" --interactive
@@ -27,6 +27,9 @@ lint: .venv/installed-dev  ## style, and which way imports run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+embedded: .venv/installed-dev  ## make the embedded model of the data sets in the folder DATA
+	$(BIN)/python -m train.embedded $(DATA)
 
 clean:
 	rm -rf .venv

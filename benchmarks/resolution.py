@@ -31,13 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vlm
 from eval.benchmarks.captions import FLICKR8K
-from eval.metrics.retrieval import retrieval
 from eval.question import Question
 from vlm.checkpoint import load_tensors, read
 from vlm.clip import DualEncoder, load_clip
 from vlm.images import load_image
 from vlm.messages import with_images
 from vlm.preprocess import Preprocessing
+from vlm.retrieval import retrieval
 from vlm.tiles import Tiles
 
 SIZES = [224, 448, 896, 1792, 2048]

@@ -13,19 +13,26 @@ from train.contrastive import (
     clip_loss,
     encode_in_chunks,
     gather,
-    right_texts,
     sigmoid_loss,
     similarities,
 )
+from train.photo_texts import Known, PhotoTexts
+from vlm.data.photos import FilePhoto
 from vlm.process_group import leaving_group
 
-OWNERS = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 2, 4])
-"""The photo of each text: the third and the fifth of the photos are the same one."""
-
 PHOTOS = torch.tensor([0, 1, 2, 3, 2, 4])
+"""The third and the fifth are the same one."""
 
 TEXTS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 0, 7, 8, 1])
-"""Two of them are said of two photos."""
+"""Two of them come twice."""
+
+KNOWN = Known(
+    [
+        PhotoTexts(FilePhoto(f"{photo}.png"), tuple(map(str, texts)), ())
+        for photo, texts in enumerate([(0, 1, 2), (3,), (4, 5, 8), (6, 0, 7), (1,)])
+    ]
+)
+"""Texts by their numbers: of the first and the last photo, one is that of another photo, too."""
 
 PARTS = {
     "clip": {1: [(6, 6)], 2: [(4, 4), (2, 2)]},
@@ -51,8 +58,9 @@ class Contrast(nn.Module):
         words = torch.randn(len(TEXTS), 5, generator=generator)[TEXTS][own_texts]
         photos = gather(encode_in_chunks(self.image, pixels, at_once=2))
         texts = gather(encode_in_chunks(self.text, words, at_once=2))
-        owners = PHOTOS[own_photos] if kind == "clip" else OWNERS[own_texts]
-        right = right_texts(gather(PHOTOS[own_photos]), gather(owners), gather(TEXTS[own_texts]))
+        keys = gather(PHOTOS[own_photos]).tolist(), gather(TEXTS[own_texts]).tolist()
+        numbers = [KNOWN.numbers[str(text)] for text in keys[1]]
+        right = KNOWN.right(keys[0], numbers)
         # A bias changes nothing of CLIP's loss, but DDP wants all parameters to take part.
         logits = similarities(photos, texts, self.logit_scale, self.logit_bias)
         return (clip_loss if kind == "clip" else sigmoid_loss)(logits, right)

@@ -12,8 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
@@ -24,7 +22,6 @@ from train.contrastive import (
     clip_loss,
     encode_in_chunks,
     gather,
-    right_texts,
     sigmoid_loss,
     similarities,
 )
@@ -61,8 +58,7 @@ def test_losses_of_pairs_are_those_of_transformers(build: type) -> None:
     torch.testing.assert_close(
         logits, expected.logits_per_image, rtol=1e-5, atol=1e-5, check_stride=False
     )
-    pairs = torch.arange(6)
-    loss = (clip_loss if bias is None else sigmoid_loss)(logits, right_texts(pairs, pairs, pairs))
+    loss = (clip_loss if bias is None else sigmoid_loss)(logits, torch.eye(6, dtype=torch.bool))
     torch.testing.assert_close(loss, expected.loss.reshape(()), rtol=1e-5, atol=1e-6)
     trained = [model.logit_scale, model.visual_projection.weight if bias is None else bias]
     torch.testing.assert_close(
@@ -73,28 +69,12 @@ def test_losses_of_pairs_are_those_of_transformers(build: type) -> None:
     )
 
 
-@st.composite
-def keys(draw: st.DrawFn) -> tuple[list[int], list[int], list[int]]:
-    """Keys of photos, of the photo of each text, and of the texts, some of them the same."""
-    photos = draw(st.lists(st.integers(0, 4), min_size=1, max_size=6))
-    texts = draw(st.lists(st.tuples(st.sampled_from(photos), st.integers(0, 4)), min_size=1))
-    return photos, [owner for owner, _ in texts], [text for _, text in texts]
-
-
-@given(keys())
-def test_right_texts_are_those_said_of_the_photo_somewhere(drawn: tuple[list[int], ...]) -> None:
-    photos, owners, texts = drawn
-    said = set(zip(owners, texts, strict=True))
-    expected = [[(photo, text) in said for text in texts] for photo in photos]
-    assert right_texts(*map(torch.tensor, drawn)).tolist() == expected
-
-
 def test_what_is_right_is_no_negative_of_the_clip_loss() -> None:
     torch.manual_seed(0)
     logits = (3 * torch.randn(5, 5)).requires_grad_()
-    # The second and fourth photo are one, the first and last have the same text.
-    photos = torch.tensor([0, 1, 2, 1, 3])
-    right = right_texts(photos, photos, torch.tensor([0, 1, 2, 3, 0]))
+    # As where the second and fourth photo are one, and the first and last have the same text.
+    right = torch.eye(5, dtype=torch.bool)
+    right[[0, 1, 3, 4], [4, 3, 1, 0]] = True
     total = 0.0
     for rows in (logits.tolist(), logits.T.tolist()):
         for own in range(5):
@@ -110,15 +90,13 @@ def test_what_is_right_is_no_negative_of_the_clip_loss() -> None:
 
 
 def test_one_photo_throughout_has_nothing_to_tell_apart() -> None:
-    same = torch.zeros(4, dtype=torch.long)
-    assert clip_loss(torch.randn(4, 4), right_texts(same, same, torch.arange(4))) == 0
+    assert clip_loss(torch.randn(4, 4), torch.ones(4, 4, dtype=torch.bool)) == 0
 
 
 def test_the_sigmoid_loss_takes_several_texts_a_photo() -> None:
     torch.manual_seed(0)
     logits = 3 * torch.randn(2, 5)
-    right = right_texts(torch.tensor([7, 8]), torch.tensor([7, 7, 8, 8, 8]), torch.arange(5))
-    assert right.tolist() == [[True, True, False, False, False], [False, False, True, True, True]]
+    right = torch.tensor([[True, True, False, False, False], [False, False, True, True, True]])
     losses = [
         math.log1p(math.exp(-value if right[i][j] else value))
         for i, row in enumerate(logits.tolist())
@@ -172,9 +150,8 @@ def loss_and_gradients(
         lambda a, b: F.dropout(model["image"](a) * b, dropped), first, second, at_once=at_once
     )
     texts = embed(model["text"], words, at_once=at_once)
-    pairs = torch.arange(7)
     logits = similarities(photos, texts, model["scale"].weight.squeeze())
-    loss = clip_loss(logits, right_texts(pairs, pairs, pairs))
+    loss = clip_loss(logits, torch.eye(7, dtype=torch.bool))
     return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
 
 

@@ -69,13 +69,14 @@ def test_a_file_of_boxes_becomes_questions(folder: Path) -> None:
         asked("How many dogs are in the image?", "1"),
         asked("How many traffic lights are in the image?", "1"),
     }
-    assert Counter(kind["kind"] for kind in a.kinds) == {"is there": 4, "how many": 2, "where": 3}
+    assert Counter(kind["kind"] for kind in a.kinds) == {"is there": 4, "how many": 3, "where": 3}
+    assert asked("How many people are in the image?", "0") in a.conversations
     assert asked("How many people are in the image?", "2") in b.conversations
     # A pair of skis has one box, or two; a crowd has one; neither can be counted.
     assert not any("skis" in text for text in b.texts() if "many" in text)
     assert {kind["kind"] for kind in c.kinds} == {"is there"}
     # Nothing is there.
-    assert [answers for _, answers in d.conversations] == [asked("", "no")[1]]
+    assert [answers for _, answers in d.conversations] == [asked("", "no")[1], asked("", "0")[1]]
 
 
 def test_the_same_command_asks_the_same_and_instructions_stand_behind(folder: Path) -> None:

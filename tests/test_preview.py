@@ -54,6 +54,12 @@ def config(tmp_path: Path, model: ModelConfig) -> PreviewConfig:
     return PreviewConfig(sources, model=model, output=tmp_path / "run")
 
 
+def test_contrastive_training_has_no_prompts(config: PreviewConfig) -> None:
+    message = "^stage contrast writes no prompts, which `vlm data` shows$"
+    with pytest.raises(ConfigError, match=message):
+        show(PreviewConfig(config.data, stage="contrast"))
+
+
 def console(**fields: object) -> Console:
     return Console(file=StringIO(), width=200, **fields)
 

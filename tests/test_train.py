@@ -18,6 +18,7 @@ from tests import tiny, tiny_runs
 from tests.test_llava import make_llava
 from tests.tiny_runs import elsewhere
 from train import run as train_run
+from train import start as train_start
 from train.batch import collate
 from train.config import TrainConfig, Trains
 from train.loader import first_prompts
@@ -379,8 +380,8 @@ def test_precision_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    assert train_run.precision(replace(config, precision="auto")) == expected
-    assert train_run.precision(replace(config, precision="fp32")) == "no"
+    assert train_start.precision(replace(config, precision="auto")) == expected
+    assert train_start.precision(replace(config, precision="fp32")) == "no"
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the accelerator decides")
@@ -406,7 +407,7 @@ def test_precision_on_a_cpu_is_kept_when_the_run_is_resumed_on_another(
 def test_frozen_weights_are_kept_in_what_they_are_computed_in(config: TrainConfig) -> None:
     config = replace(config, precision="bf16")
     config.resolve()
-    accelerator = train_run.start(config)
+    accelerator = train_start.start(config)
     model, _ = train_run.build_to_train(config, accelerator, Console(quiet=True))
     dtypes = {name: next(part.parameters()).dtype for name, part in model.named_children()}
     half, whole = torch.bfloat16, torch.float32
@@ -477,9 +478,9 @@ def test_a_precision_that_only_accelerate_knows(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accelerator = SimpleNamespace(mixed_precision="fp8", device=torch.device("cuda"))
-    monkeypatch.setattr(train_run, "Accelerator", lambda **_: accelerator)
+    monkeypatch.setattr(train_start, "Accelerator", lambda **_: accelerator)
     with pytest.raises(ConfigError, match=r"^accelerate's fp8 is not supported: launch with bf16,"):
-        train_run.start(config)
+        train_start.start(config)
 
 
 def test_an_output_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:

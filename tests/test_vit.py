@@ -66,3 +66,35 @@ def test_is_clips_vision_transformer() -> None:
 def test_a_feature_map_is_one_patch_for_each_position() -> None:
     vit = ViT(channels=6, patch=1, grid=(2, 3), width=16, depth=1, heads=2)
     assert vit(torch.randn(4, 6, 2, 3)).shape == (4, 7, 16)
+
+
+def test_positions_of_another_grid_are_interpolated() -> None:
+    torch.manual_seed(0)
+    vit = ViT(3, 4, (3, 3), 16, 1, 2)
+    maps = torch.randn(2, 3, 12, 12)
+    assert vit.positions_of((3, 3)) is vit.positions
+    assert vit(maps).shape == (2, 10, 16)
+    assert vit(torch.randn(2, 3, 20, 8)).shape == (2, 11, 16)
+    with torch.no_grad():
+        # What is the same everywhere, and what rises evenly, stays so.
+        vit.positions[1:] = torch.arange(3.0).repeat(3)[:, None]
+    class_position, *rows = vit.positions_of((5, 7)).split([1, 7, 7, 7, 7, 7])
+    assert torch.equal(class_position, vit.positions[:1])
+    for row in rows:
+        torch.testing.assert_close(row, rows[0])
+        assert (row[1:] > row[:-1]).all()
+
+
+def test_attentions_are_those_that_the_tokens_are_computed_with() -> None:
+    torch.manual_seed(0)
+    vit = ViT(3, 4, (3, 3), 16, 2, 2).eval()
+    maps = torch.randn(1, 3, 12, 12)
+    found = vit.attentions(maps)
+    assert found.shape == (2, 2, 10, 10)
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(2, 2, 10))
+    tokens = vit.embed(maps)
+    for block, weights in zip(vit.blocks, found, strict=True):
+        *_, values = block.attention.in_heads(block.norm_attention(tokens))
+        seen = block.attention.out((weights @ values).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(seen, block.attention(block.norm_attention(tokens)))
+        tokens = block(tokens)

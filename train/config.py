@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vlm.config import LoraConfig, ModelConfig
+from vlm.config import ClipConfig, LoraConfig, ModelConfig
 from vlm.data.formats import require_there
 from vlm.data.source import DataSource
 from vlm.errors import ConfigError, UsageError
@@ -59,16 +59,57 @@ class Trains:
 
 
 @dataclass
+class ContrastConfig:
+    """Contrastive training of a CLIP.
+
+    Args:
+        model: what it is made of.
+        views: of each photo: itself, and random parts of it, every other one mirrored. The frozen
+            stem's features of all of them are kept on disk; which one is seen is drawn.
+        texts: of each photo in one step, drawn among those that are right for it; one for
+            `softmax`.
+        at_once: photos, and texts, whose activations are in memory at the same time; the batch may
+            be larger (gradient caching). None is all.
+    """
+
+    model: ClipConfig = field(default_factory=ClipConfig)
+    views: int = 4
+    texts: int = 1
+    at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("views", "texts", "at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"contrast.{name} must be at least 1, not {value}")
+        if self.model.activation == "softmax" and self.texts > 1:
+            raise ConfigError(
+                "contrast.texts must be 1 with contrast.model.activation softmax, which pairs each "
+                "photo with one text: choose sigmoid for several"
+            )
+
+
+NOT_OF_CONTRAST = (
+    *("model", "start", "trains", "accumulate", "projector_learning_rate", "vision_learning_rate"),
+    *("gradient_checkpointing", "compile", "pack", "row_length", "max_length", "cache"),
+    *("cache_dtype", "answer_every"),
+)
+"""Settings that contrastive training has no use for."""
+
+
+@dataclass
 class TrainConfig:
     """One stage of training.
 
     Args:
         data: what is trained on.
         stage: `align`, the projector alone on captions, or `instruct`, projector and language model
-            on conversations. It sets what is left out: `trains` and `learning_rate`.
-        validation: whose loss is measured; the checkpoint with the lowest is kept. None keeps the
-            last.
+            on conversations, which set what is left out: `trains` and `learning_rate`; or
+            `contrast`, a CLIP instead, on captions and COCO's boxes.
+        validation: whose loss is measured, in stage `contrast` retrieval and zero-shot accuracy;
+            the best checkpoint is kept. None keeps the last.
         model: what is trained.
+        contrast: of stage `contrast`, what is trained and how.
         start: checkpoint whose trained tensors it starts from, a folder or `embedded`; perhaps at
             another `model.vision.image_size`, run by run from few pixels to many. None is a fresh
             projector.
@@ -83,8 +124,8 @@ class TrainConfig:
             ends there too. None is all of the epochs.
         batch_size: samples in one forward pass of one process.
         accumulate: forward passes of each process before the weights change.
-        learning_rate: peak of the cosine schedule; None is 1e-3 for `align`, and for `instruct`
-            2e-4 with LoRA and 2e-5 without (LLaVA-1.5's).
+        learning_rate: peak of the cosine schedule; None is 1e-3 for `align` and `contrast`, and for
+            `instruct` 2e-4 with LoRA and 2e-5 without (LLaVA-1.5's).
         projector_learning_rate: of the projector; None is the same.
         vision_learning_rate: of the vision tower's layers that train; None is the same.
         warmup: share of the steps in which the learning rate rises.
@@ -125,9 +166,10 @@ class TrainConfig:
     """
 
     data: list[DataSource]
-    stage: Literal["align", "instruct"] = "align"
+    stage: Literal["align", "instruct", "contrast"] = "align"
     validation: list[DataSource] | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
+    contrast: ContrastConfig | None = None
     start: str | None = None
     trains: Trains | None = None
     output: Path = Path("runs/train")
@@ -171,6 +213,16 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and not holds(value):
                     raise ConfigError(f"{name} must be {told}, not {value}")
+        if self.stage != "contrast" and self.contrast is not None:
+            raise ConfigError(f"contrast is of stage contrast, not of {self.stage}")
+        if self.stage == "contrast":
+            left = TrainConfig(self.data)
+            for name in NOT_OF_CONTRAST:
+                if getattr(self, name) != getattr(left, name):
+                    raise ConfigError(f"stage contrast has no {name}: leave it out")
+            for name in ("augment", "self_critical"):
+                if any(getattr(source, name) for source in self.data):
+                    raise ConfigError(f"stage contrast has no {name} of its data: leave it out")
 
     def check(self) -> None:
         """A UsageError for no data, and a DataError for data that is not there."""
@@ -192,6 +244,10 @@ class TrainConfig:
     def resolve(self) -> None:
         """Fills in what the stage decides, and gives the model the adapters (those of a checkpoint
         to start from excepted) and the quantisation that `trains` asks for."""
+        if self.stage == "contrast":
+            self.contrast = self.contrast or ContrastConfig()
+            self.learning_rate = self.learning_rate or 1e-3
+            return
         if self.trains is None:
             self.trains = Trains(language="lora" if self.stage == "instruct" else "frozen")
         if self.learning_rate is None:

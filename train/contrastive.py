@@ -1,12 +1,5 @@
 """Photos beside texts: their embeddings -> similarities -> a contrastive loss, over batches larger
-than memory and over processes. One step, in the forward pass of what DDP wraps:
-
-    photos = gather(encode_in_chunks(image_tower, pixels, at_once=64))
-    texts = gather(encode_in_chunks(text_tower, ids, mask, at_once=256))
-    right = right_texts(gather(photo_keys), gather(owner_keys), gather(text_keys))
-    loss = sigmoid_loss(similarities(photos, texts, logit_scale, logit_bias), right)
-
-and `clamp_scale(logit_scale)` after each change of the weights."""
+than memory and over processes."""
 
 import math
 from collections.abc import Callable
@@ -53,24 +46,6 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def right_texts(photos: Tensor, owners: Tensor, texts: Tensor) -> Tensor:
-    """Which texts are right for which photo: its own, those of the same photo elsewhere in the
-    batch, and the same texts elsewhere in the batch.
-
-    Args:
-        photos: a key of each photo (N,) int64, the same for the same photo.
-        owners: the key of each text's photo (M,).
-        texts: a key of each text (M,), the same for the same text.
-
-    Returns:
-        (N, M) bool.
-    """
-    own = photos[:, None] == owners
-    distinct, index = texts.unique(return_inverse=True)
-    counts = torch.zeros(len(photos), len(distinct), device=texts.device)
-    return counts.index_add_(1, index, own.float())[:, index] > 0
-
-
 def similarities(
     photos: Tensor, texts: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None
 ) -> Tensor:
@@ -98,7 +73,7 @@ def clip_loss(logits: Tensor, right: Tensor) -> Tensor:
 
     Args:
         logits: (N, N) float32, photos by texts; pairs are on the diagonal.
-        right: (N, N) bool, see `right_texts`: what is right off the diagonal is left out, being
+        right: (N, N) bool: what is right off the diagonal is left out, being
             neither the pair to find nor a negative.
 
     Returns:
@@ -115,7 +90,7 @@ def sigmoid_loss(logits: Tensor, right: Tensor) -> Tensor:
 
     Args:
         logits: (N, M) float32, photos by texts, with a bias.
-        right: (N, M) bool, see `right_texts`; all others are negatives.
+        right: (N, M) bool; all others are negatives.
 
     Returns:
         Sum over the photos, mean over the texts: a text weighs the same however many a photo has.

@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from train.feature_file import FeatureFile
+from train.views import View
 from vlm.config import VisionConfig
 from vlm.data.photos import FilePhoto, Photo, RowPhoto, TarPhoto, digest
 from vlm.errors import DataError, ImageError
@@ -251,6 +252,9 @@ def stamp(photo: Photo) -> bytes | None:
             case FilePhoto(path=file) | TarPhoto(tar=file):
                 status = file.stat()
                 known = (photo, file.absolute(), status.st_size, status.st_mtime_ns)
+            case View(photo=whole, number=number):
+                known = stamp(whole)
+                return known and hashlib.sha256(known + number.to_bytes(4)).digest()
             case RowPhoto(dataset=dataset, column=column, row=row, place=place):
                 # `datasets` gives other fingerprints to other rows, in any order of them.
                 known = (column, row, place, dataset._fingerprint)

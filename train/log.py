@@ -142,6 +142,12 @@ class RunLog:
         self._write(METRICS, step, [row], row)
         self.note(f"step {step:,}: validation loss {loss:.4f}")
 
+    def scores(self, step: int, scores: dict[str, float]) -> None:
+        """What was measured on held-out photos after a step, in percent."""
+        self._write(METRICS, step, [scores], scores)
+        told = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        self.note(f"step {step:,}: {told}")
+
     def answers(
         self, step: int, answers: Sequence[tuple[str, str, str]], held_out: bool = False
     ) -> None:

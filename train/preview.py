@@ -25,7 +25,7 @@ from train.order import epoch_order
 from vlm.checkpoint import read
 from vlm.data.read import read_sources
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason, counted
-from vlm.errors import shortened
+from vlm.errors import ConfigError, shortened
 from vlm.prompt import Prompt
 
 CHECKED = 1000
@@ -49,6 +49,8 @@ class Checked:
 
 def show(config: PreviewConfig) -> None:
     """Shows the data of a training run."""
+    if config.stage == "contrast":
+        raise ConfigError("stage contrast writes no prompts, which `vlm data` shows")
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)

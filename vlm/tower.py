@@ -1,6 +1,8 @@
 """What every vision tower is to the rest of the model."""
 
+import sys
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Literal
 
 import torch
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 from vlm.errors import ConfigError
 from vlm.preprocess import Preprocessing
 from vlm.tiles import Tiles
+
+MOST_GROWTH = 1.5
+"""Times the grid that positions were learned at, by side: a warning tells of a larger one."""
 
 
 class VisionTower(nn.Module, ABC):
@@ -73,3 +78,18 @@ def last(layers: nn.ModuleList, count: int) -> list[nn.Module]:
             f"the last {count} layers of the vision tower cannot train: it has {len(layers)}"
         )
     return list(layers[len(layers) - count :])
+
+
+@cache
+def warn_of_grid(size: int, grid: int, trained: int) -> None:
+    """Tells on stderr, once, of a grid far larger than that of the learned positions, both in
+    patches a side."""
+    if grid <= MOST_GROWTH * trained:
+        return
+    print(
+        f"warning: image size {size} makes {grid} x {grid} patches, but the tower learned its "
+        f"positions at {trained} x {trained}: accuracy falls; take a smaller vision.image_size, a "
+        "tower that was trained at more pixels (336 or 384), or train its layers at this size "
+        "(trains.vision_layers)",
+        file=sys.stderr,
+    )

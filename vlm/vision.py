@@ -5,9 +5,7 @@ Layers are counted as transformers counts `hidden_states`: index 0 is what enter
 """
 
 import math
-import sys
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,16 +14,15 @@ from torch import Tensor, nn
 from vlm.config import VisionConfig
 from vlm.efficientnet import EfficientNetTower
 from vlm.errors import ConfigError
+from vlm.hybrid_clip import hybrid_folder
+from vlm.hybrid_tower import HybridTower
 from vlm.preprocess import Preprocessing, read_preprocessing
 from vlm.sources import EFFICIENTNET, local_source, quiet_loading, reading, require_found
 from vlm.tiles import Tiles
-from vlm.tower import VisionTower, check_divisible, last
+from vlm.tower import VisionTower, check_divisible, last, warn_of_grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-MOST_GROWTH = 1.5
-"""Times the grid that positions were learned at, by side: a warning tells of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class TransformerTower(VisionTower):
         self.grid = self._patch_grid()
         side = self.preprocessing.size // self.model.config.patch_size
         trained = self._trained_side()
-        if trained is not None and side > MOST_GROWTH * trained:
+        if trained is not None:
             warn_of_grid(self.preprocessing.size, side, trained)
         self.num_tokens = self.grid[0] * self.grid[1]
         if select == "full":
@@ -217,18 +214,6 @@ class TransformerTower(VisionTower):
         return inputs
 
 
-@cache
-def warn_of_grid(size: int, grid: int, trained: int) -> None:
-    """Tells on stderr, once, of a grid far larger than that of the learned positions."""
-    print(
-        f"warning: image size {size} makes {grid} x {grid} patches, but the tower learned its "
-        f"positions at {trained} x {trained}: accuracy falls; take a smaller vision.image_size, a "
-        "tower that was trained at more pixels (336 or 384), or train its layers at this size "
-        "(trains.vision_layers)",
-        file=sys.stderr,
-    )
-
-
 def whole_patches(pixel_values: Tensor, patch: int) -> dict[str, Tensor]:
     """Pixel values (B, 3, H, W) -> what SigLIP2 takes instead: patches (B, N, patch * patch * 3),
     row by row, none of them padding."""
@@ -250,6 +235,8 @@ def load_vision(config: VisionConfig, dtype: torch.dtype = torch.float32) -> Vis
         config = replace(config, resize="squash")
     if config.source == EFFICIENTNET:
         return with_tiles(EfficientNetTower(config).to(dtype), config.tiles)
+    if (own := hybrid_folder(config.source)) is not None:
+        return with_tiles(HybridTower(own, config).to(dtype), config.tiles)
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, PvtImageProcessorPil
 
     source = local_source(config.source, config.revision)

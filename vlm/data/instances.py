@@ -122,7 +122,8 @@ def instances_in(folder: Path) -> tuple[Path, Path] | None:
 
 def instance_records(source: DataSource) -> Iterator[Record]:
     """The photos of a file, each with up to three questions of a kind about what is there, as many
-    about what is not (one where nothing is), how many there are, and where."""
+    about what is not (one where nothing is), how many there are, one of them about what is not, and
+    where."""
     photos = read_instances(Path(source.path))
     for place, (photo, chosen) in enumerate(zip(photos, chosen_of(photos), strict=True)):
         asked = [
@@ -150,6 +151,8 @@ def questions_about(photo: Objects, chosen: Chosen) -> Iterator[tuple[str, str, 
     counts = sorted(photo.counts().items())
     for name, count in draw.sample(counts, min(MOST, len(counts))):
         yield how_many(name), str(count), "how many"
+    for name in [name for name in absent if name not in UNCOUNTED][:1]:
+        yield how_many(name), "0", "how many"
     places = list(where_is(photo, draw))
     for question, answer in draw.sample(places, min(MOST, len(places))):
         yield question, answer, "where"
@@ -161,10 +164,15 @@ def is_there(name: str) -> str:
 
 
 def how_many(name: str) -> str:
+    return f"How many {plural(name)} are in the image?"
+
+
+def plural(name: str) -> str:
+    """Of a category, which may be called in it already."""
     *rest, last = name.split()
     if not is_plural(name):
         last = IRREGULAR.get(last.lower()) or regular_plural(last)
-    return f"How many {' '.join([*rest, last])} are in the image?"
+    return " ".join([*rest, last])
 
 
 def is_plural(name: str) -> bool:

@@ -46,6 +46,11 @@ def article(noun: str) -> str:
     return "an" if noun[:1].lower() in set("aeiou") else "a"
 
 
+def class_text(name: str) -> str:
+    """What a photo of a class is called, in training and in zero-shot classification."""
+    return f"a photo of {article(name)} {name}"
+
+
 def named_things(text: str) -> list[str]:
     """The things that a text names, each once, in the order of their first mention."""
     plain = re.sub(r"[-\s]+", " ", text.lower())

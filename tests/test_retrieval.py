@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eval.metrics.retrieval import ranks, retrieval, zero_shot
 from vlm.errors import DataError
+from vlm.retrieval import ranks, retrieval, zero_shot
 
 
 @st.composite
