@@ -9,11 +9,16 @@ from vlm.checkpoint import read, read_tensors, save
 from vlm.hybrid_clip import hybrid_folder, load_hybrid, save_hybrid
 
 
-def ship(runs: Path, into: Path) -> None:
-    """Writes `clip/` and the model of the last stage, whose tower it then is."""
+def ship_clip(runs: Path, into: Path) -> None:
+    """Writes `clip/`, of the first stage."""
     clip = load_hybrid(hybrid_folder(str(runs / "clip")))
-    trained = {name: clip.state_dict()[name].half() for name in clip.trained}
+    state = clip.state_dict()
+    save_hybrid(clip.config, {name: state[name].half() for name in clip.trained}, into / "clip")
+
+
+def ship(runs: Path, into: Path) -> None:
+    """Writes the model of the last stage, whose tower is the CLIP that ships, and that."""
     config, file = read(runs / "rewards")
     config = replace(config, vision=replace(config.vision, source="embedded"))
     save(config, read_tensors(file), into, torch.float16)
-    save_hybrid(clip.config, trained, into / "clip")
+    ship_clip(runs, into)
