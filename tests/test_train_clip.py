@@ -225,14 +225,14 @@ def test_settings_that_it_has_no_use_for(
     fields: dict[str, object], told: str, config: TrainConfig
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(told)}$"):
-        replace(config, **fields)
+        train(replace(config, **fields))
 
 
 @pytest.mark.parametrize("name", ["augment", "self_critical"])
 def test_settings_of_data_that_it_has_no_use_for(name: str, config: TrainConfig) -> None:
     message = f"^stage contrast has no {name} of its data: leave it out$"
     with pytest.raises(ConfigError, match=message):
-        replace(config, data=[replace(config.data[0], **{name: True})])
+        train(replace(config, data=[replace(config.data[0], **{name: True})]))
 
 
 @pytest.mark.parametrize(

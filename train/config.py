@@ -213,6 +213,18 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and not holds(value):
                     raise ConfigError(f"{name} must be {told}, not {value}")
+
+    def check(self) -> None:
+        """A UsageError for no data, a ConfigError for settings that the stage has no use for, and a
+        DataError for data that is not there."""
+        if not self.data:
+            raise UsageError("data needs at least one entry, such as `[{path: captions.jsonl}]`")
+        self.check_stage()
+        for source in (*self.data, *(self.validation or [])):
+            require_there(source)
+
+    def check_stage(self) -> None:
+        """A ConfigError for settings that the stage has no use for."""
         if self.stage != "contrast" and self.contrast is not None:
             raise ConfigError(f"contrast is of stage contrast, not of {self.stage}")
         if self.stage == "contrast":
@@ -223,13 +235,6 @@ class TrainConfig:
             for name in ("augment", "self_critical"):
                 if any(getattr(source, name) for source in self.data):
                     raise ConfigError(f"stage contrast has no {name} of its data: leave it out")
-
-    def check(self) -> None:
-        """A UsageError for no data, and a DataError for data that is not there."""
-        if not self.data:
-            raise UsageError("data needs at least one entry, such as `[{path: captions.jsonl}]`")
-        for source in (*self.data, *(self.validation or [])):
-            require_there(source)
 
     @property
     def augments(self) -> bool:
@@ -244,6 +249,7 @@ class TrainConfig:
     def resolve(self) -> None:
         """Fills in what the stage decides, and gives the model the adapters (those of a checkpoint
         to start from excepted) and the quantisation that `trains` asks for."""
+        self.check_stage()
         if self.stage == "contrast":
             self.contrast = self.contrast or ContrastConfig()
             self.learning_rate = self.learning_rate or 1e-3
