@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny, tiny_folders
+from tests import tiny, tiny_clip, tiny_folders
 from tests.clip_folders import clip_folder, siglip2_folder, siglip_folder
 from tests.test_vision import tower_of
 from vlm.attend import (
@@ -26,9 +27,12 @@ from vlm.attend import (
 )
 from vlm.cli import main
 from vlm.clip import load_clip
-from vlm.config import ProjectorConfig
+from vlm.config import ProjectorConfig, VisionConfig
+from vlm.hybrid_clip import HybridClip, save_hybrid
 from vlm.loading import build
 from vlm.preprocess import Preprocessing
+from vlm.tower import VisionTower
+from vlm.vision import load_vision
 
 QUESTION = "What is in the picture?"
 
@@ -278,3 +282,24 @@ def test_a_disk_that_refuses_is_one_line(
     words = [photo, QUESTION, "-o", str(output), "--model", str(tmp_path / "model")]
     assert main(["attend", *words, "--max-tokens", "2", "--device", "cpu"]) == 1
     assert "File name too long" in capsys.readouterr().err.splitlines()[-1]
+
+
+def own_tower(folder: Path, depth: int) -> VisionTower:
+    clip = HybridClip(replace(tiny_clip.CONFIG, depth=depth))
+    save_hybrid(clip.config, {name: clip.state_dict()[name] for name in clip.trained}, folder)
+    return load_vision(VisionConfig(str(folder)))
+
+
+def test_a_tower_without_attention_is_told(tmp_path: Path) -> None:
+    photo = tiny.photo()
+    tower = load_vision(VisionConfig("efficientnet-lite0", image_size=64))
+    (network,) = if_defined(tower_maps, tower, photo, photo)
+    assert network.text.startswith("the vision tower is a convolutional network: ")
+    (alone,) = if_defined(tower_maps, own_tower(tmp_path / "clip", depth=1), photo, photo)
+    assert "there is no attention to show" in alone.text
+
+
+def test_maps_of_our_own_vit(tmp_path: Path) -> None:
+    whole, *layers = tower_maps(own_tower(tmp_path / "clip", depth=3), tiny.photo(), tiny.photo())
+    assert whole.text == "Vision tower: what the CLS token looks at"
+    assert [layer.text for layer in layers] == ["Layer 1", "Layer 2"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, normalize
 
+import vlm
 from tests import tiny, tiny_clip
 from train.contrastive import clip_loss, similarities
 from vlm.cli import main
@@ -371,3 +372,17 @@ def test_after_training_a_planted_patch_is_the_most_similar_to_its_text() -> Non
         maps = (patches @ texts[things][..., None])[..., 0]
     seen = things < 2
     assert (maps.argmax(dim=1) == places)[seen].sum() >= 29  # Of 32.
+
+
+def test_a_clip_and_a_model_that_answers_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "checkpoint")
+    for each in (folder, tmp_path / "run"):
+        with pytest.raises(
+            CheckpointError, match="is a CLIP, which writes no answers: `vlm classif"
+        ):
+            vlm.load(each)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(
+        WeightsError, match=r"is no CLIP: it has neither a config\.json, as those of"
+    ):
+        load_clip(str(tmp_path / "model"))

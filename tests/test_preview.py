@@ -55,7 +55,7 @@ def config(tmp_path: Path, model: ModelConfig) -> PreviewConfig:
 
 
 def test_contrastive_training_has_no_prompts(config: PreviewConfig) -> None:
-    message = "^stage contrast writes no prompts, which `vlm data` shows$"
+    message = "^stage contrast writes no prompts for `vlm data` to show: see what `vlm train` ski"
     with pytest.raises(ConfigError, match=message):
         show(PreviewConfig(config.data, stage="contrast"))
 

@@ -228,8 +228,12 @@ def test_a_text_that_is_too_long_is_told(
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["photos"], 2, 'say what to look for: a text, "a dog on a beach", or --like PHOTO'),
-        (["photos", "a dog", "--like", "b.jpg"], 2, "say what to look for: a text, "),
+        (
+            ["photos"],
+            2,
+            'say what to look for, one of: a text, "a dog on a beach", or --like PHOTO',
+        ),
+        (["photos", "a dog", "--like", "b.jpg"], 2, "say what to look for, one of: "),
         (["photos", " "], 2, "the text is empty: say what to look for"),
         (["photos", "a", "dog"], 2, "unexpected word 'dog'"),
         (["photos", "a dog", "--top", "0"], 2, "top must be at least 1, not 0; see vlm search"),

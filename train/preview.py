@@ -50,7 +50,9 @@ class Checked:
 def show(config: PreviewConfig) -> None:
     """Shows the data of a training run."""
     if config.stage == "contrast":
-        raise ConfigError("stage contrast writes no prompts, which `vlm data` shows")
+        raise ConfigError(
+            "stage contrast writes no prompts for `vlm data` to show: see what `vlm train` skips"
+        )
     config.resolve()
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)

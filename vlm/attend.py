@@ -237,8 +237,8 @@ def tower_maps(tower: "VisionTower", photo: Image.Image, seen: Image.Image) -> l
     from vlm.hybrid_tower import HybridTower
 
     device = next(tower.parameters()).device
-    special = 1 if isinstance(tower, HybridTower) else tower.family.special_tokens
     attention = tower_attention(tower, tower.preprocessing.batch([photo]).to(device))
+    special = 1 if isinstance(tower, HybridTower) else tower.family.special_tokens
     return sections_of(attention, special, tower.grid, seen)
 
 

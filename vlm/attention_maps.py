@@ -65,6 +65,11 @@ def tower_attention(tower: VisionTower, pixel_values: Tensor) -> Tensor:
     keeps, its special tokens in front of the patches, CLS first. A ConfigError for a tower in which
     not every token looks at every one: a convolutional one, or Swin."""
     if isinstance(tower, HybridTower):
+        if not tower.image.vit.blocks:
+            raise ConfigError(
+                "the vision tower's ViT has one block, behind which only its CLS token goes on: "
+                "there is no attention to show"
+            )
         return tower.image.attentions(tower.stem(pixel_values)).cpu()
     if not isinstance(tower, TransformerTower):
         raise ConfigError(

@@ -23,6 +23,7 @@ from vlm.files import disk, replace_folder
 from vlm.sources import commit_of, local_source, quiet_loading, reading
 
 CONFIG_FILE = "vlm_config.json"
+CLIP_CONFIG_FILE = "clip_config.json"
 TENSOR_FILE = "model.safetensors"
 EMBEDDED = Path(__file__).parent / "embedded"
 """The checkpoint that ships; MODEL_CARD.md beside it says on what it was trained."""
@@ -39,6 +40,11 @@ def read(source: str | os.PathLike[str]) -> tuple[ModelConfig, Path | None]:
             return read_config(folder / CONFIG_FILE), folder / TENSOR_FILE
         if (folder / "config.json").is_file():
             return ModelConfig(llava=name), None
+        if any((each / CLIP_CONFIG_FILE).is_file() for each in (folder, folder / "checkpoint")):
+            raise CheckpointError(
+                f"{name} is a CLIP, which writes no answers: `vlm classify`, `vlm search` and "
+                "`vlm attend` take it"
+            )
         raise CheckpointError(
             f"{name} is no checkpoint: it has neither {CONFIG_FILE} nor a LLaVA model's config.json"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlm.checkpoint import read
+from vlm.checkpoint import CLIP_CONFIG_FILE, read
 from vlm.dual_encoder import DualEncoder
 from vlm.errors import ConfigError, ImageError, VLMError, WeightsError
 from vlm.hybrid_clip import hybrid_folder, load_hybrid
@@ -142,6 +142,11 @@ def load_clip(source: str, device: str | torch.device | None = None) -> DualEnco
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
     path = local_source(source)
+    if os.path.isdir(path) and not os.path.isfile(f"{path}/config.json"):
+        raise WeightsError(
+            f"{source!r} is no CLIP: it has neither a config.json, as those of transformers, nor a "
+            f"{CLIP_CONFIG_FILE}, as one that was trained here"
+        )
     with reading(source), quiet_loading():
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in TYPES:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
-from vlm.checkpoint import EMBEDDED, TENSOR_FILE, load_tensors
+from vlm.checkpoint import CLIP_CONFIG_FILE, EMBEDDED, TENSOR_FILE, load_tensors
 from vlm.config import ClipConfig, VisionConfig
 from vlm.dual_encoder import DualEncoder
 from vlm.efficientnet import EfficientNetTower
@@ -26,8 +26,6 @@ from vlm.files import read_text, replace_folder, sha256
 from vlm.minilm import WIDTH, MiniLM
 from vlm.settings import read
 from vlm.vit import ViT
-
-CONFIG_FILE = "clip_config.json"
 
 
 def stem_config(config: ClipConfig) -> VisionConfig:
@@ -155,13 +153,15 @@ def hybrid_folder(source: str) -> Path | None:
     """The folder of the checkpoint that a name stands for: its own, that of its run, or `embedded`;
     None if it is none of this kind."""
     folder = EMBEDDED / "clip" if source == "embedded" else Path(source).expanduser()
-    found = (each for each in (folder, folder / "checkpoint") if (each / CONFIG_FILE).is_file())
+    found = (
+        each for each in (folder, folder / "checkpoint") if (each / CLIP_CONFIG_FILE).is_file()
+    )
     return next(found, None)
 
 
 def load_hybrid(folder: Path) -> HybridClip:
     """Loads a checkpoint, in float32, frozen, in eval mode; a CheckpointError if it is damaged."""
-    file = folder / CONFIG_FILE
+    file = folder / CLIP_CONFIG_FILE
     try:
         config = read(ClipConfig, read_text(file))
     except VLMError as error:
@@ -178,7 +178,7 @@ def save_hybrid(config: ClipConfig, trained: dict[str, Tensor], folder: Path) ->
 
     def write(partial: Path) -> None:
         text = json.dumps(to_jsonable_python(config), indent=2) + "\n"
-        (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
+        (partial / CLIP_CONFIG_FILE).write_text(text, encoding="utf-8")
         save_file(trained, partial / TENSOR_FILE, metadata={"format": "pt"})
 
-    replace_folder(folder, write, holds=CONFIG_FILE)
+    replace_folder(folder, write, holds=CLIP_CONFIG_FILE)

@@ -70,7 +70,9 @@ class SearchConfig:
     def check(self) -> None:
         """A UsageError if there is not one thing to look for."""
         if (self.text is None) == (self.like is None):
-            raise UsageError('say what to look for: a text, "a dog on a beach", or --like PHOTO')
+            raise UsageError(
+                'say what to look for, one of: a text, "a dog on a beach", or --like PHOTO'
+            )
         if self.text is not None and not self.text.strip():
             raise UsageError("the text is empty: say what to look for")
 
