@@ -101,7 +101,7 @@ def alone(language: Language, ids: list[int], config: GenerationConfig) -> Answe
     return answer
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(arrivals=arrivals)
 def test_answers_join_and_leave_without_a_difference(
     languages: list[Language], arrivals: list[Any]

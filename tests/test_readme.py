@@ -75,8 +75,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name)
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         shutil.copy(ROOT / "examples" / "rocket.jpg", folder / name)
-    (folder / "my").mkdir()
-    shutil.copy(folder / "photo.jpg", folder / "my")
+    for name in ("my", "photos"):
+        (folder / name).mkdir()
+        shutil.copy(folder / "photo.jpg", folder / name)
     question = '{"image": "photo.jpg", "question": "What is this?", "answers": ["a rocket"]}\n'
     (folder / "my" / "questions.jsonl").write_text(question, encoding="utf-8")
     return folder

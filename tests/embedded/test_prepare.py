@@ -23,12 +23,10 @@ def boxes(ids: range, categories: dict[int, str]) -> dict:
     }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All data sets, tiny."""
-    monkeypatch.setattr(prepared, "TEST", 4)
-    monkeypatch.setattr(prepared, "VALIDATION", 2)
-    monkeypatch.setattr(prepared, "CLASSES", 1)
+    tmp_path = tmp_path_factory.mktemp("data")
     rows = [
         {"image": f"{n}.jpg", "split": split, "captions": ["two dogs run .", "A dog"]}
         for n, split in enumerate(["train", "val", "test"])
@@ -43,7 +41,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels = [{"image": f"{w}.jpg", "wordnet": w, "label": f"apple {w}"} for w in "abc"]
     write_rows(tmp_path / "imagenet_samples" / "labels.jsonl", labels)
     write_rows(tmp_path / "prepared" / "replay.jsonl", [])
-    prepare(tmp_path)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, count in (("TEST", 4), ("VALIDATION", 2), ("CLASSES", 1)):
+            patched.setattr(prepared, name, count)
+        prepare(tmp_path)
     return tmp_path / "prepared"
 
 
