@@ -37,8 +37,7 @@ from train.log import METRICS, RunLog
 from train.order import epoch_order, epoch_size
 from train.photo_texts import Known, PhotoTexts, read_photo_texts
 from train.plot import plot
-from train.resume import TrainingState, remove_states, state_to_resume
-from train.run_json import describe
+from train.resume import TrainingState, begin, state_to_resume
 from train.sentences import embedded
 from train.start import start
 from train.steps import Loop
@@ -77,13 +76,7 @@ def train_clip(config: TrainConfig) -> Path:
     set_seed(config.seed, device_specific=True)
     average = WeightAverage(clip, config.ema)
     state = TrainingState(accelerator, clip, network, optimizer, average, data)
-    if resumed:
-        state.load(resumed)
-        console.print(f"resuming from step {state.at.step:,} of {epochs.total_steps:,} ({resumed})")
-    if main:
-        if not resumed:
-            remove_states(config.output / "state")
-        describe(config.output, config, data, accelerator.num_processes, resumed=bool(resumed))
+    begin(state, config, resumed, epochs.total_steps, console)
     with RunLog(
         config.output,
         accelerator,
@@ -328,10 +321,9 @@ class ClipRun(Loop):
         photos, stop = self.accelerator.reduce(own, "sum").tolist()
         loss = self.network(partial(self.loss, batch=batch))
         self.accelerator.backward(loss)
-        trained = [p for group in self.state.optimizer.param_groups for p in group["params"]]
-        norm = self.accelerator.clip_grad_norm_(trained, self.config.clip)
+        norm = self.clip_gradients()
         # Each process has the loss of all of them.
-        loss, norm = loss.item(), float(norm)
+        loss = loss.item()
         self.update(loss, norm)
         clamp_scale(self.model.logit_scale)
         self.log.step(

@@ -89,9 +89,8 @@ class Run(Loop):
                 # DDP averages over processes, but each token is to weigh 1 / targets.
                 accelerator.backward(loss * (accelerator.num_processes / max(targets, 1)))
             total += loss.detach()
-        trained = [p for group in self.state.optimizer.param_groups for p in group["params"]]
-        norm = accelerator.clip_grad_norm_(trained, self.config.clip)
-        return float(accelerator.reduce(total, "sum")) / max(targets, 1), float(norm)
+        norm = self.clip_gradients()
+        return float(accelerator.reduce(total, "sum")) / max(targets, 1), norm
 
     def train_mode(self) -> None:
         """Dropout where something trains; a frozen language model needs the mode only to compute

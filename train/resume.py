@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from train.config import TrainConfig
 from train.ema import WeightAverage
-from train.run_json import differences, starts
+from train.run_json import describe, differences, starts
 from vlm.errors import CheckpointError, ConfigError
 from vlm.files import disk, replace_folder, sha256
 from vlm.model import VisionLanguageModel
@@ -140,6 +140,25 @@ class TrainingState:
         set_optimizer_state_dict(self.network, optimizer, state, options=options)
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
+
+
+def begin(
+    state: TrainingState,
+    config: TrainConfig,
+    resumed: Path | None,
+    total_steps: int,
+    console: Console,
+) -> None:
+    """Brings a run to where its state is, if it is resumed, else clears away those of another; and
+    writes what the run folder says of this start."""
+    if resumed:
+        state.load(resumed)
+        console.print(f"resuming from step {state.at.step:,} of {total_steps:,} ({resumed})")
+    if state.accelerator.is_main_process:
+        if not resumed:
+            remove_states(config.output / "state")
+        processes = state.accelerator.num_processes
+        describe(config.output, config, state.data, processes, resumed=bool(resumed))
 
 
 def state_to_resume(

@@ -32,9 +32,9 @@ from train.log import METRICS, RunLog, read_log
 from train.loop import Run
 from train.mask import attention_for
 from train.plot import plot
-from train.resume import TrainingState, remove_states, state_to_resume
+from train.resume import TrainingState, begin, state_to_resume
 from train.rewards import self_critical
-from train.run_json import describe, fingerprint
+from train.run_json import fingerprint
 from train.start import start
 from vlm.checkpoint import load_tensors, read
 from vlm.config import LanguageConfig, LoraConfig, ModelConfig, VisionConfig
@@ -82,13 +82,7 @@ def train(config: TrainConfig) -> Path:
     average = WeightAverage(model, config.ema)
     state = TrainingState(accelerator, model, network, optimizer, average, data)
     total, peak = epochs.total_steps, peak_flops(accelerator.device)
-    if resumed:
-        state.load(resumed)
-        console.print(f"resuming from step {state.at.step:,} of {total:,} ({resumed})")
-    if main:
-        if not resumed:
-            remove_states(config.output / "state")
-        describe(config.output, config, data, accelerator.num_processes, resumed=bool(resumed))
+    begin(state, config, resumed, total, console)
     log = RunLog(config.output, accelerator, console, total, state.at.step, peak, config.trackers)
     # Autocast brings each input to the right precision; peft would bring it to float32 before.
     lower = accelerator.mixed_precision != "no"

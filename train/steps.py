@@ -105,6 +105,11 @@ class Loop(ABC):
             group["lr"] = group["peak"] * rate / config.learning_rate
         return rate
 
+    def clip_gradients(self) -> float:
+        """Gives the norm of all gradients before they are clipped."""
+        trained = [p for group in self.state.optimizer.param_groups for p in group["params"]]
+        return float(self.accelerator.clip_grad_norm_(trained, self.config.clip))
+
     def update(self, loss: float, norm: float) -> None:
         """Changes the weights, or counts it as skipped, where loss or gradient is not a number."""
         state, at, scaler = self.state, self.state.at, self.accelerator.scaler
