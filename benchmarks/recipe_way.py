@@ -12,8 +12,8 @@ from settings import CAPTIONS, Setting
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import train.loop
 import train.malloc
+import train.model
 import train.order
 import train.run
 from train.batch import Batch
@@ -53,7 +53,7 @@ def loss_from_all_logits(
 
 # What has no setting, since nobody should want it otherwise: what stands there instead.
 NO_GROUPING = (train.order, "POOL", 1)
-ALL_LOGITS = (train.loop, "target_loss", loss_from_all_logits)
+ALL_LOGITS = (train.model, "target_loss", loss_from_all_logits)
 NO_KEEPING = (train.malloc, "keep_freed_memory", lambda: None)
 NO_LAYERS = (train.run, "is_frozen_llama", lambda _: False)
 

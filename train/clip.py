@@ -34,13 +34,13 @@ from train.ema import WeightAverage
 from train.features import FeatureCache, together
 from train.loader import ignore_signals
 from train.log import METRICS, RunLog
+from train.loop import Loop
 from train.order import epoch_order, epoch_size
 from train.photo_texts import Known, PhotoTexts, read_photo_texts
 from train.plot import plot
 from train.resume import TrainingState, begin, state_to_resume
 from train.sentences import embedded
 from train.start import start
-from train.steps import Loop
 from train.views import View
 from vlm.data.sample import Skipped, by_reason
 from vlm.data.skipped import check_share, write_report

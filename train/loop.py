@@ -1,206 +1,172 @@
-"""The training loop: epochs of steps, validation, answers to look at, a checkpoint."""
+"""The training loop, whatever trains: epochs of steps that can be stopped, resumed and skipped."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from time import perf_counter
+from typing import Any, Protocol
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from train.config import TrainConfig
+from train.loader import prepared_batches
+from train.log import RunLog
+from train.resume import TrainingState
+from vlm.errors import VLMError
 
-from train.batch import Batch
-from train.epochs import Epochs
-from train.flops import ModelFlops
-from train.frozen_llama import FrozenLlama
-from train.loader import Prepared, prepared_batches
-from train.loss import target_loss
-from train.rewards import SelfCritical
-from train.steps import Loop
-from vlm.checkpoint import save
-from vlm.data.sample import Skipped
-from vlm.errors import VLMError, WeightsError
 
-ANSWER_LENGTH = 48
-"""Tokens of an answer that is looked at during a run, at most."""
+class Batches(Protocol):
+    """The batches of one process: all steps of the run, and those of an epoch from a step on."""
+
+    total_steps: int
+
+    def training_batches(self, epoch: int, from_step: int) -> Any: ...
 
 
 @dataclass
-class Run(Loop):
-    """What trains, on what; `rewards` is None where the model draws no captions, `layers` where the
-    language model's are transformers'."""
+class Loop(ABC):
+    """A run: what trains, and on what."""
 
-    epochs: Epochs
-    flops: ModelFlops
-    rewards: SelfCritical | None
-    layers: FrozenLlama | None = None
+    config: TrainConfig
+    state: TrainingState
+    epochs: Batches
+    log: RunLog
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.loss = partial(target_loss, layers=self.layers)
+        state = self.state
+        self.accelerator, self.model, self.network = state.accelerator, state.model, state.network
 
-    def step(self, together: list[Prepared], stopping: bool, began: float, waited: float) -> bool:
-        """See `Loop.step`; every supervised token of all batches and processes weighs the same."""
-        at = self.state.at
-        rate = self.set_rate()
-        batches, reward = [prepared.batch for prepared in together], None
-        if self.rewards is not None:
-            with self.decoding():
-                batches, reward = self.rewards(together)
-        images = sum(prepared.images for prepared in together)
-        skipped = [sample for prepared in together for sample in prepared.skipped]
-        cut = sum(prepared.cut for prepared in together)
-        own = torch.tensor([*sizes(batches), images, cut, len(skipped), int(stopping)])
-        everyone = self.accelerator.reduce(own.to(self.accelerator.device), "sum")
-        targets, tokens, pairs, images, cut, unusable, stop = everyone.tolist()
-        if unusable:
-            self.epochs.report(skipped)
-        loss, norm = self.backward(batches, targets)
-        self.update(loss, norm)
-        self.log.step(
-            step=at.step,
-            epoch=at.epoch,
-            loss=loss,
-            learning_rate=rate,
-            gradient_norm=norm,
-            cut=cut,
-            tokens=tokens,
-            images=images,
-            seconds=perf_counter() - began,
-            waited=waited,
-            flops=self.flops.step(tokens, pairs, targets, images),
-            reward=reward,
-        )
-        return stop > 0
+    @abstractmethod
+    def step(self, together: list[Any], stopping: bool, began: float, waited: float) -> bool:
+        """One change of the weights. `stopping` says whether this process was told to end; returned
+        is whether any was."""
 
-    def backward(self, batches: list[Batch], targets: int) -> tuple[float, float]:
-        """Computes the gradients, and clips them; gives the mean loss of the supervised tokens, of
-        which all processes have `targets`, and the gradient's norm before it is clipped."""
-        accelerator = self.accelerator
-        total = torch.zeros((), device=accelerator.device)
-        for batch in batches:
-            # Processes exchange gradients once, with those of the last batch.
-            accelerator.sync_gradients = last = batch is batches[-1]
-            with nullcontext() if last else accelerator.no_sync(self.network):
-                loss = self.network(batch.to(accelerator.device), self.loss)
-                # DDP averages over processes, but each token is to weigh 1 / targets.
-                accelerator.backward(loss * (accelerator.num_processes / max(targets, 1)))
-            total += loss.detach()
-        norm = self.clip_gradients()
-        return float(accelerator.reduce(total, "sum")) / max(targets, 1), norm
-
-    def train_mode(self) -> None:
-        """Dropout where something trains; a frozen language model needs the mode only to compute
-        its activations again."""
-        self.network.train()
-        frozen = self.config.trains.language == "frozen"
-        if frozen and not self.config.gradient_checkpointing:
-            self.model.language.eval()
-
+    @abstractmethod
     def validate(self) -> None:
-        """Measures the loss of the held-out samples, and keeps the checkpoint if it is the best;
-        without such samples, keeps it in any case."""
-        at = self.state.at
-        with self.state.average.applied():
-            if not self.epochs.held_out:
-                self.save_checkpoint()
-                return
-            self.network.eval()
-            batches = self.epochs.held_out_batches()
-            loss, skipped = validation_loss(self.accelerator, self.network, batches, self.loss)
-            self.train_mode()
-            self.epochs.report(skipped)
-            self.log.validation(at.step, loss)
-            if not math.isfinite(loss):
-                raise VLMError(
-                    f"the loss of the held-out samples is {loss} at step {at.step}: lower "
-                    "learning_rate, or look at validation"
-                )
-            if loss < at.best:
-                at.best = loss
-                self.save_checkpoint()
+        """Measures on what is held out, and keeps a checkpoint."""
 
+    @abstractmethod
     def answer(self) -> None:
-        """Asks a few held-out samples, or, without them, a few that are trained on. Sharded weights
-        cannot generate: there it does nothing."""
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            return
-        if self.accelerator.is_main_process:
-            with self.decoding(), self.state.average.applied():
-                self.model.forget_images()
-                asked = self.epochs.questions(ANSWER_LENGTH)
-                messages = [(None, messages) for _, _, messages in asked]
-                try:
-                    answers = self.model.batch(messages, max_tokens=ANSWER_LENGTH)
-                except WeightsError:
-                    # Whether that ends the run, its loss decides.
-                    answers = ["(not a number)"] * len(asked)
-                self.model.forget_images()
-            told = [(*of[:2], answer) for of, answer in zip(asked, answers, strict=True)]
-            self.log.answers(self.state.at.step, told, held_out=bool(self.epochs.held_out))
-        self.accelerator.wait_for_everyone()
+        """Shows what the model says by now."""
 
-    @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Within, the model is ready to generate."""
-        language = self.model.language.model
-        attention = language.config._attn_implementation
-        if attention == "flex_attention":
-            # It would be compiled anew for each step of decoding.
-            language.set_attn_implementation("sdpa")
-        self.network.eval()
-        # Compiled layers would be compiled anew for decoding, too.
-        eager = torch.compiler.set_stance("force_eager")
-        with eager, self.accelerator.autocast():
-            yield
-        language.set_attn_implementation(attention)
+    @abstractmethod
+    def train_mode(self) -> None:
+        """Dropout where something trains."""
+
+    def train(self) -> None:
+        """Runs to the end, from wherever it is; a VLMError at a signal to end."""
+        at = self.state.at
         self.train_mode()
+        with signals() as received:
+            # A signal in the last step of an epoch leaves its end, though no step, to be done.
+            while at.step < self.epochs.total_steps or at.closed < at.step:
+                self.epoch(received)
 
-    def save_checkpoint(self) -> None:
-        """Writes the model, to talk to and to start from, into `checkpoint`."""
-        trained = self.state.trained_tensors()
-        if self.accelerator.is_main_process:
-            save(self.model.config, trained, self.config.output / "checkpoint")
-        self.accelerator.wait_for_everyone()
+    def epoch(self, received: list[int]) -> None:
+        """What is left of one epoch."""
+        config, at = self.config, self.state.at
+        loader = self.epochs.training_batches(at.epoch, at.step_in_epoch)
+        end = at.step + len(loader) // config.accumulate
+        last = min(end, self.epochs.total_steps)
+        with prepared_batches(loader) as batches:
+            while at.step < last:
+                began = perf_counter()
+                together = list(islice(batches, config.accumulate))
+                stop = self.step(together, bool(received), began, waited=perf_counter() - began)
+                # At the end of the epoch all of it is done anyway.
+                within = at.step < last
+                if within and due(config.validate_every, at.step):
+                    self.validate()
+                if within and due(config.answer_every, at.step):
+                    self.answer()
+                if stop or (within and due(config.save_every, at.step)):
+                    self.state.save(config)
+                if stop:
+                    name = signal.Signals(received[0]).name if received else "a signal"
+                    raise VLMError(
+                        f"stopped by {name} at step {at.step}: --resume resumes from there"
+                    )
+        at.closed = at.step
+        if at.step == end:
+            at.epoch, at.step_in_epoch = at.epoch + 1, 0
+        self.validate()
+        self.answer()
+        self.state.save(config)
 
+    def set_rate(self) -> float:
+        """Gives the optimizer the learning rate of the step to come."""
+        config = self.config
+        rate = config.learning_rate * schedule(
+            self.state.at.step, config.warmup, self.epochs.total_steps
+        )
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate / config.learning_rate
+        return rate
 
-def sizes(batches: list[Batch]) -> list[int]:
-    """Supervised tokens, tokens, and pairs of tokens of the same sequence, in several batches."""
-    targets = sum(len(batch.target_ids) for batch in batches)
-    lengths = torch.cat([group_lengths(batch) for batch in batches])
-    return [targets, int(lengths.sum()), int(lengths.square().sum())]
+    def clip_gradients(self) -> float:
+        """Gives the norm of all gradients before they are clipped."""
+        trained = [p for group in self.state.optimizer.param_groups for p in group["params"]]
+        return float(self.accelerator.clip_grad_norm_(trained, self.config.clip))
 
-
-def group_lengths(batch: Batch) -> Tensor:
-    """Tokens of each packed group, or of each row that is not packed."""
-    if batch.blocks is None:
-        return batch.attention_mask.sum(dim=1)
-    groups = batch.blocks[..., 0]
-    most = int(groups.max()) + 1
-    rows = torch.arange(len(groups))[:, None] * most
-    return torch.bincount((rows + groups)[groups >= 0])
-
-
-@torch.no_grad()
-def validation_loss(
-    accelerator: Accelerator,
-    network: nn.Module,
-    batches: Iterable[Prepared],
-    loss_of: Callable[..., Tensor],
-) -> tuple[float, list[Skipped]]:
-    """Mean loss of a supervised token, over all processes (no number if there is none), and this
-    process's samples that cannot be used."""
-    skipped: list[Skipped] = []
-    total = torch.zeros(2, device=accelerator.device)
-    with prepared_batches(batches) as each:
-        for prepared in each:
-            skipped += prepared.skipped
-            batch = prepared.batch.to(accelerator.device)
-            total += torch.stack(
-                [network(batch, loss_of), torch.tensor(len(batch.target_ids)).to(total)]
+    def update(self, loss: float, norm: float) -> None:
+        """Changes the weights, or counts it as skipped, where loss or gradient is not a number."""
+        state, at, scaler = self.state, self.state.at, self.accelerator.scaler
+        # A float16 scaler looks for its scale by overflowing: it skips such a step by itself.
+        searching = scaler is not None and scaler.get_scale() > 1
+        finite = math.isfinite(loss) and (math.isfinite(norm) or searching)
+        if finite:
+            state.optimizer.step()
+            if math.isfinite(norm):
+                state.average.update()
+        elif scaler is not None:
+            # It has seen these gradients, and would refuse those of the next step.
+            scaler.update()
+        state.optimizer.zero_grad()
+        at.step += 1
+        at.step_in_epoch += 1
+        if finite:
+            return
+        value = norm if math.isfinite(loss) else loss
+        at.skipped_steps += 1
+        self.log.skipped(at.step, value)
+        if at.skipped_steps > self.config.max_skipped:
+            raise VLMError(
+                f"loss or gradient was {value} at step {at.step}, which makes "
+                f"{at.skipped_steps} such steps, more than max_skipped: lower learning_rate"
             )
-    loss, targets = accelerator.reduce(total, "sum").tolist()
-    return loss / targets if targets else math.nan, skipped
+
+
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
+    return every is not None and step % every == 0
+
+
+def schedule(step: int, warmup: float, total: int) -> float:
+    """Share of the peak learning rate in the step behind `step` others: a linear rise, then half a
+    cosine down to zero (Loshchilov & Hutter 2016; transformers' cosine schedule)."""
+    rise = round(warmup * total)
+    if step < rise:
+        return step / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Within, the first SIGTERM or SIGINT is written into the list given; a second one ends the
+    process as it always does."""
+    told: list[int] = []
+    before = {}
+
+    def tell(number: int, _: Any) -> None:
+        told.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, tell)
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -29,8 +29,8 @@ from train.freeze import freeze
 from train.frozen_llama import FrozenLlama, is_frozen_llama
 from train.loader import CUT
 from train.log import METRICS, RunLog, read_log
-from train.loop import Run
 from train.mask import attention_for
+from train.model import ModelRun
 from train.plot import plot
 from train.resume import TrainingState, begin, state_to_resume
 from train.rewards import self_critical
@@ -87,7 +87,7 @@ def train(config: TrainConfig) -> Path:
     # Autocast brings each input to the right precision; peft would bring it to float32 before.
     lower = accelerator.mixed_precision != "no"
     with disable_input_dtype_casting(model.language.model, active=lower), log:
-        Run(config, state, epochs, log, flops, rewards, layers).train()
+        ModelRun(config, state, epochs, log, flops, rewards, layers).train()
     if main:
         plot(config.output / METRICS, config.output / "loss.png")
         steps = [row for row in read_log(config.output / METRICS) if row.get("epoch") == 0]
