@@ -94,7 +94,7 @@ def test_captions_of_no_photo_or_of_several_are_skipped(tmp_path: Path) -> None:
         ({"orange": 2}, {"a photo of an orange", "a photo of two oranges"}),
         ({"person": 5}, {"a photo of a person", "a photo of five people"}),
         ({"sheep": 6}, {"a photo of a sheep"}),
-        ({"skis": 2}, {"a photo of a skis"}),
+        ({"skis": 2}, {"a photo of skis"}),
         (
             {"dog": 1, "wine glass": 3},
             {

@@ -16,7 +16,7 @@ from vlm.data.read import read_source
 from vlm.data.records import photo_at
 from vlm.data.sample import Skipped, SkipSample
 from vlm.data.source import DataSource
-from vlm.data.things import article, class_text, named_things
+from vlm.data.things import class_text, named_things, with_article
 from vlm.errors import DataError
 
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
@@ -95,7 +95,7 @@ def texts_of(objects: Objects) -> tuple[str, ...]:
     texts = [*map(class_text, objects.boxes), *(f"a photo of {text}" for text in told.values())]
     most = sorted(objects.boxes, key=lambda name: (-len(objects.boxes[name]), name))[:4]
     if len(most) > 1:
-        *front, last = (told.get(name, f"{article(name)} {name}") for name in most)
+        *front, last = (told.get(name, with_article(name)) for name in most)
         texts.append(f"a photo of {', '.join(front)} and {last}")
     return tuple(dict.fromkeys(texts))
 

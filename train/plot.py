@@ -24,7 +24,7 @@ def plot(metrics: Path, output: Path) -> None:
         raise DataError(f"{metrics} has no step with a loss: nothing to draw")
     # Not pyplot, whose figures are global and whose backend is whatever the machine has.
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss of a supervised token")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss")
     rates = axes.twinx()
     rates.set_ylabel("learning rate", color=RATE)
     at, losses = [row["step"] for row in steps], [row["loss"] for row in steps]

@@ -17,7 +17,7 @@ from vlm.config import ModelConfig
 from vlm.data.absent import Known, choose
 from vlm.data.easy_vqa import read_easy_vqa
 from vlm.data.instances import Objects, is_there, read_instances
-from vlm.data.things import article, named_things
+from vlm.data.things import named_things, with_article
 from vlm.files import json_lines, read_json, write_file, write_rows
 
 TEST, VALIDATION = 400, 100
@@ -89,7 +89,8 @@ def told(row: Row) -> list[str]:
 
 
 def sentence(name: str) -> str:
-    return f"{article(name).capitalize()} {name}."
+    named = with_article(name)
+    return f"{named[0].upper()}{named[1:]}."
 
 
 def digest(key: str | int) -> str:

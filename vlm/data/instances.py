@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vlm.data.absent import MOST, WAYS, Chosen, Known, choose
 from vlm.data.records import Record, by_id, is_id, read_lists
 from vlm.data.source import DataSource
-from vlm.data.things import article, regular_plural
+from vlm.data.things import is_plural, regular_plural, with_article
 from vlm.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -159,8 +159,7 @@ def questions_about(photo: Objects, chosen: Chosen) -> Iterator[tuple[str, str, 
 
 
 def is_there(name: str) -> str:
-    thing = f"Are there {name}" if is_plural(name) else f"Is there {article(name)} {name}"
-    return f"{thing} in the image?"
+    return f"{'Are' if is_plural(name) else 'Is'} there {with_article(name)} in the image?"
 
 
 def how_many(name: str) -> str:
@@ -173,11 +172,6 @@ def plural(name: str) -> str:
     if not is_plural(name):
         last = IRREGULAR.get(last.lower()) or regular_plural(last)
     return " ".join([*rest, last])
-
-
-def is_plural(name: str) -> bool:
-    """Whether a category is called in the plural: skis; but neither glass nor bus."""
-    return name.lower().endswith("s") and not name.lower().endswith(("ss", "us"))
 
 
 def where_is(photo: Objects, draw: random.Random) -> Iterator[tuple[str, str]]:

@@ -46,9 +46,18 @@ def article(noun: str) -> str:
     return "an" if noun[:1].lower() in set("aeiou") else "a"
 
 
+def is_plural(name: str) -> bool:
+    """Whether a category is called in the plural: skis; but neither glass nor bus."""
+    return name.lower().endswith("s") and not name.lower().endswith(("ss", "us"))
+
+
+def with_article(name: str) -> str:
+    return name if is_plural(name) else f"{article(name)} {name}"
+
+
 def class_text(name: str) -> str:
     """What a photo of a class is called, in training and in zero-shot classification."""
-    return f"a photo of {article(name)} {name}"
+    return f"a photo of {with_article(name)}"
 
 
 def named_things(text: str) -> list[str]:
