@@ -21,6 +21,9 @@ WIDTH, OUT, GRID = 6, 16, (4, 4)
 class Tower(VisionTower):
     width, grid, num_tokens = WIDTH, GRID, 16
 
+    def grid_at(self, size: int) -> tuple[int, int]:
+        return size // 8, size // 8
+
     def last_layers(self, count: int | str) -> list[nn.Module]:
         return []
 
@@ -77,7 +80,7 @@ def test_shuffle_by_hand() -> None:
     #    8  9 | 10 11
     #   12 13 | 14 15
     tokens = torch.arange(16.0)[None, :, None] + torch.tensor([0.0, 100.0])
-    shuffled = TokenReduction("shuffle", 2, (4, 4))(tokens)
+    shuffled = TokenReduction("shuffle", 2)(tokens)
     assert shuffled[0].tolist() == [
         [0, 100, 1, 101, 4, 104, 5, 105],
         [2, 102, 3, 103, 6, 106, 7, 107],
@@ -87,9 +90,9 @@ def test_shuffle_by_hand() -> None:
 
 
 def test_pool_is_avg_pool2d() -> None:
-    tokens = torch.randn(2, 4 * 6, 5)
-    pooled = TokenReduction("pool", 2, (4, 6))(tokens)
-    image = tokens.transpose(1, 2).unflatten(2, (4, 6))
+    tokens = torch.randn(2, 6 * 6, 5)
+    pooled = TokenReduction("pool", 2)(tokens)
+    image = tokens.transpose(1, 2).unflatten(2, (6, 6))
     torch.testing.assert_close(pooled, F.avg_pool2d(image, 2).flatten(2).transpose(1, 2))
 
 

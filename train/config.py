@@ -91,8 +91,8 @@ class ContrastConfig:
 
 NOT_OF_CONTRAST = (
     *("model", "start", "trains", "accumulate", "projector_learning_rate", "vision_learning_rate"),
-    *("gradient_checkpointing", "compile", "pack", "row_length", "max_length", "cache"),
-    *("cache_dtype", "answer_every"),
+    *("gradient_checkpointing", "compile", "image_sizes", "pack", "row_length", "max_length"),
+    *("cache", "cache_dtype", "answer_every"),
 )
 """Settings that contrastive training has no use for."""
 
@@ -143,6 +143,8 @@ class TrainConfig:
         gradient_checkpointing: compute the language model's activations again in the backward pass
             instead of keeping them.
         compile: the language model, through torch.compile.
+        image_sizes: sides of the photos in pixels, of which each batch has one, drawn, so that the
+            model works at all of them; validation has the tower's own, as has all for None.
         pack: `image` puts all conversations about a photo behind one copy of its tokens;
             `sequence` also puts several photos into one row; `none` is a row for each conversation.
         row_length: tokens of one row with `sequence`.
@@ -192,6 +194,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
+    image_sizes: list[int] | None = None
     pack: Literal["none", "image", "sequence"] = "image"
     row_length: int = 1024
     max_length: int | None = None
@@ -213,6 +216,8 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and not holds(value):
                     raise ConfigError(f"{name} must be {told}, not {value}")
+        if self.image_sizes == []:
+            raise ConfigError("image_sizes names no size: leave it out for the tower's own")
 
     def check(self) -> None:
         """A UsageError for no data, a ConfigError for settings that the stage has no use for, and a
@@ -239,7 +244,7 @@ class TrainConfig:
     @property
     def augments(self) -> bool:
         """Whether photos of some source are others each time that they come."""
-        return any(source.augment for source in self.data)
+        return any(source.augment for source in self.data) or self.image_sizes is not None
 
     @property
     def self_critical(self) -> bool:

@@ -22,7 +22,7 @@ from vlm.data.outline import Outline, joined
 from vlm.data.photos import Photo
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample
 from vlm.data.skipped import append_report, check_share
-from vlm.errors import DataError, PromptError
+from vlm.errors import ConfigError, DataError, PromptError
 from vlm.model import VisionLanguageModel
 
 ASKED = 4
@@ -54,6 +54,13 @@ class Epochs:
         if not steps:
             raise DataError("there are no samples to train on: see data, and its weights")
         self.total_steps = min(steps, self.config.max_steps or steps)
+        vision, projector = self.model.vision, self.model.projector
+        if vision.tiles and self.config.image_sizes:
+            raise ConfigError("image_sizes are of whole photos: leave it or model.vision.tiles out")
+        self.sizes_drawn = [
+            (vision.preprocessing.at(size), projector.tokens_of(vision.grid_at(size)))
+            for size in self.config.image_sizes or []
+        ]
 
     def order(self, epoch: int) -> np.ndarray:
         """Places in `samples`, in the order of one epoch."""
@@ -93,6 +100,11 @@ class Epochs:
         samples.augmented = set(np.flatnonzero(self.asks("augment")[sources]).tolist())
         samples.drawn = set(np.flatnonzero(self.asks("self_critical")[sources]).tolist())
         batches = self.batches(self.known.lengths[order], epoch, config.accumulate)
+        if self.sizes_drawn:
+            # The same for all processes, or those with few pixels would wait for the others.
+            draw = random.Random(f"{config.seed}/{epoch}/sizes")
+            drawn = [(batch, draw.choice(self.sizes_drawn)) for batch in batches]
+            samples.resized = {place: size for batch, size in drawn for place in batch}
         return samples.loader(batches[from_step * config.accumulate :], config.workers)
 
     def held_out_batches(self) -> DataLoader:

@@ -2,9 +2,9 @@
 
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -147,6 +147,8 @@ class EpochSamples(Dataset):
         max_length: tokens of one conversation.
         augmented: places of samples whose photos are cropped and mirrored at random.
         drawn: places of samples whose captions the model draws itself, see train/rewards.py.
+        resized: of places whose photos come at another size than the tower's, how they become pixel
+            values, and the image tokens of each.
     """
 
     samples: Sequence[Sample]
@@ -157,6 +159,7 @@ class EpochSamples(Dataset):
     epoch: int
     augmented: Set[int] = frozenset()
     drawn: Set[int] = frozenset()
+    resized: Mapping[int, tuple[Preprocessing, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -169,6 +172,10 @@ class EpochSamples(Dataset):
             if place in self.augmented:
                 sample, mirrored = mirror(sample, generator)
             prompt, tiles = self.prompt, self.photos.tiles
+            preprocessing = self.photos.preprocessing
+            if place in self.resized:
+                preprocessing, image_tokens = self.resized[place]
+                prompt = partial(prompt, image_tokens=image_tokens)
             if tiles is not None:
                 # First: their sizes say how many image tokens the prompts have.
                 views = self.views(place, sample, mirrored, generator)
@@ -178,9 +185,9 @@ class EpochSamples(Dataset):
             prompts, cut = prompts_of(sample, prompt, generator, self.max_length)
             if tiles is not None:
                 images = [tiles(opened[photo]) for photo in sample.photos]
-            elif place in self.augmented:
+            elif place in self.augmented or place in self.resized:
                 views = self.views(place, sample, mirrored, generator)
-                images = [self.photos.preprocessing(each) for each in views]
+                images = [preprocessing(each) for each in views]
             else:
                 images = [self.photos.load(photo) for photo in sample.photos]
             return Loaded(prompts, images, sample.texts() if place in self.drawn else None, cut)

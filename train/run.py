@@ -81,7 +81,9 @@ def train(config: TrainConfig) -> Path:
 
     average = WeightAverage(model, config.ema)
     state = TrainingState(accelerator, model, network, optimizer, average, data)
-    total, peak = epochs.total_steps, peak_flops(accelerator.device)
+    # What an image costs is known at the tower's own size.
+    peak = None if config.image_sizes else peak_flops(accelerator.device)
+    total = epochs.total_steps
     begin(state, config, resumed, total, console)
     log = RunLog(config.output, accelerator, console, total, state.at.step, peak, config.trackers)
     # Autocast brings each input to the right precision; peft would bring it to float32 before.

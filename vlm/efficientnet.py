@@ -38,7 +38,6 @@ class EfficientNetTower(VisionTower):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         size = 224 if config.image_size is None else config.image_size
-        check_divisible(size, STRIDE)
         self.model = EfficientNet.from_name("efficientnet-lite0")
         self.model.load_state_dict(imagenet_state())
         self.model.requires_grad_(False).eval()
@@ -56,7 +55,7 @@ class EfficientNetTower(VisionTower):
             mean=(127 / 255,) * 3,
             std=(128 / 255,) * 3,
         )
-        self.grid = (size // STRIDE, size // STRIDE)
+        self.grid = self.grid_at(size)
         self.num_tokens = self.grid[0] * self.grid[1]
         self.widths = [self._layer_width(layer) for layer in self.layers]
         self.width = sum(self.widths)
@@ -74,6 +73,11 @@ class EfficientNetTower(VisionTower):
         rows = pixel_values.shape[-2] // STRIDE
         squares = [pixel_unshuffle(each, each.shape[-2] // rows) for each in chosen]
         return torch.cat(squares, dim=1).flatten(2).transpose(1, 2)
+
+    def grid_at(self, size: int) -> tuple[int, int]:
+        """See `VisionTower`."""
+        check_divisible(size, STRIDE)
+        return size // STRIDE, size // STRIDE
 
     def _layer_width(self, layer: int) -> int:
         blocks = self.model._blocks

@@ -25,12 +25,10 @@ class HybridTower(VisionTower):
                 f"{folder}, a CLIP trained here, has one output: leave out vision.layers"
             )
         clip = load_hybrid(folder)
-        trained = clip.config.image_size
-        size = config.image_size or trained
-        check_divisible(size, STRIDE)
-        side = size // STRIDE
-        warn_of_grid(size, side, trained // STRIDE)
-        self.grid, self.num_tokens = (side, side), side * side
+        self.trained = clip.config.image_size
+        size = config.image_size or self.trained
+        self.grid = self.grid_at(size)
+        self.num_tokens = self.grid[0] * self.grid[1]
         resize = clip.preprocessing.resize if config.resize == "auto" else config.resize
         self.preprocessing = replace(clip.preprocessing, size=size, resize=resize)
         self.stem, self.image = clip.stem, clip.image
@@ -48,6 +46,12 @@ class HybridTower(VisionTower):
             for block in self.image.vit.blocks:
                 tokens = block(tokens)
         return torch.cat([tokens[:, 1:], stem_tokens], dim=-1)
+
+    def grid_at(self, size: int) -> tuple[int, int]:
+        """See `VisionTower`."""
+        check_divisible(size, STRIDE)
+        warn_of_grid(size, size // STRIDE, self.trained // STRIDE)
+        return size // STRIDE, size // STRIDE
 
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """See `VisionTower`; a layer is one of the ViT's blocks. The stem never trains."""

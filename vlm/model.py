@@ -134,16 +134,18 @@ class VisionLanguageModel(nn.Module):
         messages: Messages,
         answer_next: bool = True,
         load: Callable[[Any], Image.Image] = load_image,
+        image_tokens: int | None = None,
     ) -> Prompt:
         """A conversation as this model sees it, see `build_prompt`; `load` decodes its images where
-        they are cut into tiles, as their size says how many tokens they get."""
+        they are cut into tiles, as their size says how many tokens they get. `image_tokens` is for
+        images at another size than the tower's."""
         tiles = self.vision.tiles
 
         def look(image: ImageSource) -> tuple[Image.Image, Layout]:
             loaded = load(image)
             return loaded, tiles.layout(loaded.size, self.projector.grid)
 
-        tokens = self.projector.num_tokens if tiles is None else look
+        tokens = image_tokens or (self.projector.num_tokens if tiles is None else look)
         return build_prompt(messages, self.language.template, tokens, answer_next)
 
     @torch.no_grad()

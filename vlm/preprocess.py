@@ -5,7 +5,7 @@ processors (tests/test_preprocess.py).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -52,6 +52,11 @@ class Preprocessing:
         pixels = np.asarray(square, dtype=np.float32) * np.float32(1 / 255)
         pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def at(self, size: int) -> "Preprocessing":
+        """The same for a square of another side in pixels, its margin in proportion."""
+        edge = self.shortest_edge and round(self.shortest_edge * size / self.size)
+        return replace(self, size=size, shortest_edge=edge)
 
     def batch(self, images: list[Image.Image]) -> Tensor:
         """RGB images -> pixel values (B, 3, size, size), float32."""

@@ -1,6 +1,8 @@
 """Projector: patch tokens (B, N, D) of the vision tower -> image tokens (B, M, H) in the language
 model's embedding space. The only part that stage 1 trains."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,19 +17,24 @@ class TokenReduction(nn.Module):
     by side on the feature dimension (the pixel shuffle of Shi et al. 2016 the other way round, as
     in InternVL); `pool` averages them."""
 
-    def __init__(self, kind: str, factor: int, grid: tuple[int, int]) -> None:
+    def __init__(self, kind: str, factor: int) -> None:
         super().__init__()
+        self.kind, self.factor = kind, factor
+
+    def grid_of(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The grid that becomes of one of patches; a ConfigError if it cannot be cut so."""
+        factor = self.factor
         if factor < 1 or grid[0] % factor or grid[1] % factor:
             raise ConfigError(
                 f"projector.reduce_factor {factor} does not divide the {grid[0]} x {grid[1]} "
                 "patch tokens of the vision tower"
             )
-        self.kind, self.factor, self.grid = kind, factor, grid
+        return grid[0] // factor, grid[1] // factor
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, N / factor^2, D * factor^2), or the same D for `pool`."""
-        rows, columns = (side // self.factor for side in self.grid)
-        squares = tokens.unflatten(1, (rows, self.factor, columns, self.factor)).transpose(2, 3)
+        side = math.isqrt(tokens.shape[1]) // self.factor
+        squares = tokens.unflatten(1, (side, self.factor, side, self.factor)).transpose(2, 3)
         squares = squares.flatten(1, 2)
         if self.kind == "pool":
             return squares.mean(dim=(2, 3))
@@ -104,9 +111,12 @@ class Resampler(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, Q, H)."""
         patches = self.input(self.norm_in(tokens))
-        queries = self.queries.expand(len(tokens), -1, -1)
+        queries, positions = self.queries.expand(len(tokens), -1, -1), self.positions
+        if len(positions) != patches.shape[1]:
+            side = math.isqrt(patches.shape[1])
+            positions = sine_positions((side, side), positions.shape[1]).to(positions)
         for block in self.blocks:
-            queries = block(queries, patches, self.positions)
+            queries = block(queries, patches, positions)
         return self.norm_out(queries)
 
 
@@ -134,31 +144,29 @@ class Projector(nn.Module):
 
     def __init__(self, config: ProjectorConfig, tower: VisionTower, out_width: int) -> None:
         super().__init__()
-        width, grid, num_tokens = tower.width, tower.grid, tower.num_tokens
-        has_special = num_tokens != grid[0] * grid[1]
-        if has_special and (config.reduce != "none" or config.kind == "resampler"):
+        width, grid = tower.width, tower.grid
+        self.special = tower.num_tokens - grid[0] * grid[1]
+        if self.special and (config.reduce != "none" or config.kind == "resampler"):
             raise ConfigError(
                 "vision.select=full keeps special tokens, which have no place in the grid that "
                 "token reduction and the resampler need: use select=default"
             )
-        if tower.tiles and (has_special or config.kind == "resampler"):
+        if tower.tiles and (self.special or config.kind == "resampler"):
             raise ConfigError(
                 "vision.tiles puts image tokens into rows, in which special tokens and those of a "
                 "resampler have no place: use vision.select=default and projector.kind=mlp or "
                 "linear"
             )
+        self.queries = config.queries if config.kind == "resampler" else None
         self.reduction: nn.Module = nn.Identity()
         if config.reduce != "none":
-            factor = config.reduce_factor
-            self.reduction = TokenReduction(config.reduce, factor, grid)
-            num_tokens //= factor**2
-            grid = (grid[0] // factor, grid[1] // factor)
-            width *= factor**2 if config.reduce == "shuffle" else 1
+            self.reduction = TokenReduction(config.reduce, config.reduce_factor)
+            width *= config.reduce_factor**2 if config.reduce == "shuffle" else 1
+        self.num_tokens, self.grid = self.tokens_of(grid), self._reduced(grid)
         normed = config.input_norm and config.kind != "resampler"
         self.norm: nn.Module = nn.LayerNorm(width) if normed else nn.Identity()
         if config.kind == "resampler":
             self.projection: nn.Module = Resampler(config, width, out_width, grid)
-            num_tokens = config.queries
         elif config.kind == "mlp":
             hidden = out_width if config.hidden is None else config.hidden
             if hidden < 1:
@@ -166,10 +174,19 @@ class Projector(nn.Module):
             self.projection = MLP(width, hidden, out_width)
         else:
             self.projection = nn.Linear(width, out_width)
-        self.num_tokens, self.grid = num_tokens, grid
         self.row_break = (
             nn.Parameter(torch.randn(out_width) / out_width**0.5) if tower.tiles else None
         )
+
+    def tokens_of(self, grid: tuple[int, int]) -> int:
+        """M of a photo with this grid of patches, which is square; a ConfigError where they cannot
+        be reduced."""
+        rows, columns = self._reduced(grid)
+        return rows * columns + self.special if self.queries is None else self.queries
+
+    def _reduced(self, grid: tuple[int, int]) -> tuple[int, int]:
+        reduces = isinstance(self.reduction, TokenReduction)
+        return self.reduction.grid_of(grid) if reduces else grid
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
         """Patch tokens (B, N, D) -> image tokens (B, M, H)."""

@@ -44,6 +44,11 @@ class VisionTower(nn.Module, ABC):
         return super().train(False)
 
     @abstractmethod
+    def grid_at(self, size: int) -> tuple[int, int]:
+        """The (rows, columns) of the patches of photos whose side has so many pixels; a ConfigError
+        for a side that the tower cannot take."""
+
+    @abstractmethod
     def last_layers(self, count: int | Literal["all"]) -> list[nn.Module]:
         """Modules whose parameters are those of the last layers, as many as asked for, and of what
         stands behind them; `all` is whatever the patch tokens depend on. Parts of the model that

@@ -91,11 +91,7 @@ class TransformerTower(VisionTower):
                 )
         self.layers = [layer % (count + 1) for layer in layers]
         self._keep_first(max(1, *self.layers))
-        self.grid = self._patch_grid()
-        side = self.preprocessing.size // self.model.config.patch_size
-        trained = self._trained_side()
-        if trained is not None:
-            warn_of_grid(self.preprocessing.size, side, trained)
+        self.grid = self.grid_at(self.preprocessing.size)
         self.num_tokens = self.grid[0] * self.grid[1]
         if select == "full":
             self.num_tokens += self.family.special_tokens
@@ -160,8 +156,9 @@ class TransformerTower(VisionTower):
             self.model.use_head = config.vision_use_head = False
             del self.model.head
 
-    def _patch_grid(self) -> tuple[int, int]:
-        config, side = self.model.config, self.preprocessing.size
+    def grid_at(self, size: int) -> tuple[int, int]:
+        """See `VisionTower`."""
+        config = self.model.config
         stride = least = config.patch_size
         own = getattr(config, "image_size", None)
         if config.model_type == "swin":
@@ -172,14 +169,17 @@ class TransformerTower(VisionTower):
             own = None
             least = config.window_size * config.patch_size * 2 ** (len(self.blocks) - 1)
         # Of its own size a tower may leave pixels over: SigLIP so400m has 27 patches of 14 in 384.
-        if side != own or side < stride:
-            check_divisible(side, stride)
-        if side < least:
+        if size != own or size < stride:
+            check_divisible(size, stride)
+        if size < least:
             raise ConfigError(
-                f"image size {side} is too small: windows of swin's {len(self.blocks)} layers need "
+                f"image size {size} is too small: windows of swin's {len(self.blocks)} layers need "
                 f"{least} pixels or more"
             )
-        return side // stride, side // stride
+        trained = self._trained_side()
+        if trained is not None:
+            warn_of_grid(size, size // config.patch_size, trained)
+        return size // stride, size // stride
 
     def _trained_side(self) -> int | None:
         """Patches a side of the grid that positions were learned at; None where none are learned:
@@ -208,8 +208,8 @@ class TransformerTower(VisionTower):
         if config.model_type == "siglip2_vision_model":
             return whole_patches(pixel_values, config.patch_size)
         inputs: dict[str, Any] = {"pixel_values": pixel_values}
-        trained_size = getattr(config, "image_size", self.preprocessing.size)
-        if self.family.interpolates and trained_size != self.preprocessing.size:
+        size = pixel_values.shape[-1]
+        if self.family.interpolates and getattr(config, "image_size", size) != size:
             inputs["interpolate_pos_encoding"] = True
         return inputs
 
