@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
 import transformers as tf
@@ -18,7 +19,6 @@ from train.frozen_llama import FrozenLlama, is_frozen_llama
 from train.loss import target_loss
 from train.packing import pack
 from train.run import speed_up
-from vlm.config import LoraConfig
 from vlm.data.source import DataSource
 from vlm.prompt import Prompt
 
@@ -71,6 +71,17 @@ def model_of(config: tf.PreTrainedConfig) -> tf.PreTrainedModel:
     return model.requires_grad_(False).eval()
 
 
+def adapted(config: tf.PreTrainedConfig, **fields: object) -> tf.PreTrainedModel:
+    """With random adapters, which train."""
+    model = model_of(config)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, lora_alpha=6, **fields), model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+        if ".lora_B." in name:
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
 def prompts(lengths: list[int], common: int, seed: int = 0) -> list[Prompt]:
     """Conversations behind a common start, the later half of each to learn."""
     generator = torch.Generator().manual_seed(seed)
@@ -119,8 +130,39 @@ def test_loss_and_gradient_are_those_of_transformers(
     assert_same(outcome(model, batch, layers), expected, 1e-5)
     # The model computes with the same weights still.
     assert_same(outcome(model, batch, None), expected, 1e-6)
-    one, other = layers.layers[1].qkv, model.model.layers[1].self_attn.v_proj.weight
+    one, other = layers.layers[1].qkv.weight, model.model.layers[1].self_attn.v_proj.weight
     assert one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj", "up_proj"]])
+@pytest.mark.parametrize("name", ["grouped heads", "biases", "qwen3"])
+def test_adapters_add_and_learn_as_in_peft(name: str, targets: str | list[str]) -> None:
+    model, batch = adapted(MODELS[name], target_modules=targets), BATCHES["packed"]
+    assert is_frozen_llama(model)
+
+    def learned(layers: FrozenLlama | None) -> list[Tensor]:
+        """Loss, and the gradients of embeddings and adapters."""
+        model.zero_grad()
+        found = outcome(model, batch, layers)
+        return found + [p.grad for n, p in model.named_parameters() if ".lora_" in n]
+
+    expected = learned(None)
+    assert len(expected) >= 2 + 3 * 3 * 2
+    assert_same(learned(FrozenLlama(model)), expected, 1e-5)
+    assert_same(learned(None), expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}], ids=str
+)
+def test_adapters_that_do_more_keep_pefts_layers(fields: dict) -> None:
+    assert not is_frozen_llama(adapted(MODELS["biases"], target_modules=["q_proj"], **fields))
+
+
+def test_a_merged_adapter_keeps_pefts_layers() -> None:
+    model = adapted(MODELS["llama"], target_modules=["q_proj"])
+    model.model.layers[0].self_attn.q_proj.merge()
+    assert not is_frozen_llama(model)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
@@ -167,11 +209,6 @@ def test_what_trains_or_is_not_plain_keeps_them_too() -> None:
     model = model_of(MODELS["llama"])
     model.model.norm.bfloat16()
     assert not is_frozen_llama(model)
-    adapted = tiny.language_model()
-    assert is_frozen_llama(adapted.model)
-    adapted.add_lora(LoraConfig(rank=2))
-    adapted.model.requires_grad_(False)
-    assert not is_frozen_llama(adapted.model)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
-"""Frozen layers of a Llama-shaped language model, as training runs them on a CPU.
+"""Frozen layers of a Llama-shaped language model, perhaps with low-rank adapters, as training runs
+them on a CPU.
 
-transformers' layers can do everything; here nothing but the gradient of what goes in is computed,
-products of the same rows are one product, and the rest is as few passes over memory as there can
-be: of a step on a CPU with fast products, it is what takes the time.
+transformers' layers can do everything; here nothing but the gradient of what goes in and of the
+adapters is computed, products of the same rows are one product, and the rest is as few passes over
+memory as there can be: of a step on a CPU with fast products, it is what takes the time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import (
@@ -30,21 +32,56 @@ computes them again for the gradient, and in float32 whatever the dtype."""
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """LoRA's factors (Hu et al. 2021) of a layer (O, I): down (r, I) and up (O, r), which train, in
+    float32, and what their product is scaled by. Of a layer without an adapter, r is 0."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+class Product:
+    """Linear layers of the same rows as one: weight (O, I) and bias (O,), frozen, in which they
+    are one below the other, and their adapters."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        """Their weights become views of this one's."""
+        frozen = [getattr(linear, "base_layer", linear) for linear in linears]
+        self.weight = torch.cat([each.weight for each in frozen])
+        parts = self.weight.split([len(each.weight) for each in frozen])
+        for each, part in zip(frozen, parts, strict=True):
+            each.weight.data = part
+        biases = [each.bias for each in frozen if each.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+        self.adapters = list(map(adapter, linears))
+        self.adapted = any(len(each.down) for each in self.adapters)
+
+    def __call__(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What the layers make of hidden (R, I), side by side (R, O), on top of rows (R, O)."""
+        if rows is None and not self.adapted:
+            return F.linear(hidden, self.weight, self.bias)
+        start = self.bias if rows is None else rows if self.bias is None else rows + self.bias
+        if not self.adapted:
+            return torch.addmm(start, hidden, self.weight.t())
+        down = torch.cat([each.down for each in self.adapters])
+        # Each one's own columns: none adds to another's output.
+        up = torch.block_diag(*(each.up * each.scale for each in self.adapters))
+        dtype = hidden.dtype
+        return AdaptedProduct.apply(start, hidden, self.weight, down.to(dtype), up.to(dtype))
+
+
+@dataclass(frozen=True)
 class Layer:
-    """Weights of a layer, (out, in) as in `nn.Linear`; `qkv` and `gate_up` one below the other.
-    Head norms are Qwen3's, of queries and of keys."""
+    """Norms (H,) and products of a layer; head norms are Qwen3's, of queries and of keys."""
 
     norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Product
     head_norms: tuple[Tensor, Tensor] | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Product
     feed_forward_norm: Tensor
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+    gate_up: Product
+    down: Product
 
 
 class FrozenLlama:
@@ -75,10 +112,9 @@ class FrozenLlama:
                 seen = self.attention(rows, layer, mask, cos, sin)
                 if number == len(self.layers):
                     rows, seen = rows[at], seen[at]
-                rows = plus_product(rows, seen, layer.out, layer.out_bias)
+                rows = layer.out(seen, rows)
                 hidden = RMSNorm.apply(rows, layer.feed_forward_norm, self.eps)
-                hidden = Gate.apply(F.linear(hidden, layer.gate_up, layer.gate_up_bias))
-                rows = plus_product(rows, hidden, layer.down, layer.down_bias)
+                rows = layer.down(Gate.apply(layer.gate_up(hidden)), rows)
             return RMSNorm.apply(rows, self.norm, self.eps)
 
     def attention(
@@ -86,8 +122,7 @@ class FrozenLlama:
     ) -> Tensor:
         """Rows (B T, H) -> what each has seen (B T, A E), in front of the output projection."""
         hidden = RMSNorm.apply(rows, layer.norm, self.eps)
-        qkv = F.linear(hidden, layer.qkv, layer.qkv_bias)
-        qkv = qkv.view(*cos.shape[:2], self.heads + 2 * self.keys, -1)
+        qkv = layer.qkv(hidden).view(*cos.shape[:2], self.heads + 2 * self.keys, -1)
         if layer.head_norms is not None:
             query, key, value = qkv.split([self.heads, self.keys, self.keys], dim=2)
             query = RMSNorm.apply(query, layer.head_norms[0], self.eps)
@@ -102,9 +137,10 @@ class FrozenLlama:
 
 
 def is_frozen_llama(model: PreTrainedModel) -> bool:
-    """Whether a model has the shape that `FrozenLlama` computes, nothing in it trains, and its
-    weights are plain: not adapted, quantised or sharded, and of one dtype."""
-    if type(model) not in KNOWN or any(p.requires_grad for p in model.parameters()):
+    """Whether a model has the shape that `FrozenLlama` computes, nothing in it trains but adapters,
+    and its weights are plain: not quantised or sharded, and of one dtype."""
+    frozen = [p for name, p in model.named_parameters() if ".lora_" not in name]
+    if type(model) not in KNOWN or any(parameter.requires_grad for parameter in frozen):
         return False
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -114,8 +150,21 @@ def is_frozen_llama(model: PreTrainedModel) -> bool:
     names = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
     for layer in model.model.layers:
         plain &= {name for name, _ in layer.named_children()} == names
-        plain &= all(type(part) is nn.Linear for part in linear_layers(layer))
-    return plain and len({p.dtype for p in model.parameters()}) == 1
+        plain &= all(map(is_plain, linear_layers(layer)))
+    return plain and len({parameter.dtype for parameter in frozen}) == 1
+
+
+def is_plain(linear: nn.Module) -> bool:
+    """Whether it is a linear layer, or one with an adapter that only adds its product."""
+    if type(linear) is not LoraLinear:
+        return type(linear) is nn.Linear
+    names = linear.active_adapters
+    changed = linear.merged or linear.disable_adapters or linear.fan_in_fan_out
+    if type(linear.base_layer) is not nn.Linear or changed or len(names) != 1:
+        return False
+    (name,) = names
+    dropout = not isinstance(linear.lora_dropout[name], nn.Identity)
+    return not (dropout or linear.lora_bias[name] or linear.lora_variant)
 
 
 def linear_layers(layer: nn.Module) -> Iterator[nn.Module]:
@@ -132,36 +181,24 @@ def fused(layer: nn.Module) -> Layer:
     head_norms = None
     if hasattr(attention, "q_norm"):
         head_norms = attention.q_norm.weight, attention.k_norm.weight
-    qkv, qkv_bias = joined([query, key, value])
-    gate_up, gate_up_bias = joined([gate, up])
     return Layer(
         norm=layer.input_layernorm.weight,
-        qkv=qkv,
-        qkv_bias=qkv_bias,
+        qkv=Product([query, key, value]),
         head_norms=head_norms,
-        out=out.weight,
-        out_bias=out.bias,
+        out=Product([out]),
         feed_forward_norm=layer.post_attention_layernorm.weight,
-        gate_up=gate_up,
-        gate_up_bias=gate_up_bias,
-        down=down.weight,
-        down_bias=down.bias,
+        gate_up=Product([gate, up]),
+        down=Product([down]),
     )
 
 
-def joined(linears: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """Weights and biases one below the other; the layers then hold views."""
-    weight = torch.cat([each.weight for each in linears])
-    for each, part in zip(linears, weight.split([len(e.weight) for e in linears]), strict=True):
-        each.weight.data = part
-    if linears[0].bias is None:
-        return weight, None
-    return weight, torch.cat([each.bias for each in linears])
-
-
-def plus_product(rows: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """rows (R, O) + linear layer of hidden (R, I)."""
-    return torch.addmm(rows if bias is None else rows + bias, hidden, weight.t())
+def adapter(linear: nn.Module) -> Adapter:
+    if type(linear) is nn.Linear:
+        nothing = linear.weight.new_empty
+        return Adapter(nothing(0, linear.in_features), nothing(linear.out_features, 0), 1.0)
+    (name,) = linear.active_adapters
+    down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
+    return Adapter(down, up, linear.scaling[name])
 
 
 def short_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -171,6 +208,34 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
     grouped = query.view(len(key), -1, query.shape[-1])
     scores = torch.baddbmm(mask, grouped, key.mT, alpha=query.shape[-1] ** -0.5)
     return torch.bmm(scores.softmax(dim=-1), value).view(query.shape)
+
+
+class AdaptedProduct(Function):
+    """start (R, O), (O,) or None + hidden (R, I) by a frozen weight (O, I), and by its adapters'
+    factors, down (r, I) and up (O, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, start: Tensor | None, hidden: Tensor, weight: Tensor, down: Tensor, up: Tensor
+    ) -> Tensor:
+        low = hidden @ down.t()
+        ctx.save_for_backward(hidden, low, weight, down, up)
+        if start is None:
+            return F.linear(hidden, weight).addmm_(low, up.t())
+        return torch.addmm(start, hidden, weight.t()).addmm_(low, up.t())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, low, weight, down, up = ctx.saved_tensors
+        of_start, of_hidden, *_ = ctx.needs_input_grad
+        of_low = gradient @ up
+        return (
+            gradient if of_start else None,
+            (gradient @ weight).addmm_(of_low, down) if of_hidden else None,
+            None,
+            of_low.t() @ hidden,
+            gradient.t() @ low,
+        )
 
 
 class RMSNorm(Function):
