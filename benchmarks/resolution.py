@@ -166,8 +166,7 @@ def gflops(model: vlm.VisionLanguageModel, photo: Image.Image, length: int) -> f
 def seeing(own: Preprocessing, size: int, tiled: bool) -> Preprocessing | Tiles | None:
     """How a dual encoder sees a photo of this size; None if that is no grid of its own squares."""
     if not tiled:
-        edge = own.shortest_edge and round(own.shortest_edge * size / own.size)
-        return replace(own, size=size, shortest_edge=edge)
+        return own.at(size)
     grids = grids_of(size, own.size)
     whole = replace(own, resize="squash", shortest_edge=None)
     return Tiles(tuple(map(tuple, grids)), whole) if grids else None

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from torch import nn
@@ -182,7 +183,8 @@ def test_sharded_weights_train_as_whole_ones(instruct: TrainConfig) -> None:
     weights, whole = tiny_runs.weights(config), tiny_runs.weights(instruct)
     assert weights.keys() == whole.keys()
     for name, weight in weights.items():
-        assert weight.sub(whole[name]).abs().max() < 1e-4
+        # Not each number: Adam takes steps of full size where a gradient is little but rounding.
+        assert torch.dist(weight, whole[name]) < 1e-2 * whole[name].norm()
 
     last = states(config.output / "state")[-1]
     last.rename(last.with_name("taken-away"))
