@@ -205,6 +205,15 @@ pope_captions = captioned(
     ["A dog and a ball.", "A dog plays with a ball."],
     ["An airplane."],
 )
+
+
+def everyday(folder: Path) -> None:
+    line = {"image": "a.jpg", "label": "bird", "captions": ["An ibis.", "A bird."]}
+    lines = [json.dumps(line | {"split": split}) for split in ("test", "train")]
+    write(folder / "labels.jsonl", "\n".join(lines))
+    photo(folder / "images" / "a.jpg")
+
+
 naming = captioned(["A cat.", "A kitten sits."], ["People.", "A crowd."], splits=("val", "test"))
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
@@ -231,4 +240,5 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "flickr8k": captioned(["A cat runs."], ["A dog runs."]),
     "daquar": daquar,
     "naming": naming,
+    "everyday": everyday,
 }

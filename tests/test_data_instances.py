@@ -237,15 +237,19 @@ def test_counts_are_read_out_of_answers_and_how_far_off_they_are_is_told(tmp_pat
     save_json(tmp_path / "pope" / "instances.json", COCO)
     counts = BENCHMARKS["counts"]
     questions = counts.questions(tmp_path, None)
-    assert [(q.id, q.answers) for q in questions] == [
-        ("a.png/dog", ("1",)),
-        ("a.png/traffic light", ("1",)),
-        ("b.png/person", ("2",)),
-    ]
-    scores = counts.score(questions, ["One.", "4", "there are 2 people"])
-    assert scores.overall == pytest.approx(100 * 2 / 3)
-    assert scores.more == {"mean_absolute_error": 1}
-    assert scores.groups == {"per_number": {"1": 50, "2": 100}}
+    number_of = {q.id: q.answers[0] for q in questions}
+    some = {"a.png/dog": "1", "a.png/traffic light": "1", "b.png/person": "2"}
+    assert {name: number for name, number in number_of.items() if number != "0"} == some
+    # Of one thing of each photo there is none.
+    assert Counter(n.split("/")[0] for n in number_of.keys() - some) == Counter(
+        f"{photo}.png" for photo in "abcd"
+    )
+    said = {"a.png/dog": "One.", "a.png/traffic light": "4", "b.png/person": "there are 2 people"}
+    scores = counts.score(questions, [said.get(question.id, "No.") for question in questions])
+    assert scores.overall == pytest.approx(100 * 6 / 7)
+    assert scores.more["mean_absolute_error"] == pytest.approx(3 / 7)
+    assert scores.more["mean_of_0_to_5"] == pytest.approx(100 * 2.5 / 3)
+    assert scores.groups == {"per_number": {"0": 100, "1": 50, "2": 100}}
     (tmp_path / "pope" / "instances.json").unlink()
     with pytest.raises(DataError, match=r"pope: no instances\*\.json there, nor in annotations/"):
         counts.questions(tmp_path, None)

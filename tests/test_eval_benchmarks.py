@@ -57,6 +57,7 @@ PROMPTS = {
     "flickr8k": ["Describe the image."] * 2,
     "daquar": ["what is on the desk ?" + SHORT],
     "naming": ["What is this?", "Describe the image."],
+    "everyday": ["What is this?", "Describe the image."],
 }
 
 FILES = {
@@ -83,6 +84,7 @@ FILES = {
     "flickr8k": "captions.jsonl",
     "daquar": "questions.jsonl",
     "naming": "captions.jsonl",
+    "everyday": "labels.jsonl",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from eval.benchmarks.naming import NAMING
+from eval.benchmarks.naming import EVERYDAY, NAMING
 from eval.benchmarks.own import any_match, normalise, own
 from eval.config import EvalConfig
 from eval.run import benchmark_of
@@ -367,3 +367,25 @@ def test_no_photo_with_a_main_thing(tmp_path: Path) -> None:
     write(folder, "captions.jsonl", {"image": "0.png", "captions": ["people"], "split": "test"})
     with pytest.raises(DataError, match="none of 1 photos has a main thing"):
         NAMING.questions(tmp_path, "test")
+
+
+def test_an_everyday_thing_is_named_by_its_label_or_its_captions(tmp_path: Path) -> None:
+    folder = tmp_path / "everyday"
+    folder.mkdir()
+    calls = {"0.png": ("bird", "An ibis."), "1.png": ("oil lamp", "An oil lamp.")}
+    calls["2.png"] = ("cat", "A cat.")
+    lines = [{"image": n, "label": la, "captions": [c]} for n, (la, c) in calls.items()]
+    write(folder, "labels.jsonl", *({**line, "split": "test"} for line in lines))
+    (folder / "images").mkdir()
+    questions = EVERYDAY.questions(tmp_path, None)
+    answers = [
+        "Two ibises.",
+        "A plane.",
+        "A lamp with oil.",
+        "The oil-lamp.",
+        "Concatenated.",
+        "It",
+    ]
+    scores = EVERYDAY.score(questions, answers)
+    assert scores.each == [1, 0, 0, 1, 0, 0]
+    assert scores.more["either"] == pytest.approx(200 / 3)

@@ -11,7 +11,7 @@ from eval.benchmarks.easy_vqa import EASY_VQA
 from eval.benchmarks.gqa import GQA
 from eval.benchmarks.mmbench import MMBENCH
 from eval.benchmarks.mme import MME
-from eval.benchmarks.naming import NAMING
+from eval.benchmarks.naming import EVERYDAY, NAMING
 from eval.benchmarks.pope import POPE
 from eval.benchmarks.pope_captions import POPE_CAPTIONS
 from eval.benchmarks.scienceqa import SCIENCE_QA
@@ -47,6 +47,7 @@ BENCHMARKS = {
         DAQUAR,
         EASY_VQA,
         NAMING,
+        EVERYDAY,
     )
 }
 """By the name that `vlm eval` knows."""

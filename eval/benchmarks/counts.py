@@ -1,6 +1,7 @@
 """How many there are of what has boxes in annotations of COCO's form (Lin et al. 2014)."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,21 +12,24 @@ from eval.hub import Row
 from eval.metrics.vqa import NUMBERS
 from eval.prompts import short
 from eval.question import Question
-from vlm.data.instances import COUNTED, how_many, instances_in, read_instances
+from vlm.data.instances import COUNTED, UNCOUNTED, chosen_of, how_many, instances_in, read_instances
 from vlm.errors import DataError
 
-MANY = 5
+MANY = 6
 """Numbers from here on are one group of the breakdown."""
 
 
 def rows(folder: Path, split: str) -> Iterator[Row]:
-    """Every category of every photo that can be counted."""
+    """Every category of every photo that can be counted, and one of which there is none, as POPE
+    draws it."""
     found = instances_in(folder)
     if found is None:
         raise DataError(f"{folder}: no instances*.json there, nor in annotations/")
     file, images = found
-    for photo in read_instances(file):
-        for name, count in photo.counts().items():
+    photos = read_instances(file)
+    for photo, chosen in zip(photos, chosen_of(photos), strict=True):
+        absent = [name for name in chosen.absent["random"] if name not in UNCOUNTED][:1]
+        for name, count in (photo.counts() | dict.fromkeys(absent, 0)).items():
             content = {"image": photo.image, "name": name, "count": count}
             yield Row(photo.where, content, (images, photo.image))
 
@@ -51,11 +55,17 @@ def is_right(question: Question, answer: str) -> float:
     return float(number_in(answer) == int(question.answers[0]))
 
 
-def error(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
-    """By how much answers are off in the mean."""
-    pairs = zip(questions, answers, strict=True)
-    errors = [abs(number_in(answer) - int(one.answers[0])) for one, answer in pairs]
-    return {"mean_absolute_error": fmean(errors)}
+def more(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """By how much answers are off in the mean; and the mean over the numbers below `MANY`, as most
+    things are there once or not at all."""
+    off: dict[int, list[int]] = defaultdict(list)
+    for one, answer in zip(questions, answers, strict=True):
+        number = int(one.answers[0])
+        off[number].append(abs(number_in(answer) - number))
+    right = [fmean(each == 0 for each in off[number]) for number in range(MANY) if number in off]
+    error = fmean(each for errors in off.values() for each in errors)
+    mean = {f"mean_of_0_to_{MANY - 1}": 100 * fmean(right)} if right else {}
+    return {"mean_absolute_error": error} | mean
 
 
 COUNTS = Benchmark(
@@ -67,6 +77,6 @@ COUNTS = Benchmark(
     question=question,
     metric="exact match of the number; no number is 0",
     each=is_right,
-    more=error,
+    more=more,
     folder="pope",
 )
