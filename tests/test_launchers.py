@@ -68,11 +68,6 @@ def test_a_new_worker_process_finds_our_train(folder: Path) -> None:
     assert run(folder, "python", "-c", SPAWN, "--version").stdout.startswith("vlm ")
 
 
-def test_python_trains(folder: Path, tmp_path: Path) -> None:
-    run(folder, "python", "-m", "vlm", "train", "tiny.yaml", "--output", str(tmp_path / "run"))
-    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").exists()
-
-
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two processes cannot share one GPU")
 def test_torchrun_trains_one_run_in_two_processes(folder: Path) -> None:
     run(folder, "torchrun", "--nproc_per_node", "2", "-m", "vlm", "train", "tiny.yaml")
