@@ -54,10 +54,21 @@ def config(tmp_path: Path, model: ModelConfig) -> PreviewConfig:
     return PreviewConfig(sources, model=model, output=tmp_path / "run")
 
 
-def test_contrastive_training_has_no_prompts(config: PreviewConfig) -> None:
-    message = "^stage contrast writes no prompts for `vlm data` to show: see what `vlm train` ski"
-    with pytest.raises(ConfigError, match=message):
-        show(PreviewConfig(config.data, stage="contrast"))
+def test_of_contrastive_training_photos_are_shown_with_their_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_photos(tmp_path, "a.png")
+    (tmp_path / "broken.png").write_bytes(b"no photo")
+    lines = [
+        {"image": name, "captions": ["A dog.", "One dog."]} for name in ("a.png", "broken.png")
+    ]
+    source = DataSource(str(save_lines(tmp_path / "captions", *lines)))
+    show(PreviewConfig([source], stage="contrast"))
+    told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path}/a.png\n  A dog.\n  One dog.\n  a photo of a dog\n ")
+    row = next(line for line in told.splitlines() if "captions" in line and "│" in line)
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["1", "6", "3"]
+    assert f"{tmp_path}/broken.png: broken image" in told
 
 
 def console(**fields: object) -> Console:

@@ -22,10 +22,14 @@ from train.config import PreviewConfig, TrainConfig
 from train.epochs import longest
 from train.loader import CUT, first_prompts, prompts_of, read_photo
 from train.order import epoch_order
+from train.photo_texts import read_photo_texts
 from vlm.checkpoint import read
+from vlm.data.formats import format_of
+from vlm.data.photos import Photo
 from vlm.data.read import read_sources
 from vlm.data.sample import Sample, Samples, Skipped, SkipSample, by_reason, counted
-from vlm.errors import ConfigError, shortened
+from vlm.data.source import DataSource
+from vlm.errors import shortened
 from vlm.prompt import Prompt
 
 CHECKED = 1000
@@ -49,11 +53,11 @@ class Checked:
 
 def show(config: PreviewConfig) -> None:
     """Shows the data of a training run."""
-    if config.stage == "contrast":
-        raise ConfigError(
-            "stage contrast writes no prompts for `vlm data` to show: see what `vlm train` skips"
-        )
     config.resolve()
+    # A character that the terminal's encoding lacks, or half a surrogate pair, must not end it.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if config.stage == "contrast":
+        return show_photos(config, Console())
     sources = read_sources([*config.data, *(config.validation or [])])
     model = prompting_model(config)
     max_length = longest(config, model)
@@ -66,8 +70,6 @@ def show(config: PreviewConfig) -> None:
 
     most = None if config.all else CHECKED
     checked = [check(found, longest_prompts, most, config.seed) for found in sources]
-    # A character that the terminal's encoding lacks, or half a surrogate pair, must not end it.
-    sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()
     # Training too finds out only on the way what cannot be used: the order is that of all.
     training = [one.usable for one in sources[: len(config.data)]]
@@ -75,16 +77,52 @@ def show(config: PreviewConfig) -> None:
     order = epoch_order(list(map(len, training)), weights, config.seed, epoch=0)
     samples = Subset(ConcatDataset(training), order)
     epoch = first_prompts(samples, prompt, config.seed, max_length)
-    shown = itertools.islice((each for each in epoch if broken(each[0]) is None), config.show)
+    shown = itertools.islice(
+        (each for each in epoch if broken(each[0].photos) is None), config.show
+    )
     print_samples(shown, model.language.tokenizer, console)
     console.print(summary_table(checked))
     for each in checked:
-        if each.count < (total := len(each.found.usable)):
-            told = f"{each.found.source.path}: checked are {each.count:,} of {total:,} samples"
-            console.print(f"{told}; --all checks all", soft_wrap=True, markup=False)
+        print_partly(each.found.source, each.count, len(each.found.usable), "samples", console)
     if dropped := sum((each.dropped for each in checked), Counter()):
         console.print(f"dropped from samples: {counted(dropped)}", soft_wrap=True)
     print_skipped([one for each in checked for one in each.skipped], console, config.show)
+
+
+def show_photos(config: PreviewConfig, console: Console) -> None:
+    """Shows the data of a CLIP's run: photos, each with the texts that are right for it."""
+    sources = [*config.data, *(config.validation or [])]
+    read = [read_photo_texts(source) for source in sources]
+    training = [each for photos, _ in read[: len(config.data)] for each in photos]
+    draw = random.Random(config.seed)
+    order = draw.sample(training, len(training))
+    seen = (each for each in order if broken([each.photo]) is None)
+    for each in itertools.islice(seen, config.show):
+        console.print(Text(shortened(each.photo.name), "bold"), soft_wrap=True)
+        for texts, style in ((each.captions, "green"), (each.labels, "cyan")):
+            console.print(
+                Text("".join(f"  {text}\n" for text in texts), style), end="", soft_wrap=True
+            )
+    table = Table(Column("source", overflow="fold"), "format", title="data")
+    for name in ("photos", "texts", "different"):
+        table.add_column(name, justify="right")
+    table.add_column("skipped")
+    checked = []
+    for source, (photos, skipped) in zip(sources, read, strict=True):
+        some = photos if config.all else draw.sample(photos, min(CHECKED, len(photos)))
+        with ThreadPoolExecutor() as threads:
+            errors = threads.map(broken, ([each.photo] for each in some))
+            left = [e.at(p.photo.name) for p, e in zip(some, errors, strict=True) if e]
+        skipped += left
+        checked.append(len(some))
+        texts = [text for each in photos for text in each.texts]
+        sizes = (len(photos) - len(left), len(texts), len(set(texts)))
+        counts = (f"{size:,}" for size in sizes)
+        table.add_row(Text(source.path), format_of(source), *counts, by_reason(skipped) or "none")
+    console.print(table)
+    for source, (photos, _), count in zip(sources, read, checked, strict=True):
+        print_partly(source, count, len(photos), "photos", console)
+    print_skipped([one for _, skipped in read for one in skipped], console, config.show)
 
 
 def prompting_model(config: TrainConfig) -> vlm.VisionLanguageModel:
@@ -112,7 +150,8 @@ def check(
         task = bar.add_task("checking", total=len(places))
         for start in range(0, len(places), AT_ONCE):
             samples = [usable[at] for at in places[start : start + AT_ONCE]]
-            for sample, error in zip(samples, threads.map(broken, samples), strict=True):
+            photos = [sample.photos for sample in samples]
+            for sample, error in zip(samples, threads.map(broken, photos), strict=True):
                 bar.advance(task)
                 try:
                     if error is not None:
@@ -125,10 +164,10 @@ def check(
     return checked
 
 
-def broken(sample: Sample) -> SkipSample | None:
-    """Why a photo of a sample cannot be read, if one cannot."""
+def broken(photos: Iterable[Photo]) -> SkipSample | None:
+    """Why a photo cannot be read, if one cannot."""
     try:
-        for photo in sample.photos:
+        for photo in photos:
             read_photo(photo)
     except SkipSample as error:
         return error
@@ -188,6 +227,13 @@ def summary_table(checked: list[Checked]) -> Table:
             by_reason(one.skipped) or "none",
         )
     return table
+
+
+def print_partly(source: DataSource, count: int, total: int, what: str, console: Console) -> None:
+    """Says how many of a source were checked, if not all."""
+    if count < total:
+        told = f"{source.path}: checked are {count:,} of {total:,} {what}; --all checks all"
+        console.print(told, soft_wrap=True, markup=False)
 
 
 def print_skipped(skipped: list[Skipped], console: Console, count: int) -> None:
