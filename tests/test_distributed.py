@@ -184,7 +184,7 @@ def test_sharded_weights_train_as_whole_ones(instruct: TrainConfig) -> None:
     assert weights.keys() == whole.keys()
     for name, weight in weights.items():
         # Not each number: Adam takes steps of full size where a gradient is little but rounding.
-        assert torch.dist(weight, whole[name]) < 1e-2 * whole[name].norm()
+        assert torch.dist(weight, whole[name]) < 1e-3 * whole[name].norm()
 
     last = states(config.output / "state")[-1]
     last.rename(last.with_name("taken-away"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from eval.benchmarks.naming import EVERYDAY, NAMING
+from eval.benchmarks.everyday import EVERYDAY
+from eval.benchmarks.naming import NAMING
 from eval.benchmarks.own import any_match, normalise, own
 from eval.config import EvalConfig
 from eval.run import benchmark_of

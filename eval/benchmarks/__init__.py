@@ -8,10 +8,11 @@ from eval.benchmarks.counts import COUNTS
 from eval.benchmarks.daquar import DAQUAR
 from eval.benchmarks.docvqa import DOC_VQA
 from eval.benchmarks.easy_vqa import EASY_VQA
+from eval.benchmarks.everyday import EVERYDAY
 from eval.benchmarks.gqa import GQA
 from eval.benchmarks.mmbench import MMBENCH
 from eval.benchmarks.mme import MME
-from eval.benchmarks.naming import EVERYDAY, NAMING
+from eval.benchmarks.naming import NAMING
 from eval.benchmarks.pope import POPE
 from eval.benchmarks.pope_captions import POPE_CAPTIONS
 from eval.benchmarks.scienceqa import SCIENCE_QA

@@ -1,4 +1,5 @@
-"""How many there are of what has boxes in annotations of COCO's form (Lin et al. 2014)."""
+"""How many there are of what has boxes in annotations of COCO's form (Lin et al. 2014), and of what
+is not there."""
 
 import re
 from collections import defaultdict
@@ -55,7 +56,7 @@ def is_right(question: Question, answer: str) -> float:
     return float(number_in(answer) == int(question.answers[0]))
 
 
-def more(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+def error_and_mean(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
     """By how much answers are off in the mean; and the mean over the numbers below `MANY`, as most
     things are there once or not at all."""
     off: dict[int, list[int]] = defaultdict(list)
@@ -70,13 +71,13 @@ def more(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, flo
 
 COUNTS = Benchmark(
     name="counts",
-    title="counts of what has boxes, exact match",
+    title="counts of what has boxes, and of what has none, exact match",
     splits=NO_SPLITS,
     layout="instances*.json of COCO's form and its photos (val2017/ or images/)",
     rows=rows,
     question=question,
     metric="exact match of the number; no number is 0",
     each=is_right,
-    more=more,
+    more=error_and_mean,
     folder="pope",
 )

@@ -1,22 +1,16 @@
 """Naming: does the model say what the main thing of an everyday photo is? What it is, is read off
-the photo's human captions (`vlm.data.things.main_thing`), or written beside it."""
+the photo's human captions (`vlm.data.things.main_thing`)."""
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from eval.benchmark import Benchmark
 from eval.benchmarks.captions import captioned
-from eval.hub import Row
 from eval.question import Question
-from vlm.data.records import read_records
-from vlm.data.things import main_thing, named_things, regular_plural
-from vlm.data.words import tokenize
+from vlm.data.things import main_thing, named_things
 from vlm.errors import DataError
 
 ASKED = ("What is this?", "Describe the image.")
@@ -50,35 +44,6 @@ def either(
     return {"either": 100 * fmean(best.values())}
 
 
-def labelled(folder: Path, split: str) -> Iterator[Row]:
-    """The photos of a split of `labels.jsonl`."""
-    needed = ("image", "label", "captions", "split")
-    for where, entry, _ in read_records(folder / "labels.jsonl", needed):
-        if entry["split"] == split:
-            yield Row(where, entry, (folder, f"images/{entry['image']}"))
-
-
-def named(row: dict[str, Any], image: Path) -> list[Question]:
-    """Two questions about a photo of one thing, which its label and its captions name."""
-    called = (re.sub("^(an?|the) ", "", plain(caption)) for caption in row["captions"])
-    right = tuple(dict.fromkeys((plain(row["label"]), *called)))
-    return [
-        Question(f"{row['image']}/{place}", image, text, right, {"question": text}, row["image"])
-        for place, text in enumerate(ASKED)
-    ]
-
-
-def plain(text: str) -> str:
-    return tokenize(text.replace("-", " "))
-
-
-def says(question: Question, answer: str) -> float:
-    """1 if the answer has one of the names, in the singular or plural, else 0."""
-    words = f" {plain(answer)} "
-    forms = {form for name in question.answers for form in (name, regular_plural(name))}
-    return float(any(f" {form} " in words for form in forms))
-
-
 NAMING = Benchmark(
     name="naming",
     title="Naming the main thing",
@@ -91,18 +56,3 @@ NAMING = Benchmark(
     more=partial(either, names),
     folder="coco_small",
 )
-EVERYDAY = replace(
-    NAMING,
-    name="everyday",
-    title="Naming everyday things",
-    splits=("test", "val"),
-    layout="labels.jsonl (image, label, captions, split) and images/",
-    load=None,
-    rows=labelled,
-    question=named,
-    metric="name said",
-    each=says,
-    more=partial(either, says),
-    folder=None,
-)
-"""Photos of single things, each with its name."""
